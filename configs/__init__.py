@@ -1,0 +1,1 @@
+"""What can be set: one frozen tree, its loader and the presets."""

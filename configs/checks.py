@@ -1,0 +1,40 @@
+"""Whether the things that settings name are there, on this machine and now.
+
+Apart from the loader, because settings may be read and checked on a machine that will not run them. What this module
+does not know: how any of these things is used.
+"""
+
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.settings import Settings
+
+_LOCAL_PREFIXES = (".", "/", "~", "examples/", "models/", "runs/")
+
+
+def check_paths(settings: Settings) -> None:
+    """Raise ConfigError, one line, if the base model's folder or a certificate is named but not there."""
+    model = settings.base.model
+    folder = Path(model).expanduser()
+    if looks_local(model):
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{settings.name}: base.model: expected a folder in the Hugging Face layout or a hub name, "
+                f"got {model!r}, which is no folder here; correct the path"
+            )
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"{settings.name}: base.model: expected a config.json in {model!r}, got a folder without one; "
+                "name the folder that holds the model"
+            )
+    for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        path: Path | None = getattr(settings.stream, key)
+        if path is not None and not path.is_file():
+            raise ConfigError(
+                f"{settings.name}: stream.{key}: expected a file, got {str(path)!r}, which is none; correct the path"
+            )
+
+
+def looks_local(model: str) -> bool:
+    """Whether a model's name means a folder; a hub name is `owner/name` or `name`."""
+    return model.startswith(_LOCAL_PREFIXES) or model.count("/") > 1 or Path(model).is_dir()

@@ -1,0 +1,55 @@
+"""YAML as a configuration is written: no key twice, and 1e-3 is a number.
+
+YAML 1.1, which PyYAML reads, takes 1e-3 for a string and lets the last of two equal keys win without a word; both
+have cost people trainings. What this module does not know: which keys there are.
+"""
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from configs.errors import ConfigError
+
+_FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, closed to repeated keys and open to exponents without a decimal point."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(
+                    None, None, "expected a key that is a word, got another value", key_node.start_mark
+                )
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"expected each key once, got {key_node.value!r} again", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def parse(text: str, *, where: str) -> Any:
+    """The value that `text` stands for; raises ConfigError with one line that names `where`, line and column."""
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        reason = error.problem or error.context or "no YAML"
+        raise ConfigError(f"{place}: not readable as YAML: {reason}; correct the line") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not readable as YAML: {error}; correct the file") from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: not readable as YAML: {error}; correct the value or quote it") from error

@@ -1,0 +1,123 @@
+"""From a preset's name or a YAML file, and overrides, to checked settings or one clear line.
+
+Values are taken as written: no string is turned into a number behind the author's back. Relative paths are made
+absolute here, because actors do not share the working directory of whoever read the file.
+
+What this module does not know: what the settings mean, and whether the things they name exist (`checks`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from configs.document import parse
+from configs.errors import ConfigError
+from configs.problems import describe
+from configs.settings import Settings
+
+PRESETS = Path(__file__).parent / "presets"
+REPOSITORY = Path(__file__).parents[1]
+
+
+def presets() -> tuple[str, ...]:
+    """Names that `load` knows without a file, sorted."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+
+
+def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Settings from a preset or a YAML file, with `a.b=c` overrides applied in order; c is read as YAML.
+
+    Raises ConfigError with one line: what, where, expected, got, remedy.
+    """
+    path = _locate(str(name_or_path))
+    tree = _read(path)
+    written: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        written[_apply(tree, override)] = override
+    settings = _validate(tree, path, written)
+    beside = None if ("base", "model") in written else path.parent
+    return _anchor(settings, beside)
+
+
+def _locate(name: str) -> Path:
+    preset = PRESETS / f"{name}.yaml"
+    if name in presets():
+        return preset
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    found = "a folder" if path.is_dir() else "nothing of that name"
+    raise ConfigError(f"{name}: expected a preset ({', '.join(presets())}) or a YAML file, got {found}; check the path")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a readable UTF-8 file, got {error}; check the file") from error
+    tree = parse(text, where=str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of sections, got a {type(tree).__name__}; write `key: value` lines"
+        )
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Write one override into the tree and return its key path."""
+    key, equals, text = override.partition("=")
+    keys = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: expected KEY=VALUE with a dotted key, such as learner.rank=8; rewrite it")
+    node = tree
+    for depth, part in enumerate(keys[:-1], start=1):
+        below = node.setdefault(part, {})
+        if below is None:
+            below = node[part] = {}
+        if not isinstance(below, dict):
+            raise ConfigError(
+                f"--set {override}: expected a section at {'.'.join(keys[:depth])}, got {below!r}; shorten the key"
+            )
+        node = below
+    node[keys[-1]] = parse(text, where=f"--set {override}")
+    return keys
+
+
+def _validate(tree: Mapping[str, Any], path: Path, written: Mapping[tuple[str, ...], str]) -> Settings:
+    # JSON is the strict mode in which a list is still a tuple and a string still a path, but "8" is no number.
+    try:
+        return Settings.model_validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(describe(error, str(path), written)) from error
+
+
+def _anchor(settings: Settings, beside: Path | None) -> Settings:
+    """The same settings with relative paths made absolute; `beside` is the YAML file's folder, where it counts."""
+    model = _existing(settings.base.model, beside)
+    files = {
+        key: Path(_existing(str(value), beside) or value).absolute()
+        for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+        if (value := getattr(settings.stream, key)) is not None
+    }
+    return settings.model_copy(
+        update={
+            "home": settings.home.expanduser().absolute(),
+            "base": settings.base.model_copy(update={"model": model or settings.base.model}),
+            "stream": settings.stream.model_copy(update=files),
+        }
+    )
+
+
+def _existing(name: str, beside: Path | None) -> str | None:
+    """The absolute path that `name` stands for, or None: it may be a hub name, or a mistake that `checks` finds."""
+    folders = [folder for folder in (beside, Path.cwd(), REPOSITORY) if folder is not None]
+    for folder in folders:
+        candidate = (folder / Path(name).expanduser()).resolve()
+        if candidate.exists():
+            return str(candidate)
+    return None

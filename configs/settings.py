@@ -1,0 +1,403 @@
+"""The settings of a whole Anabranch: one frozen tree, checked once, read only by `cluster`.
+
+Every field states its unit and what follows from it. Unknown keys are refused. Secrets are no settings: user name
+and password of the broker come from the environment. What this module does not know: files, the command line, and
+any of the packages that will be built from these values.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda)(:\d+)?$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Cpus = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, closed to unknown keys, exact about types, documented from the docstrings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+def disagreement(path: str, message: str) -> PydanticCustomError:
+    """Two fields that contradict each other, reported at the dotted key `path` below the section that found it."""
+    # The message travels as a value, so that braces in it are not taken for a template.
+    return PydanticCustomError("disagreement", "{message}", {"path": path, "message": message})
+
+
+class Base(Section):
+    """The frozen base model that every adapter is an addition to."""
+
+    model: str = Field(min_length=1)
+    """Folder in the Hugging Face layout, or a hub name. A relative folder is looked for beside the YAML file, then in
+    the current directory, then in the repository. Another base means that adapters and router start anew."""
+    dtype: Dtype = "bfloat16"
+    """Precision in which the engine holds the weights. float32 makes answers reproducible across batch sizes."""
+    chat_template: str | None = None
+    """Jinja text that replaces the tokenizer's own chat template; None keeps that one. Part of the fingerprint."""
+    terminator: str | None = None
+    """Text that ends every completion in training and stops generation; None means the tokenizer's end token."""
+    max_model_len: Annotated[int, Field(ge=16)] = 2048
+    """Tokens of prompt and answer together; longer requests are refused, and cache memory grows with it."""
+
+
+class Stream(Section):
+    """Where examples come from."""
+
+    kind: Literal["embedded", "kafka"] = "embedded"
+    """embedded: a durable file under `home`, one machine. kafka: a broker, any number of machines."""
+    topic: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = "anabranch"
+    """Topic of the examples; dead letters go to `<topic>.dead-letters`."""
+    partitions: Count = 1
+    """Partitions the topic is created with, an upper bound for ingest workers that have work."""
+    bootstrap: str | None = None
+    """Kafka's `host:port[,host:port]`; needed by kind kafka, meaningless to the embedded stream."""
+    group: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "anabranch"
+    """Consumer group of the ingest workers; two systems on one topic need two groups."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the broker is spoken to; the SASL kinds take user name and password from the environment."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How the password is shown to the broker; needed by the SASL protocols."""
+    ssl_cafile: Path | None = None
+    """Certificate authority that the broker's certificate must come from; None means the system's."""
+    ssl_certfile: Path | None = None
+    """Our own certificate, where the broker asks for one."""
+    ssl_keyfile: Path | None = None
+    """The private key of that certificate."""
+    session_timeout_ms: Annotated[int, Field(ge=1000)] = 10_000
+    """Milliseconds after which a silent worker loses its partitions to another."""
+    max_poll_interval_ms: Annotated[int, Field(ge=1000)] = 300_000
+    """Milliseconds a worker may stay away from polling before the broker expels it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "kafka" and not self.bootstrap:
+            raise disagreement("bootstrap", "expected host:port because kind is kafka, got nothing; set it")
+        if self.kind == "embedded" and self.bootstrap:
+            raise disagreement(
+                "bootstrap", f"got {self.bootstrap!r}, but kind is embedded; set kind to kafka or leave bootstrap out"
+            )
+        if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
+            raise disagreement(
+                "sasl_mechanism",
+                f"expected a mechanism because security_protocol is {self.security_protocol}, got none",
+            )
+        if self.sasl_mechanism is not None and not self.security_protocol.startswith("SASL"):
+            raise disagreement(
+                "security_protocol",
+                f"expected SASL_PLAINTEXT or SASL_SSL because sasl_mechanism is set, got {self.security_protocol}",
+            )
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise disagreement("ssl_keyfile", "ssl_certfile and ssl_keyfile belong together; set both or neither")
+        if self.session_timeout_ms > self.max_poll_interval_ms:
+            raise disagreement(
+                "session_timeout_ms",
+                f"expected at most max_poll_interval_ms ({self.max_poll_interval_ms}), got {self.session_timeout_ms}",
+            )
+        return self
+
+
+class Ingest(Section):
+    """The workers that poll, validate, spool and turn examples into statistics."""
+
+    workers: Count = 1
+    """Workers, each with its share of the partitions; more than partitions leaves some idle."""
+    max_record_bytes: Annotated[int, Field(ge=256)] = 1_048_576
+    """Bytes above which a record is a dead letter."""
+    poll_records: Count = 500
+    """Records fetched at most by one poll."""
+    block_rows: Count = 256
+    """Examples folded into one statistics message to the router; fewer means fresher, more means cheaper."""
+    spool_limit: Count = 200_000
+    """Untrained examples on disk above which a worker pauses its partitions; the bound of its disk use."""
+    held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Share of a domain's examples, chosen by a hash of the id, that judges the adapter and is never trained on."""
+    num_cpus: Cpus = 1.0
+    """CPUs that Ray reserves for each worker."""
+    num_gpus: Cpus = 0.0
+    """GPUs, or a share of one, that Ray reserves for each worker; needed where features run on cuda."""
+
+
+class Closing(Section):
+    """When a domain's examples are complete enough to train; its end marker always closes it."""
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    """Examples after which a domain closes; None leaves it to the other ways."""
+    quiet_seconds: Seconds | None = 60.0
+    """Seconds without a new example of a domain after which it closes; None leaves it to the other ways."""
+    settle_seconds: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Seconds between the close and the training, for stragglers of other partitions."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.count is None and self.quiet_seconds is None:
+            raise disagreement(
+                "quiet_seconds", "a domain without an end marker would never close; set count or quiet_seconds"
+            )
+        return self
+
+
+class Features(Section):
+    """The frozen map from a prompt to the row the router learns from."""
+
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 2)
+    """Depths whose hidden states are pooled: 0 the embeddings, i the output of decoder layer i. Only the layers up to
+    the largest are loaded by the router."""
+    poolings: Annotated[tuple[Literal["mean", "max", "std", "last"], ...], Field(min_length=1)] = ("mean",)
+    """How each depth's tokens become one vector; several are concatenated."""
+    expansion: Annotated[int, Field(ge=1)] = 4096
+    """Width of the fixed random ReLU expansion, the router's feature dimension d; its Gram takes 8 d^2 bytes."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the expansion; another seed is another, incompatible router."""
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Prompt tokens looked at; the rest does not influence routing."""
+    batch_size: Count = 32
+    """Prompts in one forward pass; memory grows with it, results do not change beyond rounding."""
+    dtype: Literal["float64", "float32", "bfloat16"] = "float32"
+    """Precision of the lower layers; float64 makes features independent of batching to about 1e-12."""
+    standardise_examples: Annotated[int, Field(ge=2)] = 512
+    """First examples of the stream that fix the mean and scale of the pooled features, once and for all."""
+    device: Device = "cpu"
+    """Where the lower layers run."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key, values in (("layers", self.layers), ("poolings", self.poolings)):
+            if len(set(values)) != len(values):
+                raise disagreement(key, f"expected each entry once, got {list(values)}")
+        return self
+
+
+class Router(Section):
+    """The recursive least-squares router."""
+
+    ridge: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 100.0
+    """Regularisation lambda added to the Gram's diagonal; larger trusts few examples less."""
+    class_weighting: Literal["none", "inverse_frequency"] = "none"
+    """inverse_frequency gives a rare domain the weight of a common one, at the cost of per-domain moments."""
+    abstain_below: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Top score under which a prompt goes to the base model; scores are near 1 for a domain's own prompts."""
+    num_cpus: Cpus = 1.0
+    """CPUs that Ray reserves for the router."""
+
+
+class Learner(Section):
+    """The workers that train one adapter per closed domain."""
+
+    kind: Literal["lora"] = "lora"
+    """Method; lora trains a low-rank adapter above the frozen layers."""
+    workers: Count = 1
+    """Domains trained at the same time."""
+    num_cpus: Cpus = 1.0
+    """CPUs that Ray reserves for each worker."""
+    num_gpus: Cpus = 0.0
+    """GPUs, or a share of one, that Ray reserves for each worker."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of each worker; None leaves it to torch."""
+    device: Device = "cpu"
+    """Where training runs."""
+    dtype: Dtype = "float32"
+    """Precision of the base weights while training; the adapter itself is float32."""
+    frozen_layers: Annotated[int, Field(ge=0)] = 2
+    """Lowest decoder layers without an adapter; the router's features must come from these."""
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the adapter, its capacity and size."""
+    alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 32.0
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the adapter's inputs that is dropped while training."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Names of the linear modules that get an adapter."""
+    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 2e-4
+    """Peak step size of AdamW."""
+    batch_size: Count = 16
+    """Examples in one optimiser step."""
+    max_steps: Count = 1000
+    """Optimiser steps after which training ends."""
+    max_epochs: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 10.0
+    """Passes over the domain's examples after which training ends."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """How the step size falls after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the step size rises from zero."""
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Decoupled decay of the adapter's weights."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations without gain after which training ends early; None trains to the end."""
+    evaluate_every: Count = 50
+    """Steps between evaluations on held-out examples."""
+    max_tokens: Annotated[int, Field(ge=2)] = 1024
+    """Tokens of prompt and completion; a longer example is not trained on."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of initialisation and order."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.patience is not None and self.evaluate_every >= self.max_steps:
+            raise disagreement(
+                "evaluate_every",
+                f"expected less than max_steps ({self.max_steps}) because patience counts evaluations, "
+                f"got {self.evaluate_every}",
+            )
+        if self.warmup_steps >= self.max_steps:
+            raise disagreement(
+                "warmup_steps", f"expected less than max_steps ({self.max_steps}), got {self.warmup_steps}"
+            )
+        if self.device.startswith("cpu") != (self.num_gpus == 0):
+            raise disagreement(
+                "num_gpus",
+                f"expected {0 if self.device == 'cpu' else 'a share'} because device is {self.device}, "
+                f"got {self.num_gpus}",
+            )
+        return self
+
+
+class Gate(Section):
+    """What an adapter must show before it serves."""
+
+    min_gain: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Held-out loss, nats a token, by which a candidate must beat the base and the version in service."""
+
+
+class RegistrySettings(Section):
+    """How much history is kept on disk."""
+
+    keep_snapshots: Count = 2
+    """Router snapshots kept; each holds the whole state, so this bounds the disk use."""
+    keep_manifests: Count = 20
+    """Manifests kept, hence how far a rollback reaches; adapters they name stay too."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.keep_manifests < self.keep_snapshots:
+            raise disagreement(
+                "keep_manifests", f"expected at least keep_snapshots ({self.keep_snapshots}), got {self.keep_manifests}"
+            )
+        return self
+
+
+class Serving(Section):
+    """The front door and its replicas."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address the front door listens on; the default lets only this machine in."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """TCP port of the front door; 0 takes a free one."""
+    replicas: Count = 1
+    """Engines that serve, each holding the whole base model."""
+    num_cpus: Cpus = 1.0
+    """CPUs that Ray reserves for each replica."""
+    num_gpus: Cpus = 0.0
+    """GPUs, or a share of one, that Ray reserves for each replica."""
+    max_loras: Count = 4
+    """Adapters in one batch; requests for more wait."""
+    max_cpu_loras: Count = 16
+    """Adapters kept in the host's memory."""
+    max_lora_rank: Count = 16
+    """Largest rank that can be served; the slots' memory grows with it."""
+    max_num_seqs: Count = 32
+    """Requests generated at the same time by one replica."""
+    kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
+    """Bytes of key-value cache; None leaves it to gpu_memory_utilization."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of the GPU's memory that the engine takes; None leaves it to the engine."""
+    enforce_eager: bool = False
+    """True skips graph capture: a faster start, slower tokens."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of an engine on CPUs; None leaves it to the engine."""
+    prepare_timeout_seconds: Seconds = 60.0
+    """Seconds a replica has to load a new manifest before it is fenced off."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Further vLLM engine arguments, passed through as they are."""
+    tool_call_parser: str | None = None
+    """vLLM's name of the parser of tool calls; None means no tools."""
+    reasoning_parser: str | None = None
+    """vLLM's name of the parser of reasoning; None means none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_cpu_loras < self.max_loras:
+            raise disagreement(
+                "max_cpu_loras", f"expected at least max_loras ({self.max_loras}), got {self.max_cpu_loras}"
+            )
+        return self
+
+
+class RaySettings(Section):
+    """The Ray cluster underneath."""
+
+    address: str | None = None
+    """Cluster to join: auto, or host:port; None starts one on this machine."""
+    num_cpus: Annotated[int, Field(ge=1)] | None = None
+    """CPUs of a cluster started here; None means those of the machine. Must hold all reservations."""
+    placement: Literal["pack", "spread"] = "pack"
+    """pack keeps actors on few nodes; spread puts replicas on different ones, so that a node's loss costs one."""
+    include_dashboard: bool = False
+    """Whether a cluster started here gets Ray's dashboard."""
+    max_restarts: Annotated[int, Field(ge=-1)] = 10
+    """Times a dead actor is started again; -1 means always."""
+    object_store_bytes: Annotated[int, Field(ge=80 << 20)] | None = None
+    """Shared memory for objects of a cluster started here; None leaves it to Ray."""
+
+
+class Settings(Section):
+    """The whole tree. `name` and `base.model` have no default: without them there is nothing to run."""
+
+    name: Name
+    """Name of this system in logs, in Ray and in metrics: lower case, digits, - and _."""
+    home: Path = Path("runs/home")
+    """Folder of all durable state: registry, spool, embedded stream, logs; relative to the current directory. On
+    several machines a shared one."""
+    base: Base
+    stream: Stream = Stream()
+    ingest: Ingest = Ingest()
+    closing: Closing = Closing()
+    features: Features = Features()
+    router: Router = Router()
+    learner: Learner = Learner()
+    gate: Gate = Gate()
+    registry: RegistrySettings = RegistrySettings()
+    serving: Serving = Serving()
+    ray: RaySettings = RaySettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        deepest = max(self.features.layers)
+        _at_most("learner.rank", self.learner.rank, "serving.max_lora_rank", self.serving.max_lora_rank)
+        if deepest > self.learner.frozen_layers:
+            raise disagreement(
+                "features.layers",
+                f"expected depths up to learner.frozen_layers ({self.learner.frozen_layers}), got {deepest}: "
+                "the router reads layers that no adapter may change; freeze more layers or read lower ones",
+            )
+        if self.features.device.startswith("cuda"):
+            for path, share in (("ingest.num_gpus", self.ingest.num_gpus), ("serving.num_gpus", self.serving.num_gpus)):
+                if share == 0:
+                    raise disagreement(
+                        path, f"expected a share because features.device is {self.features.device}, got 0"
+                    )
+        _at_most("features.max_tokens", self.features.max_tokens, "base.max_model_len", self.base.max_model_len)
+        _at_most("learner.max_tokens", self.learner.max_tokens, "base.max_model_len", self.base.max_model_len)
+        return self
+
+
+def _at_most(path: str, value: int, limit_path: str, limit: int) -> None:
+    if value > limit:
+        raise disagreement(
+            path, f"expected at most {limit_path} ({limit}), got {value}; lower the one or raise the other"
+        )
