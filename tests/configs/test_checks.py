@@ -1,0 +1,32 @@
+"""A folder that is named but not there is found before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.checks import check_paths
+from configs.errors import ConfigError
+from configs.loader import load
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "examples/nothing", "~/nothing-here", "a/b/c"])
+def test_a_missing_local_base_is_one_line(model: str) -> None:
+    with pytest.raises(ConfigError, match=r"^one-gpu: base.model: expected a folder .* correct the path$"):
+        check_paths(load("one_gpu", [f"base.model={model}"]))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected a config.json"):
+        check_paths(load("one_gpu", [f"base.model={tmp_path}"]))
+
+
+def test_a_hub_name_and_a_model_folder_pass(tmp_path: Path) -> None:
+    check_paths(load("one_gpu"))
+    (tmp_path / "config.json").write_text("{}")
+    check_paths(load("one_gpu", [f"base.model={tmp_path}"]))
+
+
+def test_a_missing_certificate_is_found(tmp_path: Path) -> None:
+    settings = load("one_gpu", [f"stream.ssl_cafile={tmp_path}/ca.pem"])
+    with pytest.raises(ConfigError, match=r"stream.ssl_cafile: expected a file"):
+        check_paths(settings)

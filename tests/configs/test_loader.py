@@ -1,0 +1,204 @@
+"""Loading: presets, files, overrides; and for every mistake one line that says what, where and what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.loader import load, presets
+
+MINIMAL = "name: a\nbase:\n  model: owner/model\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    def _write(text: str) -> Path:
+        path = tmp_path / "here.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return _write
+
+
+def refusal(path: Path | str, overrides: tuple[str, ...] = ()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("preset", ["cluster", "demo", "laptop", "one_gpu"])
+def test_every_preset_loads(preset: str) -> None:
+    settings = load(preset)
+    assert settings.name == preset.replace("_", "-")
+    assert settings.home.is_absolute()
+
+
+def test_the_presets_are_those_promised() -> None:
+    assert presets() == ("cluster", "demo", "laptop", "one_gpu")
+
+
+def test_demo_fits_a_small_machine() -> None:
+    demo = load("demo")
+    assert demo.stream.kind == "embedded" and demo.ingest.workers == demo.learner.workers == demo.serving.replicas == 1
+    assert demo.learner.num_gpus == demo.serving.num_gpus == 0
+    reserved = demo.ingest.num_cpus + demo.router.num_cpus + demo.learner.num_cpus + demo.serving.num_cpus
+    assert demo.ray.num_cpus is not None and reserved < demo.ray.num_cpus
+
+
+def test_overrides_apply_in_order_and_are_read_as_yaml(write: Callable[[str], Path]) -> None:
+    settings = load(
+        write(MINIMAL),
+        [
+            "learner.rank=4",
+            "learner.rank=8",
+            "learner.learning_rate=3e-4",
+            "features.layers=[0, 1]",
+            "closing.count=null",
+            "serving.engine.block_size=16",
+            "base.chat_template=a=b",
+        ],
+    )
+    assert settings.learner.rank == 8
+    assert settings.learner.learning_rate == 3e-4
+    assert settings.features.layers == (0, 1)
+    assert settings.closing.count is None
+    assert settings.serving.engine == {"block_size": 16}
+    assert settings.base.chat_template == "a=b"
+
+
+def test_exponents_without_a_point_are_numbers(write: Callable[[str], Path]) -> None:
+    assert load(write(MINIMAL + "learner: {learning_rate: 1e-3}")).learner.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("learner: {rnk: 3}", ["learner.rnk: unknown key", "did you mean learner.rank?"]),
+        ("learner: {ridge: 3}", ["learner.ridge: unknown key", "did you mean router.ridge?"]),
+        ("lerner: {rank: 3}", ["lerner: unknown key", "did you mean learner?"]),
+        ("zzz: 3", ["zzz: unknown key", "take one of name, home, base"]),
+        ("learner: {rank: '8'}", ["learner.rank: expected an integer, got '8'", "without quotes"]),
+        ("learner: {rank: 2.5}", ["learner.rank: expected an integer", "2.5"]),
+        ("learner: {rank: true}", ["learner.rank: expected an integer", "True"]),
+        ("learner: {rank: 0}", ["learner.rank", "greater than or equal to 1", "got 0"]),
+        ("learner: {rank: 64}", ["learner.rank: expected at most serving.max_lora_rank (16), got 64"]),
+        ("stream: {kind: kafak}", ["stream.kind: expected 'embedded' or 'kafka', got 'kafak'", "did you mean kafka?"]),
+        ("stream: {kind: zmq}", ["stream.kind: expected 'embedded' or 'kafka', got 'zmq'"]),
+        ("stream: {topic: 12}", ["stream.topic: expected a string, got 12", "quote it"]),
+        ("features: {layers: 3}", ["features.layers: expected a list, got 3"]),
+        ("features: {layers: []}", ["features.layers: expected at least 1"]),
+        ("features: {layers: [0, x]}", ["features.layers.1: expected an integer, got 'x'"]),
+        ("learner: 3", ["learner: expected a section, got 3"]),
+        ("gate: {min_gain: .nan}", ["gate.min_gain: expected a finite number"]),
+        ("learner: {rnk: 1, alfa: 2}", ["learner.rnk", "(and 1 more problem)"]),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_file_key_and_remedy(
+    write: Callable[[str], Path], text: str, parts: list[str]
+) -> None:
+    path = write(MINIMAL + text)
+    line = refusal(path)
+    assert line.startswith(f"{path}: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("name: a", "base: expected a section with model, got nothing; add this key"),
+        ("base: {model: x}", "name: expected a string, got nothing; add this key"),
+        ("", "expected"),
+        ("- 1", "expected a mapping of sections, got a list"),
+        ("just words", "expected a mapping of sections, got a str"),
+    ],
+)
+def test_an_unfit_document_is_one_line(write: Callable[[str], Path], text: str, part: str) -> None:
+    path = write(text)
+    line = refusal(path)
+    assert line.startswith(str(path)) and part in line
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("a: [1", ":1:6"), ("name: a\nname: b", ":2:1"), ("1: 2", ":1:1"), ("a: !!python/object:os.system x", ":1:4")],
+)
+def test_unreadable_yaml_names_line_and_column(write: Callable[[str], Path], text: str, place: str) -> None:
+    path = write(text)
+    assert refusal(path).startswith(f"{path}{place}: not readable as YAML")
+
+
+@pytest.mark.parametrize("text", ["a: \x00", "home: 2020-99-99"])
+def test_odd_scalars_are_one_line_too(write: Callable[[str], Path], text: str) -> None:
+    assert "not readable as YAML" in refusal(write(text))
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("learner.rank", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("learner..rank=3", "expected KEY=VALUE"),
+        ("base.model.x=3", "expected a section at base.model"),
+        ("learner.rnk=9", "did you mean learner.rank?"),
+        ("learner.rank=[1", "not readable as YAML"),
+        ("name=A B", "expected a string"),
+        ("name=\n", "expected"),
+    ],
+)
+def test_a_wrong_override_is_named_instead_of_the_file(write: Callable[[str], Path], override: str, part: str) -> None:
+    line = refusal(write(MINIMAL), (override,))
+    assert line.startswith(f"--set {override.strip()}") and part in line
+
+
+def test_a_disagreement_names_file_and_override(write: Callable[[str], Path]) -> None:
+    path = write(MINIMAL)
+    assert refusal(path, ("learner.rank=99",)).startswith(f"{path} with --set learner.rank=99: learner.rank:")
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    assert "expected a preset (cluster, demo, laptop, one_gpu) or a YAML file" in refusal("dmo")
+    assert "got a folder" in refusal(tmp_path)
+    binary = tmp_path / "x.yaml"
+    binary.write_bytes(b"\xff\xfe\xff")
+    assert "UTF-8" in refusal(binary)
+
+
+class TestPaths:
+    """Relative names are looked for beside the file, then in the current directory, then in the repository."""
+
+    def test_beside_the_file_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "conf" / "tiny").mkdir(parents=True)
+        (tmp_path / "tiny").mkdir()
+        path = tmp_path / "conf" / "x.yaml"
+        path.write_text("name: a\nbase: {model: tiny}\n")
+        monkeypatch.chdir(tmp_path)
+        assert load(path).base.model == str(tmp_path / "conf" / "tiny")
+        assert load(path, ["base.model=tiny"]).base.model == str(tmp_path / "tiny")
+
+    def test_current_directory_next(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "conf").mkdir()
+        (tmp_path / "tiny").mkdir()
+        path = tmp_path / "conf" / "x.yaml"
+        path.write_text("name: a\nbase: {model: tiny}\n")
+        monkeypatch.chdir(tmp_path)
+        assert load(path).base.model == str(tmp_path / "tiny")
+
+    def test_repository_last(self, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert load("demo", ["base.model=configs"]).base.model == str(repository / "configs")
+
+    def test_a_hub_name_stays(self, write: Callable[[str], Path]) -> None:
+        assert load(write(MINIMAL)).base.model == "owner/model"
+
+    def test_home_and_certificates_become_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "ca.pem").touch()
+        path = tmp_path / "x.yaml"
+        path.write_text(MINIMAL + "home: state\nstream: {ssl_cafile: ca.pem}\n")
+        monkeypatch.chdir(tmp_path.parent)
+        settings = load(path)
+        assert settings.home == tmp_path.parent / "state"
+        assert settings.stream.ssl_cafile == tmp_path / "ca.pem"

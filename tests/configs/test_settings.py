@@ -1,0 +1,88 @@
+"""The tree: documented to the last field, closed, frozen, and free of contradictions."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from configs.settings import Settings
+
+MINIMAL: dict[str, Any] = {"name": "a", "base": {"model": "owner/model"}}
+
+
+def test_little_is_required() -> None:
+    settings = Settings.model_validate(MINIMAL)
+    assert settings.stream.topic == "anabranch"
+    assert max(settings.features.layers) <= settings.learner.frozen_layers
+
+
+def test_every_field_of_every_section_says_what_it_does() -> None:
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        assert section is not None
+        if not hasattr(section, "model_fields"):
+            assert field.description, name
+            continue
+        assert section.__doc__, name
+        for key, inner in section.model_fields.items():
+            assert inner.description and inner.description.endswith("."), f"{name}.{key}"
+
+
+def test_frozen_all_the_way_down() -> None:
+    settings = Settings.model_validate(MINIMAL)
+    with pytest.raises(ValidationError):
+        settings.name = "b"  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.learner.rank = 3  # type: ignore[misc]
+    assert isinstance(settings.features.layers, tuple)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"learner": {"rank": 64}}, "learner.rank"),
+        ({"features": {"layers": [0, 3]}}, "features.layers"),
+        ({"features": {"layers": [1, 1]}}, "layers"),
+        ({"features": {"poolings": ["mean", "mean"]}}, "poolings"),
+        ({"features": {"max_tokens": 4096}}, "features.max_tokens"),
+        ({"features": {"device": "cuda"}}, "ingest.num_gpus"),
+        ({"features": {"device": "cuda"}, "ingest": {"num_gpus": 0.1}}, "serving.num_gpus"),
+        ({"learner": {"max_tokens": 4096}}, "learner.max_tokens"),
+        ({"learner": {"device": "cuda"}}, "num_gpus"),
+        ({"learner": {"num_gpus": 1}}, "num_gpus"),
+        ({"learner": {"patience": 2, "evaluate_every": 50, "max_steps": 50}}, "evaluate_every"),
+        ({"learner": {"warmup_steps": 10, "max_steps": 10, "evaluate_every": 5}}, "warmup_steps"),
+        ({"stream": {"kind": "kafka"}}, "bootstrap"),
+        ({"stream": {"bootstrap": "localhost:9092"}}, "bootstrap"),
+        ({"stream": {"security_protocol": "SASL_SSL"}}, "sasl_mechanism"),
+        ({"stream": {"sasl_mechanism": "PLAIN"}}, "security_protocol"),
+        ({"stream": {"ssl_certfile": "a.pem"}}, "ssl_keyfile"),
+        ({"stream": {"session_timeout_ms": 9000, "max_poll_interval_ms": 8000}}, "session_timeout_ms"),
+        ({"closing": {"count": None, "quiet_seconds": None}}, "quiet_seconds"),
+        ({"registry": {"keep_snapshots": 5, "keep_manifests": 3}}, "keep_manifests"),
+        ({"serving": {"max_loras": 8, "max_cpu_loras": 4}}, "max_cpu_loras"),
+    ],
+)
+def test_contradictions_are_refused_at_a_key(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(MINIMAL | change)
+    (problem,) = caught.value.errors()
+    assert problem["type"] == "disagreement"
+    assert problem["ctx"]["path"] == key
+
+
+def test_braces_in_a_value_do_not_break_the_message() -> None:
+    with pytest.raises(ValidationError, match=r"\{topic\}"):
+        Settings.model_validate(MINIMAL | {"stream": {"bootstrap": "{topic}"}})
+
+
+def test_reading_settings_imports_nothing_heavy(repository: Path) -> None:
+    code = (
+        "import sys; from configs.loader import load; load('demo'); "
+        "print([name for name in ('torch', 'ray', 'vllm', 'numpy', 'kafka', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
