@@ -1,0 +1,54 @@
+"""What a publication may change, and the routes that follow from it. Pure: it reads the registry, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from actors.errors import UnknownDomain
+from registry.manifests import Route
+from registry.store import Registry
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step from a manifest to the next.
+
+    `adapter` puts a version in service for its domain (unless the domain is pinned and `override` is false); `pinned`
+    sets or clears the domain's pin; `withdraws` names domains that are no longer served, `removes` those that leave
+    the router's sums as well.
+    """
+
+    reason: str
+    domain: str | None = None
+    adapter: str | None = None
+    pinned: bool | None = None
+    override: bool = False
+    withdraws: frozenset[str] = frozenset()
+    removes: frozenset[str] = frozenset()
+
+
+def next_routes(routes: Mapping[str, Route], change: Change, registry: Registry) -> dict[str, Route]:
+    """Return the routes after a change; a domain that is not there raises `UnknownDomain`."""
+    gone = change.removes | change.withdraws
+    after = {domain: route for domain, route in routes.items() if domain not in gone}
+    if change.domain is None:
+        return after
+    route = after.get(change.domain)
+    if change.adapter is not None and (route is None or change.override or not route.pinned):
+        adapter = registry.adapter(change.adapter)
+        if adapter.domain != change.domain:
+            raise UnknownDomain(f"version {adapter.name} belongs to domain {adapter.domain!r}, not {change.domain!r}")
+        route = Route(
+            adapter=adapter.name,
+            digest=adapter.digest,
+            rank=adapter.facts.rank,
+            version=adapter.version,
+            pinned=route.pinned if route else False,
+        )
+    if route is None:
+        raise UnknownDomain(f"domain {change.domain!r} is not published; published: {sorted(routes) or 'none'}")
+    if change.pinned is not None:
+        route = route.model_copy(update={"pinned": change.pinned})
+    after[change.domain] = route
+    return after

@@ -1,0 +1,503 @@
+"""The coordinator: decides when a domain is complete, has it learned, judged, published, and its examples released.
+
+    open --close--> sealed vN --learn--> candidate --gate--> accepted --publish--> in service --release--> (rows gone)
+                                                     \\-> rejected --reopen--> open
+
+Nothing of this is kept here: the stage of every domain follows from what is durable. Rows sealed under vN without an
+adapter vN are trained; with an accepted one that no manifest has named, published; with one that a manifest has named,
+released; with a rejected one, opened again. So a coordinator killed anywhere goes on where it was, and nothing is
+learned twice. What it does keep in memory is who works on what now, and figures for the status.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from actors.change import Change
+from actors.directory import PublicationReport
+from actors.errors import NotCaughtUp, PublicationFailed, UnknownDomain
+from actors.ingest import IngestReport
+from actors.observation import Watermarks
+from actors.spool import DomainBacklog, Seal
+from learning.contract import Example, Progress, TrainingResult
+from learning.gate import Gate, Verdict
+from registry.adapters import Adapter, AdapterFacts
+from registry.manifests import BaseRevision, Manifest
+from registry.store import Registry
+from streaming.source import TopicPartition
+
+
+class IngestPort(Protocol):
+    """What the coordinator needs of an ingest worker."""
+
+    def report(self) -> IngestReport: ...
+
+    def seal(self, domain: str, version: int) -> Seal: ...
+
+    def sealed(self, domain: str, version: int) -> Seal: ...
+
+    def examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]: ...
+
+    def release(self, domain: str, version: int) -> int: ...
+
+    def reopen(self, domain: str, version: int) -> None: ...
+
+    def forget(self, domain: str) -> int: ...
+
+    def drop_markers(self, domain: str) -> None: ...
+
+
+class RouterPort(Protocol):
+    """What the coordinator needs of the router."""
+
+    def publish(self, change: Change, required: Watermarks) -> Manifest: ...
+
+    def counts(self) -> dict[str, int]: ...
+
+    def examples(self) -> dict[str, int]: ...
+
+
+class LearnerPort(Protocol):
+    """What the coordinator needs of a learner worker; `train` blocks."""
+
+    def train(
+        self,
+        domain: str,
+        version: int,
+        train: Sequence[Example],
+        held_out: Sequence[Example],
+        initial_adapter: Path | None,
+        seed: int,
+    ) -> TrainingResult: ...
+
+    def progress(self) -> Progress | None: ...
+
+
+class DirectoryPort(Protocol):
+    """What the coordinator needs of the replica directory; `publish` blocks."""
+
+    def publish(self, number: int) -> PublicationReport: ...
+
+    def replicas(self) -> dict[str, dict[str, object]]: ...
+
+
+@dataclass(frozen=True)
+class ClosingRule:
+    """When a domain is complete: after `count` examples, after `quiet_seconds` without one, or at its marker.
+
+    A marker closes the domain at once when it has come in every partition, and `settle_seconds` after the domain's last
+    example when it has come in some.
+    """
+
+    count: int | None
+    quiet_seconds: float | None
+    settle_seconds: float
+
+    def closes(self, backlog: DomainBacklog, partitions: frozenset[TopicPartition], now: float) -> bool:
+        """Tell whether the domain is complete at Unix time `now`."""
+        quiet = now - backlog.last_arrival
+        if backlog.markers and (backlog.markers >= partitions or quiet >= self.settle_seconds):
+            return True
+        if backlog.fresh == 0:
+            return False
+        if self.count is not None and backlog.fresh >= self.count:
+            return True
+        return self.quiet_seconds is not None and quiet >= self.quiet_seconds
+
+
+@dataclass
+class Stage:
+    """What happens to a domain now, for the status; never consulted for a decision."""
+
+    state: str = "open"
+    version: int | None = None
+    detail: str = ""
+    learner: LearnerPort | None = None
+    attempts: int = 0
+    retry_at: float = 0.0
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CoordinatorOptions:
+    """`seed` of every training; attempts before a training that fails is left alone; snapshots and manifests kept."""
+
+    closing: ClosingRule
+    gate: Gate
+    learner_name: str
+    seed: int
+    keep_snapshots: int
+    keep_manifests: int
+    attempts: int = 3
+
+
+class Coordinator:
+    """Drives every domain through its stages; `tick` moves all of them one step and may be called at any time."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        base: BaseRevision,
+        ingests: Sequence[IngestPort],
+        router: RouterPort,
+        learners: Sequence[LearnerPort],
+        directory: DirectoryPort,
+        options: CoordinatorOptions,
+    ) -> None:
+        self._registry, self._base, self._router, self._directory = registry, base, router, directory
+        self._ingests, self._options = tuple(ingests), options
+        self._idle: queue.SimpleQueue[LearnerPort] = queue.SimpleQueue()
+        for learner in learners:
+            self._idle.put(learner)
+        self._pool = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
+        self._jobs: dict[str, Future[None]] = {}
+        self._stages: dict[str, Stage] = {}
+        self._reports: tuple[IngestReport, ...] = ()
+        self._writing = threading.RLock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._trouble: str | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self, interval_s: float = 0.1) -> None:
+        """Tick in a thread of its own until `stop`."""
+        self._thread = threading.Thread(target=self._run, args=(interval_s,), name="coordinate", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop ticking; a training under way is left to its learner and repeated after a restart."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, interval_s: float) -> None:
+        while not self._stop.is_set():
+            try:
+                self.tick()
+                self._trouble = None
+            except Exception as error:
+                self._trouble = f"{type(error).__name__}: {error}"
+                self._stop.wait(1.0)
+            self._stop.wait(interval_s)
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Look at every domain once and start what is due."""
+        self._reports = tuple(ingest.report() for ingest in self._ingests)
+        partitions = frozenset(p for report in self._reports for p in report.partitions)
+        full = any(report.full for report in self._reports)
+        backlogs = merge_backlogs(self._reports)
+        for domain in [d for d, job in self._jobs.items() if job.done()]:
+            del self._jobs[domain]
+        for domain, backlog in sorted(backlogs.items()):
+            if domain in self._jobs or self._stages.setdefault(domain, Stage()).retry_at > time.monotonic():
+                continue
+            if backlog.sealed:
+                self._submit(domain, min(backlog.sealed))
+            elif self._options.closing.closes(backlog, partitions, time.time()):
+                if backlog.train + backlog.held_out:
+                    self._submit(domain, self._next_version(domain))
+                else:
+                    for ingest in self._ingests:
+                        ingest.drop_markers(domain)
+            elif full and backlog.fresh and domain == max(backlogs, key=lambda d: backlogs[d].fresh):
+                # A full spool would wait for ever for a domain that never ends: the largest one is closed as it is.
+                self._submit(domain, self._next_version(domain))
+
+    def _next_version(self, domain: str) -> int:
+        return max((adapter.version for adapter in self._registry.adapters(domain)), default=0) + 1
+
+    def _submit(self, domain: str, version: int) -> None:
+        self._stages[domain] = Stage("closed", version, attempts=self._stages[domain].attempts)
+        self._jobs[domain] = self._pool.submit(self._advance_or_note, domain, version)
+
+    def _advance_or_note(self, domain: str, version: int) -> None:
+        stage = self._stages[domain]
+        try:
+            self._advance(domain, version, stage)
+        except NotCaughtUp as error:
+            stage.detail, stage.retry_at = str(error), time.monotonic() + 0.5
+        except Exception as error:
+            stage.attempts += 1
+            stage.state, stage.detail = "failed", f"{type(error).__name__}: {error}"
+            last = stage.attempts >= self._options.attempts
+            stage.retry_at = float("inf") if last else time.monotonic() + 2.0 * stage.attempts
+
+    def _advance(self, domain: str, version: int, stage: Stage) -> None:
+        """Take a sealed version as far as it goes, from wherever it is."""
+        adapter = self._trained(domain, version)
+        if adapter is None:
+            # Until the adapter exists the seal may still take in rows, so it is repeated: a seal cut short is completed.
+            for ingest in self._ingests:
+                ingest.seal(domain, version)
+            adapter = self._learn(domain, version, stage)
+        if adapter.facts.status == "rejected":
+            stage.state, stage.detail = "rejected", adapter.facts.reason
+            for ingest in self._ingests:
+                ingest.reopen(domain, version)
+            return
+        if self._was_published(adapter):
+            self._announce(self._registry.current())
+        else:
+            seals = [ingest.sealed(domain, version) for ingest in self._ingests]
+            self._publish_adapter(adapter, highest(seal.watermarks for seal in seals), stage)
+        for ingest in self._ingests:
+            ingest.release(domain, version)
+        stage.state, stage.detail, stage.attempts = "published", adapter.name, 0
+        self._registry.prune(self._options.keep_snapshots, self._options.keep_manifests)
+
+    def _trained(self, domain: str, version: int) -> Adapter | None:
+        return next((a for a in self._registry.adapters(domain) if a.version == version), None)
+
+    def _was_published(self, adapter: Adapter) -> bool:
+        return any(
+            route.adapter == adapter.name
+            for manifest in self._registry.manifests()
+            for route in manifest.routes.values()
+        )
+
+    def _learn(self, domain: str, version: int, stage: Stage) -> Adapter:
+        train, held_out = self._examples(domain, version)
+        current = self._registry.current()
+        route = current.routes.get(domain) if current else None
+        incumbent = self._registry.adapter(route.adapter).path if route else None
+        learner = self._idle.get()
+        stage.state, stage.learner = "learning", learner
+        started = time.monotonic()
+        try:
+            result = learner.train(domain, version, train, held_out, incumbent, self._options.seed)
+        finally:
+            stage.learner = None
+            self._idle.put(learner)
+        stage.timings["learning_seconds"] = time.monotonic() - started
+        verdict = self._options.gate.decide(result)
+        facts = self._facts(domain, version, len(train), result, verdict)
+        adapter = self._registry.add_adapter(domain, version, result.folder, facts)
+        shutil.rmtree(result.folder, ignore_errors=True)
+        return adapter
+
+    def _facts(
+        self, domain: str, version: int, train_examples: int, result: TrainingResult, verdict: Verdict
+    ) -> AdapterFacts:
+        figures = {
+            "steps": float(result.steps),
+            "epochs": result.epochs,
+            "seconds": result.seconds,
+            "train_loss": result.train_loss,
+        }
+        for name, evaluation in (("candidate", result.candidate), ("base", result.base), ("incumbent", result.incumbent)):
+            if evaluation is not None:
+                figures[f"{name}_loss"] = evaluation.loss
+                figures[f"{name}_exact_match"] = evaluation.exact_match
+        return AdapterFacts(
+            domain=domain,
+            version=version,
+            status="accepted" if verdict.accepted else "rejected",
+            reason=verdict.reason,
+            rank=result.rank,
+            base_digest=self._base.digest,
+            learner=self._options.learner_name,
+            train_examples=train_examples,
+            held_out_examples=result.candidate.examples,
+            figures=figures,
+        )
+
+    def _examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]:
+        """Return the examples of a version, one for each id, in the order of their ids: the same set, the same training."""
+        train: dict[str, Example] = {}
+        held_out: dict[str, Example] = {}
+        for ingest in self._ingests:
+            some_train, some_held_out = ingest.examples(domain, version)
+            train.update({example.id: example for example in some_train})
+            held_out.update({example.id: example for example in some_held_out})
+        return [train[i] for i in sorted(train)], [held_out[i] for i in sorted(held_out)]
+
+    def _publish_adapter(self, adapter: Adapter, required: Watermarks, stage: Stage) -> None:
+        stage.state = "publishing"
+        started = time.monotonic()
+        before = self._registry.current()
+        change = Change(reason=f"{adapter.name} learned", domain=adapter.domain, adapter=adapter.name)
+        try:
+            self._publish(change, required)
+        except PublicationFailed:
+            # The manifest is in force but nobody can serve it: the one before is put in force again, under a new number.
+            route = before.routes.get(adapter.domain) if before else None
+            reason = f"{adapter.name} could not be loaded"
+            self._publish(
+                Change(reason=reason, domain=adapter.domain, adapter=route.adapter, override=True)
+                if route
+                else Change(reason=reason, withdraws=frozenset({adapter.domain})),
+                {},
+            )
+            raise
+        stage.timings["publication_seconds"] = time.monotonic() - started
+
+    def _publish(self, change: Change, required: Watermarks) -> Manifest:
+        with self._writing:
+            manifest = self._router.publish(change, required)
+            self._announce(manifest)
+            return manifest
+
+    def _announce(self, manifest: Manifest | None) -> None:
+        if manifest is not None:
+            self._directory.publish(manifest.number)
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def remove(self, domain: str) -> Manifest:
+        """Take a domain out of service and out of the router's sums, and delete what waits of it."""
+        known = domain in self._router.counts() or domain in merge_backlogs(self._reports)
+        if not known:
+            raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(self._router.counts()) or 'none'}")
+        self._forget(domain)
+        manifest = self._publish(Change(reason=f"{domain} removed", removes=frozenset({domain})), {})
+        self._forget(domain)
+        self._stages.pop(domain, None)
+        return manifest
+
+    def _forget(self, domain: str) -> None:
+        for ingest in self._ingests:
+            ingest.forget(domain)
+
+    def rollback(self, domain: str, version: str | None = None) -> Manifest:
+        """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""
+        name = version or self._version_before(domain)
+        self._accepted(domain, name)
+        return self._publish(
+            Change(reason=f"rolled back to {name}", domain=domain, adapter=name, pinned=True, override=True), {}
+        )
+
+    def pin(self, domain: str, version: str | None = None) -> Manifest:
+        """Keep the version in service, or the one named, whatever is learned later."""
+        if version is not None:
+            self._accepted(domain, version)
+        change = Change(reason=f"{domain} pinned", domain=domain, adapter=version, pinned=True, override=True)
+        return self._publish(change, {})
+
+    def unpin(self, domain: str) -> Manifest:
+        """Let the next accepted version of the domain replace the one in service."""
+        return self._publish(Change(reason=f"{domain} unpinned", domain=domain, pinned=False), {})
+
+    def _version_before(self, domain: str) -> str:
+        current = self._registry.current()
+        route = current.routes.get(domain) if current else None
+        if route is None:
+            raise UnknownDomain(f"domain {domain!r} is not published; nothing to roll back")
+        earlier = [
+            adapter
+            for adapter in self._registry.adapters(domain)
+            if adapter.version < route.version and adapter.facts.status == "accepted"
+        ]
+        if not earlier:
+            raise UnknownDomain(f"domain {domain!r} has no accepted version before v{route.version}")
+        return max(earlier, key=lambda adapter: adapter.version).name
+
+    def _accepted(self, domain: str, name: str) -> None:
+        names = [a.name for a in self._registry.adapters(domain) if a.facts.status == "accepted"]
+        if name not in names:
+            raise UnknownDomain(f"domain {domain!r} has no accepted version {name!r}; it has: {names or 'none'}")
+
+    # -- status -------------------------------------------------------------------------------------------------------
+
+    def domains(self) -> list[dict[str, Any]]:
+        """Describe every domain: state, version in service, examples, what waits, figures of its versions."""
+        current = self._registry.current()
+        routes = current.routes if current else {}
+        backlogs = merge_backlogs(self._reports)
+        counts, examples = self._router.counts(), self._router.examples()
+        names = sorted(set(routes) | set(backlogs) | set(examples))
+        return [
+            self._describe(name, routes, backlogs.get(name, DomainBacklog()), counts.get(name, 0), examples.get(name, 0))
+            for name in names
+        ]
+
+    def _describe(
+        self, name: str, routes: Mapping[str, Any], backlog: DomainBacklog, counted: int, examples: int
+    ) -> dict[str, Any]:
+        route = routes.get(name)
+        stage = self._stages.get(name, Stage())
+        learner = stage.learner
+        progress = learner.progress() if learner is not None else None
+        working = name in self._jobs or stage.state in ("failed", "rejected")
+        return {
+            "domain": name,
+            "state": stage.state if working else ("published" if route else "open"),
+            "detail": stage.detail,
+            "version": route.adapter if route else None,
+            "pinned": bool(route and route.pinned),
+            "examples": examples,
+            "router_rows": counted,
+            "waiting": {"train": backlog.train, "held_out": backlog.held_out, "sealed": sorted(backlog.sealed)},
+            "progress": {"step": progress.step, "steps": progress.steps, "loss": progress.loss} if progress else None,
+            "timings": dict(stage.timings),
+            "versions": [
+                {
+                    "name": a.name,
+                    "status": a.facts.status,
+                    "reason": a.facts.reason,
+                    "examples": a.facts.train_examples,
+                    "figures": a.facts.figures,
+                }
+                for a in self._registry.adapters(name)
+            ],
+        }
+
+    def status(self) -> dict[str, Any]:
+        """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
+        current = self._registry.current()
+        return {
+            "manifest": current.number if current else 0,
+            "base": self._base.model_dump(mode="json"),
+            "domains": self.domains(),
+            "ingest": [
+                {
+                    "partitions": [f"{p.topic}[{p.partition}]" for p in sorted(report.partitions)],
+                    "spooled": report.spooled,
+                    "full": report.full,
+                    "polled": report.polled,
+                    "dead_letters": report.dead_letters,
+                    "duplicates": report.duplicates,
+                    "trouble": dict(report.trouble),
+                }
+                for report in self._reports
+            ],
+            "replicas": self._directory.replicas(),
+            "trouble": self._trouble,
+        }
+
+
+def highest(watermarks: Iterable[Watermarks]) -> dict[TopicPartition, int]:
+    """Return the highest watermark of each partition."""
+    merged: dict[TopicPartition, int] = {}
+    for some in watermarks:
+        for partition, offset in some.items():
+            merged[partition] = max(offset, merged.get(partition, 0))
+    return merged
+
+
+def merge_backlogs(reports: Sequence[IngestReport]) -> dict[str, DomainBacklog]:
+    """Add up what waits of each domain over the ingest workers."""
+    merged: dict[str, DomainBacklog] = {}
+    for report in reports:
+        for domain, backlog in report.backlog.items():
+            before = merged.get(domain, DomainBacklog())
+            merged[domain] = DomainBacklog(
+                train=before.train + backlog.train,
+                held_out=before.held_out + backlog.held_out,
+                fresh=before.fresh + backlog.fresh,
+                markers=before.markers | backlog.markers,
+                last_arrival=max(before.last_arrival, backlog.last_arrival),
+                sealed=before.sealed | backlog.sealed,
+            )
+    return merged

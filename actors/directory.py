@@ -1,0 +1,171 @@
+"""The replicas that serve, and the two-phase publication of a manifest to all of them.
+
+    publish(N):   prepare N  --->  every live replica loads N beside what it serves, and says so
+                  commit N   --->  every replica that is prepared swaps one reference
+                  who could not prepare in time is fenced: it stops serving, it is never mixed in
+
+Replicas pull: each holds one long call to `next_order`, which says where it stands and returns what it shall do. So a
+replica can come and go by itself, nobody keeps addresses, and a new one is led to the manifest in force by the same
+orders. A replica that is silent for longer than its lease is no longer waited for, and fences itself when it notices.
+
+Plain asyncio; this module knows neither the engine nor the transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from actors.errors import PublicationFailed
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a replica shall do next; `stay` means: nothing, ask again."""
+
+    action: Literal["stay", "prepare", "commit", "fence"]
+    number: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a replica stands: the manifest it serves, the one it has prepared, and why it could not, if it couldn't."""
+
+    serves: int = 0
+    prepared: int | None = None
+    failed: int | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class PublicationReport:
+    """What became of a publication: replicas that serve it, those fenced with the reason, and seconds it took."""
+
+    number: int
+    replicas: int
+    fenced: dict[str, str]
+    seconds: float
+
+
+@dataclass
+class _Member:
+    standing: Standing
+    seen: float
+    fenced: str = ""
+
+
+class ReplicaDirectory:
+    """Membership and publication. `in_force` returns the number of the manifest in force when the directory starts."""
+
+    def __init__(
+        self, in_force: Callable[[], int], *, lease_seconds: float = 30.0, prepare_timeout_seconds: float = 60.0
+    ) -> None:
+        self._committed = in_force()
+        self._preparing: int | None = None
+        self._lease, self._timeout = lease_seconds, prepare_timeout_seconds
+        self._members: dict[str, _Member] = {}
+        self._changed = asyncio.Condition()
+        self._publishing = asyncio.Lock()
+
+    async def next_order(self, replica: str, standing: Standing, wait_seconds: float = 2.0) -> Order:
+        """Record where a replica stands and return its next order, waiting up to `wait_seconds` for one."""
+        async with self._changed:
+            member = self._members.setdefault(replica, _Member(standing, time.monotonic()))
+            member.standing, member.seen = standing, time.monotonic()
+            self._changed.notify_all()
+            deadline = time.monotonic() + wait_seconds
+            while (order := self._order(member)).action == "stay" and (left := deadline - time.monotonic()) > 0:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), left)
+                except TimeoutError:
+                    break
+            member.seen = time.monotonic()
+            return order
+
+    async def leave(self, replica: str) -> None:
+        """Forget a replica that shuts down."""
+        async with self._changed:
+            self._members.pop(replica, None)
+            self._changed.notify_all()
+
+    async def replicas(self) -> dict[str, dict[str, object]]:
+        """Return the live replicas: manifest served, and the reason where one is fenced."""
+        return {
+            name: {"manifest": member.standing.serves, "fenced": member.fenced or None}
+            for name, member in self._live().items()
+        }
+
+    async def publish(self, number: int) -> PublicationReport:
+        """Bring every live replica to manifest `number`.
+
+        Raises `PublicationFailed` when there are replicas and none of them could prepare it; all stay where they were.
+        """
+        async with self._publishing:
+            started = time.monotonic()
+            self._preparing = number
+            try:
+                await self._wait_for(lambda m: self._is_prepared(m, number) or m.standing.failed == number)
+                ready = [name for name, m in self._serving().items() if self._is_prepared(m, number)]
+                if self._serving() and not ready:
+                    reasons = {n: m.standing.failure or "no answer in time" for n, m in self._serving().items()}
+                    raise PublicationFailed(f"manifest {number}: no replica could prepare it: {reasons}")
+                self._fence_unless(lambda m: self._is_prepared(m, number), number)
+                self._committed = number
+            finally:
+                self._preparing = None
+            await self._wait_for(lambda m: m.standing.serves >= number)
+            self._fence_unless(lambda m: m.standing.serves >= number, number)
+            return PublicationReport(
+                number=number,
+                replicas=len(self._serving()),
+                fenced={name: member.fenced for name, member in self._members.items() if member.fenced},
+                seconds=time.monotonic() - started,
+            )
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _order(self, member: _Member) -> Order:
+        standing = member.standing
+        if member.fenced:
+            return Order("fence", standing.serves, member.fenced)
+        if (number := self._preparing) is not None and not self._is_prepared(member, number):
+            return Order("stay") if standing.failed == number else Order("prepare", number)
+        if self._preparing is None and standing.serves < self._committed:
+            if standing.failed == self._committed:
+                return Order("fence", standing.serves, standing.failure)
+            return Order("commit" if standing.prepared == self._committed else "prepare", self._committed)
+        return Order("stay", standing.serves)
+
+    @staticmethod
+    def _is_prepared(member: _Member, number: int) -> bool:
+        return member.standing.prepared == number or member.standing.serves >= number
+
+    def _live(self) -> dict[str, _Member]:
+        now = time.monotonic()
+        return {name: member for name, member in self._members.items() if now - member.seen <= self._lease}
+
+    def _serving(self) -> dict[str, _Member]:
+        return {name: member for name, member in self._live().items() if not member.fenced}
+
+    def _fence_unless(self, good: Callable[[_Member], bool], number: int) -> None:
+        for member in self._serving().values():
+            if not good(member):
+                failure = member.standing.failure if member.standing.failed == number else "no answer in time"
+                member.fenced = f"manifest {number}: {failure}"
+
+    async def _wait_for(self, done: Callable[[_Member], bool]) -> None:
+        deadline = time.monotonic() + self._timeout
+        async with self._changed:
+            self._changed.notify_all()
+            while not all(done(member) for member in self._serving().values()):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                try:
+                    await asyncio.wait_for(self._changed.wait(), min(left, 1.0))
+                except TimeoutError:
+                    continue

@@ -1,0 +1,1 @@
+"""The one place that builds and wires: Ray, Serve, placement, supervision, the command line."""
