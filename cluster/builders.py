@@ -1,0 +1,222 @@
+"""From settings to parts: the only place that translates the configuration's names into constructor arguments.
+
+Every process of the system calls these with the same settings, so all of them see the same base, the same features and
+the same stream. Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from actors.coordinator import ClosingRule, CoordinatorOptions
+from actors.ingest import IngestOptions, StartAt
+from configs.settings import Settings
+from learning.contract import Learner
+from learning.features import FeatureExtractor, Standardisation, base_digest
+from learning.gate import Gate
+from learning.lora import LoraLearner
+from learning.template import PromptTemplate
+from registry.manifests import BaseRevision, Manifest
+from registry.store import Registry
+from serving.options import EngineOptions
+from streaming.dead_letters import DeadLetters
+from streaming.kafka import KafkaOptions
+from streaming.location import StreamLocation, open_dead_letters, open_sink, open_source
+from streaming.source import RecordSink, RecordSource
+
+STANDARDISATION = "standardisation.safetensors"
+
+
+def registry_root(settings: Settings) -> Path:
+    """Return the folder of the registry."""
+    return settings.home / "registry"
+
+
+def template(settings: Settings) -> PromptTemplate:
+    """Return the template by which prompts are rendered, in training and in serving."""
+    return PromptTemplate(
+        settings.base.model, chat_template=settings.base.chat_template, terminator=settings.base.terminator
+    )
+
+
+@lru_cache(maxsize=2)
+def _digest(model: str) -> str:
+    return base_digest(model)
+
+
+def base_revision(settings: Settings) -> BaseRevision:
+    """Return the base model as a manifest names it."""
+    return BaseRevision(model=settings.base.model, revision="r0", digest=_digest(settings.base.model))
+
+
+def bare_extractor(settings: Settings) -> FeatureExtractor:
+    """Return the feature extractor before its standardisation is fitted."""
+    features = settings.features
+    return FeatureExtractor(
+        settings.base.model,
+        layers=features.layers,
+        poolings=features.poolings,
+        expansion=features.expansion,
+        seed=features.seed,
+        max_tokens=features.max_tokens,
+        batch_size=features.batch_size,
+        dtype=features.dtype,
+        device=features.device,
+        template_digest=template(settings).digest,
+    )
+
+
+def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest], FeatureExtractor]:
+    """Return the function by which a replica gets the extractor of a manifest; it loads the lower layers once."""
+    loaded: list[FeatureExtractor] = []
+
+    def extractor(manifest: Manifest) -> FeatureExtractor:
+        if not loaded:
+            frozen = registry.frozen(STANDARDISATION)
+            if frozen is None:
+                raise FileNotFoundError(
+                    f"manifest {manifest.number} has a router, but the registry has no {STANDARDISATION}; "
+                    "restore the registry's folder"
+                )
+            loaded.append(bare_extractor(settings).with_standardisation(Standardisation.from_bytes(frozen)))
+        return loaded[0]
+
+    return extractor
+
+
+def learner(settings: Settings) -> Learner:
+    """Return the learning method."""
+    chosen = settings.learner
+    return LoraLearner(
+        settings.base.model,
+        template(settings),
+        frozen_layers=chosen.frozen_layers,
+        rank=chosen.rank,
+        alpha=chosen.alpha,
+        dropout=chosen.dropout,
+        targets=chosen.targets,
+        learning_rate=chosen.learning_rate,
+        batch_size=chosen.batch_size,
+        max_steps=chosen.max_steps,
+        max_epochs=chosen.max_epochs,
+        schedule=chosen.schedule,
+        warmup_steps=chosen.warmup_steps,
+        weight_decay=chosen.weight_decay,
+        patience=chosen.patience,
+        evaluate_every=chosen.evaluate_every,
+        max_tokens=chosen.max_tokens,
+        dtype=chosen.dtype,
+        device=chosen.device,
+        threads=chosen.threads,
+    )
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """Return what the engine of a replica is started with."""
+    serving = settings.serving
+    return EngineOptions(
+        model=settings.base.model,
+        dtype=settings.base.dtype,
+        max_model_len=settings.base.max_model_len,
+        chat_template=settings.base.chat_template,
+        terminator=settings.base.terminator,
+        max_loras=serving.max_loras,
+        max_cpu_loras=serving.max_cpu_loras,
+        max_lora_rank=serving.max_lora_rank,
+        max_num_seqs=serving.max_num_seqs,
+        kv_cache_bytes=serving.kv_cache_bytes,
+        gpu_memory_utilization=serving.gpu_memory_utilization,
+        enforce_eager=serving.enforce_eager,
+        threads=serving.threads,
+        extra=dict(serving.engine),
+        tool_call_parser=serving.tool_call_parser,
+        reasoning_parser=serving.reasoning_parser,
+    )
+
+
+def ingest_options(settings: Settings) -> IngestOptions:
+    """Return the limits of an ingest worker."""
+    ingest = settings.ingest
+    return IngestOptions(
+        max_record_bytes=ingest.max_record_bytes,
+        poll_records=ingest.poll_records,
+        block_rows=ingest.block_rows,
+        spool_limit=ingest.spool_limit,
+        held_out_fraction=ingest.held_out_fraction,
+        standardise_examples=settings.features.standardise_examples,
+    )
+
+
+def coordinator_options(settings: Settings) -> CoordinatorOptions:
+    """Return the rules by which domains close, are judged and are kept."""
+    closing = settings.closing
+    return CoordinatorOptions(
+        closing=ClosingRule(closing.count, closing.quiet_seconds, closing.settle_seconds),
+        gate=Gate(min_gain=settings.gate.min_gain),
+        learner_name=settings.learner.kind,
+        seed=settings.learner.seed,
+        keep_snapshots=settings.registry.keep_snapshots,
+        keep_manifests=settings.registry.keep_manifests,
+    )
+
+
+# -- the stream -------------------------------------------------------------------------------------------------------
+
+
+def stream_location(settings: Settings) -> StreamLocation:
+    """Return where the stream lives."""
+    stream = settings.stream
+    if stream.kind == "kafka":
+        return StreamLocation("kafka", stream.topic, bootstrap=stream.bootstrap)
+    return StreamLocation("embedded", stream.topic, path=settings.home / "stream.sqlite")
+
+
+def kafka_options(settings: Settings) -> KafkaOptions | None:
+    """Return how the broker is spoken to; user name and password come from the environment and nowhere else."""
+    stream = settings.stream
+    if stream.kind != "kafka":
+        return None
+    return KafkaOptions(
+        bootstrap=stream.bootstrap or "",
+        security_protocol=stream.security_protocol,
+        sasl_mechanism=stream.sasl_mechanism,
+        sasl_username=os.environ.get("ANABRANCH_KAFKA_USERNAME"),
+        sasl_password=os.environ.get("ANABRANCH_KAFKA_PASSWORD"),
+        ssl_cafile=str(stream.ssl_cafile) if stream.ssl_cafile else None,
+        ssl_certfile=str(stream.ssl_certfile) if stream.ssl_certfile else None,
+        ssl_keyfile=str(stream.ssl_keyfile) if stream.ssl_keyfile else None,
+        session_timeout_ms=stream.session_timeout_ms,
+        max_poll_interval_ms=stream.max_poll_interval_ms,
+        client_id=f"anabranch-{settings.name}",
+    )
+
+
+def source(settings: Settings, index: int) -> Callable[[StartAt], RecordSource]:
+    """Return what opens the source of ingest worker `index`."""
+
+    def open_at(start_at: StartAt) -> RecordSource:
+        return open_source(
+            stream_location(settings),
+            group=settings.stream.group,
+            start_at=start_at,
+            member=index,
+            members=settings.ingest.workers,
+            options=kafka_options(settings),
+        )
+
+    return open_at
+
+
+def sink(settings: Settings) -> RecordSink:
+    """Return a sink of the stream."""
+    return open_sink(stream_location(settings), options=kafka_options(settings))
+
+
+def dead_letters(settings: Settings) -> DeadLetters:
+    """Return the stream's dead letters."""
+    return open_dead_letters(stream_location(settings), options=kafka_options(settings))
+
+

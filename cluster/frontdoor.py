@@ -1,0 +1,104 @@
+"""The replicas on Ray Serve: each process holds one engine, its scorer and the whole OpenAI surface.
+
+Serve gives HTTP, load balancing, health checks and replacement; the application behind it is `serving`'s, built when
+the replica starts. So a request crosses one process border, and routing costs no remote call.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import HTTPOptions
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cluster.remote import AsyncRemote
+from configs.settings import Settings
+
+
+class LateApplication:
+    """An ASGI application that is put in place after Serve has taken it, once this process's engine runs."""
+
+    def __init__(self) -> None:
+        self.inner: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.inner is not None:
+            await self.inner(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]})
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+APPLICATION = LateApplication()
+
+
+async def _application(scope: Scope, receive: Receive, send: Send) -> None:
+    # Serve copies what it is given into the replica's process; the module's own object is the one that is filled there.
+    from cluster.frontdoor import APPLICATION as here
+
+    await here(scope, receive, send)
+
+
+@serve.deployment
+@serve.ingress(_application)
+class FrontDoor:
+    """One replica: engine, scorer, leases, HTTP."""
+
+    async def __init__(self, settings: Settings, coordinator: Any, directory: Any) -> None:
+        from actors.replica import Replica
+        from cluster import builders, frontdoor
+        from cluster.control import ClusterControl
+        from registry.store import Registry
+        from serving.frontdoor import build_app
+        from serving.service import RoutedService
+
+        registry = Registry(builders.registry_root(settings))
+        service = await RoutedService.start(
+            builders.engine_options(settings), registry, builders.extractor_for(settings, registry)
+        )
+        name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._replica = Replica(name, service, AsyncRemote(directory))
+        await self._replica.join()
+        frontdoor.APPLICATION.inner = build_app(service, ClusterControl(settings, coordinator))
+
+    async def check_health(self) -> None:
+        """Serve replaces a replica whose health check raises."""
+        if self._replica.fatal is not None:
+            raise RuntimeError(f"fenced: {self._replica.fatal}")
+        await self._replica.service.health()
+
+    async def __del__(self) -> None:
+        await self._replica.leave()
+
+
+def application(settings: Settings, coordinator: Any, directory: Any) -> Application:
+    """Return the Serve application of all replicas."""
+    serving = settings.serving
+    return FrontDoor.options(  # type: ignore[attr-defined]
+        num_replicas=serving.replicas,
+        max_ongoing_requests=max(4 * serving.max_num_seqs, 64),
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=10,
+        ray_actor_options={"num_cpus": serving.num_cpus, "num_gpus": serving.num_gpus},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    ).bind(settings, coordinator, directory)
+
+
+def http_options(settings: Settings, port: int) -> HTTPOptions:
+    """Return where Serve listens."""
+    return HTTPOptions(host=settings.serving.host, port=port)

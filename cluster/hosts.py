@@ -1,0 +1,86 @@
+"""The actors as Ray runs them: each builds its parts from the settings in its constructor, because a restart after a
+crash runs the constructor again and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.coordinator import Coordinator
+from actors.directory import ReplicaDirectory
+from actors.ingest import Ingest
+from actors.learner import LearnerWorker
+from actors.router import Router
+from actors.spool import Spool
+from cluster import builders
+from cluster.remote import Remote
+from configs.settings import Settings
+from registry.store import Registry
+
+
+class RouterHost(Router):
+    """The router, single writer of the registry."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            Registry(builders.registry_root(settings)),
+            builders.base_revision(settings),
+            ridge=settings.router.ridge,
+            class_weighting=settings.router.class_weighting,
+            abstain_below=settings.router.abstain_below,
+        )
+
+
+class IngestHost(Ingest):
+    """Ingest worker `index`, with its own spool file."""
+
+    def __init__(self, settings: Settings, index: int, router: Any) -> None:
+        super().__init__(
+            builders.source(settings, index),
+            builders.dead_letters(settings),
+            Spool(settings.home / "spool" / f"ingest-{index}.sqlite"),
+            builders.bare_extractor(settings),
+            builders.template(settings),
+            Remote(router),
+            builders.ingest_options(settings),
+        )
+        self.start()
+
+
+
+class LearnerHost(LearnerWorker):
+    """Learner worker `index`."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        super().__init__(builders.learner(settings), settings.home / "work" / f"learner-{index}")
+
+
+class DirectoryHost(ReplicaDirectory):
+    """The replica directory; its methods run on the actor's event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        registry = Registry(builders.registry_root(settings))
+
+        def in_force() -> int:
+            manifest = registry.current()
+            return manifest.number if manifest else 0
+
+        super().__init__(in_force, prepare_timeout_seconds=settings.serving.prepare_timeout_seconds)
+
+
+class CoordinatorHost(Coordinator):
+    """The coordinator, with handles of everyone it directs."""
+
+    def __init__(
+        self, settings: Settings, ingests: list[Any], router: Any, learners: list[Any], directory: Any
+    ) -> None:
+        super().__init__(
+            Registry(builders.registry_root(settings)),
+            builders.base_revision(settings),
+            [Remote(handle) for handle in ingests],
+            Remote(router),
+            [Remote(handle) for handle in learners],
+            Remote(directory),
+            builders.coordinator_options(settings),
+        )
+        self.start()

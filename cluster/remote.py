@@ -1,0 +1,42 @@
+"""Handles of remote actors in the shape of the ports that the actors were written against.
+
+An actor's class knows only its peers' methods. `Remote` makes a Ray handle answer to them by waiting for the result,
+`AsyncRemote` by awaiting it; errors arrive as the classes they were raised as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+
+class Remote:
+    """A Ray actor whose methods are called like those of a local object."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = getattr(self._handle, name)
+        return lambda *args, **kwargs: ray.get(method.remote(*args, **kwargs))
+
+
+class AsyncRemote:
+    """A Ray actor whose methods are awaited."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = getattr(self._handle, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await method.remote(*args, **kwargs)
+
+        return call
