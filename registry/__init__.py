@@ -1,0 +1,1 @@
+"""What has been learned and what is in service, as files: adapters, manifests, router snapshots."""

@@ -1,0 +1,203 @@
+"""Adapters on disk: plain PEFT folders under names that never mean other weights.
+
+`adapters/<domain>@v<N>-<digest8>/` holds `adapter_config.json`, `adapter_model.safetensors` and, of our own,
+`anabranch.json` with the facts of its training. What this module does not know: which adapter is in service.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from registry.atomic import Staging, discard, exclusive, place_folder, write_file
+from registry.errors import DigestMismatch, RegistryError, UnknownAdapter
+from registry.manifest import Record, Route, Sha256, Slug, adapter_name
+from registry.tensors import check_layout
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+FACTS = "anabranch.json"
+_NAME = re.compile(r"^(?P<domain>[a-z0-9][a-z0-9_-]{0,62})@v(?P<version>[1-9]\d*)-[0-9a-f]{8}$")
+
+
+class AdapterFacts(Record):
+    """How a version came about and what the gate said of it."""
+
+    domain: Slug
+    version: int = Field(ge=1)
+    status: Literal["accepted", "rejected"]
+    """What the gate decided; only an accepted version may be routed to."""
+    reason: str = ""
+    """The gate's words."""
+    rank: int = Field(ge=1)
+    base_digest: str
+    """Digest of the base model that the adapter was trained on."""
+    learner: str
+    """Method that trained it."""
+    train_examples: int = Field(ge=0)
+    held_out_examples: int = Field(ge=0)
+    figures: dict[str, float] = Field(default_factory=dict)
+    """Losses (nats a token), exact matches (0 to 1) and durations (seconds) by name."""
+    created_at: AwareDatetime
+
+
+class _Stored(Record):
+    """What `anabranch.json` holds."""
+
+    format: Literal[1] = 1
+    digest: Sha256
+    facts: AdapterFacts
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One version of a domain's adapter, as it lies in the registry."""
+
+    name: str
+    domain: str
+    version: int
+    path: Path
+    digest: str
+    facts: AdapterFacts
+
+    def verify(self) -> None:
+        """Read the files again; DigestMismatch unless they are what was added."""
+        found = digest_of(*_read(self.path))
+        if found != self.digest:
+            raise DigestMismatch(
+                f"adapter {self.name} in {self.path}: expected sha256 {self.digest}, got {found}; "
+                "the files were changed: restore them or train the domain again"
+            )
+
+    def route(self, *, pinned: bool = False) -> Route:
+        """A manifest's entry for this version."""
+        return Route(adapter=self.name, digest=self.digest, rank=self.facts.rank, version=self.version, pinned=pinned)
+
+
+class AdapterStore:
+    """The folder of adapters. Anyone may read; adding takes the registry's lock."""
+
+    def __init__(self, folder: Path, staging: Staging, lock: Path) -> None:
+        self._folder = folder
+        self._staging = staging
+        self._lock = lock
+
+    def add(self, domain: str, version: int, folder: Path, facts: AdapterFacts) -> Adapter:
+        """Copy a PEFT folder in, whole or not at all.
+
+        The same content for the same (domain, version) returns what is there, so that an interrupted caller may try
+        again; other content, or another verdict on it, raises RegistryError.
+        """
+        if (facts.domain, facts.version) != (domain, version):
+            raise RegistryError(
+                f"adapter {domain} version {version}: the facts speak of {facts.domain} version {facts.version}; "
+                "give the facts of this version"
+            )
+        config, weights = _read(folder)
+        _check_config(folder / CONFIG, config, facts)
+        check_layout(weights, str(folder / WEIGHTS))
+        digest = digest_of(config, weights)
+        stored = _Stored(digest=digest, facts=facts)
+        name = adapter_name(domain, version, digest)
+        staged = self._staging.place(name)
+        with exclusive(self._lock):
+            for existing in self.select(domain):
+                if existing.version == version:
+                    return _same(existing, digest, facts)
+            try:
+                staged.mkdir()
+                write_file(staged / CONFIG, config)
+                write_file(staged / WEIGHTS, weights)
+                write_file(staged / FACTS, (stored.model_dump_json(indent=1) + "\n").encode())
+                place_folder(staged, self._folder / name)
+            except BaseException:
+                discard(staged)
+                raise
+        return self.get(name)
+
+    def select(self, domain: str | None = None) -> list[Adapter]:
+        """Adapters by domain and version; those of one domain if it is named."""
+        names = [
+            path.name
+            for path in self._folder.iterdir()
+            if (match := _NAME.match(path.name)) and domain in (None, match["domain"])
+        ]
+        found = []
+        for name in names:
+            try:
+                found.append(self.get(name))
+            except UnknownAdapter:
+                # Pruned between listing and reading.
+                continue
+        return sorted(found, key=lambda adapter: (adapter.domain, adapter.version))
+
+    def get(self, name: str) -> Adapter:
+        """The adapter of that full name; raises UnknownAdapter."""
+        match = _NAME.match(name)
+        path = self._folder / name
+        if match is None or not path.is_dir():
+            raise UnknownAdapter(
+                f"adapter {name!r}: not in {self._folder}; expected a full name such as news@v1-0a1b2c3d, "
+                "list the adapters for those there are"
+            )
+        try:
+            stored = _Stored.model_validate_json((path / FACTS).read_bytes())
+        except FileNotFoundError as error:
+            if not path.is_dir():
+                raise UnknownAdapter(f"adapter {name!r}: was pruned from {self._folder} just now") from error
+            raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is missing; restore it") from error
+        except ValidationError as error:
+            raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is damaged ({error.title}); restore it") from error
+        facts = stored.facts
+        if adapter_name(facts.domain, facts.version, stored.digest) != name:
+            raise DigestMismatch(
+                f"adapter {name} in {path}: {FACTS} speaks of "
+                f"{adapter_name(facts.domain, facts.version, stored.digest)}; restore the folder"
+            )
+        return Adapter(name, facts.domain, facts.version, path, stored.digest, facts)
+
+
+def digest_of(config: bytes, weights: bytes) -> str:
+    """sha256 over the two PEFT files, each with its name and length, so that no byte can move between them."""
+    digest = hashlib.sha256()
+    for name, content in ((CONFIG, config), (WEIGHTS, weights)):
+        digest.update(f"{name}:{len(content)}:".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _read(folder: Path) -> tuple[bytes, bytes]:
+    try:
+        return (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise RegistryError(
+            f"{folder}: expected a PEFT folder with {CONFIG} and {WEIGHTS}, got {error}; save it as safetensors"
+        ) from error
+
+
+def _check_config(path: Path, config: bytes, facts: AdapterFacts) -> None:
+    try:
+        parsed = json.loads(config)
+    except ValueError as error:
+        raise RegistryError(f"{path}: expected JSON, got {error}; save the adapter again") from error
+    rank = parsed.get("r") if isinstance(parsed, dict) else None
+    if rank != facts.rank:
+        raise RegistryError(f"{path}: expected rank {facts.rank} as in the facts, got r={rank!r}; correct the facts")
+
+
+def _same(existing: Adapter, digest: str, facts: AdapterFacts) -> Adapter:
+    if existing.digest != digest:
+        raise RegistryError(
+            f"adapter {existing.domain} version {existing.version}: {existing.name} is there with other content "
+            f"(sha256 {existing.digest[:8]}, got {digest[:8]}); add it under the next version"
+        )
+    if existing.facts.status != facts.status:
+        raise RegistryError(
+            f"adapter {existing.name}: is there as {existing.facts.status}, got {facts.status}; "
+            "a verdict is final, add the retrained adapter under the next version"
+        )
+    return existing

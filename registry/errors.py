@@ -1,0 +1,21 @@
+"""The errors of this package; each message says what, where, expected and got, and the remedy."""
+
+
+class RegistryError(Exception):
+    """Root of this package's errors."""
+
+
+class UnknownAdapter(RegistryError):
+    """No adapter of that name is in the registry."""
+
+
+class UnknownManifest(RegistryError):
+    """No manifest of that number was committed, or it has been pruned."""
+
+
+class DigestMismatch(RegistryError):
+    """The content of a file is not what was written: the disk or a person has changed it."""
+
+
+class CommitConflict(RegistryError):
+    """The manifest does not follow the current one: somebody else has committed in between."""

@@ -1,0 +1,129 @@
+"""One manifest: everything that answers a request, named together and never changed.
+
+A manifest names a base revision, the router and one adapter for each domain, by digest. What this module does not
+know: files; and how a router scores or an adapter is loaded.
+"""
+
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from registry.errors import RegistryError
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """What all stored records share: frozen, closed, and able to write down a loss that is not a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings", protected_namespaces=())
+
+
+class BaseRevision(Record):
+    """The base model that the adapters of a manifest are additions to."""
+
+    model: str = Field(min_length=1)
+    """Folder or hub name."""
+    revision: str = "0"
+    """Which state of that model; an update of all weights would be a new one."""
+    digest: str = ""
+    """Digest over configuration, weights and tokenizer; adapters and router statistics carry the same."""
+
+
+class Route(Record):
+    """The adapter that answers for a domain."""
+
+    adapter: str
+    """Full immutable name, `domain@vN-digest8`."""
+    digest: Sha256
+    """sha256 over the adapter's files."""
+    rank: int = Field(ge=1)
+    version: int = Field(ge=1)
+    pinned: bool = False
+    """Whether an operator holds this version against newer ones."""
+
+
+class RouterRef(Record):
+    """The router's weights, a file of the registry."""
+
+    fingerprint: str
+    """Fingerprint of the features that the weights belong to."""
+    abstain_below: float = Field(default=0.0, allow_inf_nan=False)
+    """Top score under which a prompt goes to the base model."""
+    path: str = ""
+    """Relative to the registry's root; filled in by `Registry.commit`."""
+    digest: str = ""
+    """sha256 of the file; filled in by `Registry.commit`."""
+
+    @model_validator(mode="after")
+    def _stays_inside(self) -> Self:
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"router path: expected one relative to the registry's root, got {self.path!r}")
+        return self
+
+
+class Manifest(Record):
+    """What is in service from one publication to the next."""
+
+    format: Literal[1] = 1
+    """Layout of this record; a reader refuses one that it does not know."""
+    number: int = Field(ge=1)
+    """Counts publications without a gap, from 1."""
+    parent: int | None = Field(default=None, ge=1)
+    """The manifest before; None for the first."""
+    created_at: AwareDatetime
+    base: BaseRevision
+    routes: dict[Slug, Route] = Field(default_factory=dict)
+    """Adapter by domain; a domain without a route is not served, whatever the router has learned of it."""
+    router: RouterRef | None = None
+    features_digest: str | None = None
+    """Digest of the frozen feature standardisation."""
+    examples: dict[Slug, int] = Field(default_factory=dict)
+    """Examples in the router's statistics, by domain."""
+    reason: str = ""
+    """What was published, for people."""
+
+    @model_validator(mode="after")
+    def _routes_agree(self) -> Self:
+        for domain, route in self.routes.items():
+            expected = adapter_name(domain, route.version, route.digest)
+            if route.adapter != expected:
+                raise ValueError(f"route of {domain}: expected adapter {expected}, got {route.adapter}")
+        return self
+
+    def to_json(self) -> str:
+        """Canonical text: equal manifests give equal text."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Self:
+        """The manifest written by `to_json`; RegistryError names `where` and the first problem."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first: Any = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"]) or "manifest"
+            raise RegistryError(
+                f"{where}: {key}: {first['msg']}, got {first['input']!r:.60}; "
+                "the file is damaged or from a newer Anabranch: restore or upgrade"
+            ) from error
+
+
+def adapter_name(domain: str, version: int, digest: str) -> str:
+    """`domain@vN-digest8`: never the same for different weights, as the engine's prefix cache demands."""
+    return f"{domain}@v{version}-{digest[:8]}"
+
+
+def is_after(manifest: Manifest, current: Manifest | None) -> bool:
+    """Whether `manifest` is the next one after `current`."""
+    expected_parent = current.number if current else None
+    return manifest.parent == expected_parent and manifest.number == (expected_parent or 0) + 1
+
+
+def retained_since(manifests: list[Manifest]) -> datetime | None:
+    """When the oldest of these was made."""
+    return min((manifest.created_at for manifest in manifests), default=None)

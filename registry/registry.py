@@ -1,0 +1,337 @@
+"""The registry: one writer publishes, any number of readers on any machine see the old state or the new.
+
+    adapters/<domain>@v<N>-<digest8>/   immutable PEFT folders
+    routers/NNNNNN.safetensors          the weights that manifest NNNNNN routes with
+    manifests/NNNNNN.json               history, readable by people
+    snapshots/NNNNNN.safetensors        router state + watermarks + manifest: its rename IS the commit
+    frozen/<name>                       written once, for good
+    staging/                            unfinished writes; nobody reads here
+
+A crash before the rename leaves files of a number that was never committed; they are not listed, and the next commit
+of that number replaces them. What this module does not know: how anything in the files is used; what a watermark is.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from registry.adapters import Adapter, AdapterFacts, AdapterStore
+from registry.atomic import Staging, claim_file, discard, exclusive, remove_folder, replace_file, sync_folder
+from registry.errors import CommitConflict, DigestMismatch, RegistryError, UnknownManifest
+from registry.manifest import Manifest, RouterRef, is_after
+from registry.retention import Retention, retain
+from registry.snapshots import Snapshot, read_manifest
+
+_FROZEN_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,127}$")
+_FOLDERS = ("adapters", "routers", "manifests", "snapshots", "frozen", "staging")
+
+
+class Registry:
+    """The files under one root. Cheap to open; safe to open in as many processes as needed."""
+
+    def __init__(self, root: Path, *, writer: bool = False) -> None:
+        """Open, and create where there is nothing. `writer` also sweeps what interrupted writes have left behind."""
+        self.root = Path(root).absolute()
+        try:
+            self._create()
+        except OSError as error:
+            raise RegistryError(f"{self.root}: expected a folder to write to, got {error}; correct the path") from error
+        self._staging = Staging(self.root / "staging")
+        self._lock = self.root / "lock"
+        self._adapters = AdapterStore(self.root / "adapters", self._staging, self._lock)
+        if writer:
+            self._staging.sweep()
+
+    def _create(self) -> None:
+        missing = [self.root / name for name in _FOLDERS if not (self.root / name).is_dir()]
+        if missing:
+            new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+            for folder in missing:
+                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, *(folder.parent for folder in new)):
+                sync_folder(folder)
+
+    # Adapters
+
+    def add_adapter(self, domain: str, version: int, folder: Path, facts: AdapterFacts) -> Adapter:
+        """Copy a PEFT folder in under its immutable name, whole or not at all; see `AdapterStore.add`."""
+        return self._adapters.add(domain, version, folder, facts)
+
+    def adapters(self, domain: str | None = None) -> list[Adapter]:
+        """All adapters, rejected ones included, by domain and version; those of one domain if it is named."""
+        return self._adapters.select(domain)
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter of that full name; raises UnknownAdapter."""
+        return self._adapters.get(name)
+
+    # Publication
+
+    def commit(
+        self,
+        manifest: Manifest,
+        weights: bytes | None,
+        tensors: Mapping[str, np.ndarray[Any, Any]],
+        metadata: Mapping[str, str],
+    ) -> Manifest:
+        """Publish `manifest` with the router's state, durably and in one step; returns it with the router's file named.
+
+        `weights` are the router's for this manifest; None keeps the file that `manifest.router` names, or no router.
+        The same commit again, after an interruption, returns what was committed. Raises CommitConflict if the
+        manifest does not follow the current one, UnknownAdapter or DigestMismatch if what it names is not there.
+        """
+        with exclusive(self._lock):
+            current = self.current()
+            complete = self._with_router(manifest, weights)
+            snapshot = Snapshot(complete, dict(tensors), dict(metadata))
+            if current is not None and current.number == complete.number:
+                return self._repeated(snapshot, current)
+            if not is_after(complete, current):
+                stands = f"manifest {current.number}" if current else "no manifest"
+                raise CommitConflict(
+                    f"{self.root}: manifest {complete.number} with parent {complete.parent} does not follow: "
+                    f"current is {stands}; read it and commit the next number"
+                )
+            self._check_routes(complete, current)
+            content = snapshot.to_bytes()
+            if weights is not None and complete.router is not None:
+                replace_file(self._staging, self.root / complete.router.path, weights)
+            replace_file(self._staging, self._manifest_path(complete.number), complete.to_json().encode())
+            replace_file(self._staging, self._snapshot_path(complete.number), content)
+            return complete
+
+    def current(self) -> Manifest | None:
+        """The manifest in force: that of the highest whole snapshot; None before the first."""
+        while True:
+            numbers = self._snapshot_numbers()
+            for number in reversed(numbers):
+                try:
+                    manifest, _ = read_manifest(self._snapshot_path(number))
+                except DigestMismatch:
+                    # Cut short, so it was never committed, or the disk lost it: the one before is in force.
+                    continue
+                except FileNotFoundError:
+                    break
+                return manifest
+            else:
+                return None
+            # A commit and a prune have passed since the listing: look again.
+
+    def manifest(self, number: int) -> Manifest:
+        """A committed manifest; raises UnknownManifest if it never was or is pruned."""
+        current = self.current()
+        if current is not None and number == current.number:
+            return current
+        path = self._manifest_path(number)
+        try:
+            # A file above the current number belongs to an interrupted commit.
+            if current is None or number > current.number:
+                raise FileNotFoundError
+            return Manifest.from_json(path.read_bytes(), str(path))
+        except FileNotFoundError as error:
+            newest = f"the current is {current.number}" if current else "there is none yet"
+            raise UnknownManifest(f"manifest {number}: not in {self.root}; {newest}, older ones are pruned") from error
+
+    def manifests(self) -> list[Manifest]:
+        """Committed manifests that are still kept, oldest first."""
+        current = self.current()
+        if current is None:
+            return []
+        numbers = [number for number in _numbers(self.root / "manifests", ".json") if number < current.number]
+        found = []
+        for number in numbers:
+            try:
+                found.append(self.manifest(number))
+            except UnknownManifest:
+                # Pruned between listing and reading.
+                continue
+        return [*found, current]
+
+    def snapshot(self, number: int | None = None) -> Snapshot | None:
+        """The router's state as published with manifest `number`, checked to the last byte; None means the current.
+
+        None is returned before the first commit; UnknownManifest is raised for a number that is not kept.
+        """
+        while True:
+            current = self.current()
+            if current is None and number is None:
+                return None
+            wanted = current.number if current and number is None else number
+            try:
+                if wanted is None or current is None or wanted > current.number:
+                    raise FileNotFoundError
+                return Snapshot.read(self._snapshot_path(wanted))
+            except FileNotFoundError as error:
+                if number is None:
+                    continue
+                raise UnknownManifest(
+                    f"snapshot {number}: not in {self.root}; kept are {self._snapshot_numbers()}"
+                ) from error
+
+    def weights(self, manifest: Manifest) -> bytes:
+        """The router's weights that `manifest` routes with; raises DigestMismatch, or RegistryError if it has none."""
+        if manifest.router is None:
+            raise RegistryError(f"manifest {manifest.number}: has no router; nothing was learned yet")
+        return self._read_weights(manifest.number, manifest.router)
+
+    # What is written once
+
+    def freeze(self, name: str, content: bytes) -> bytes:
+        """Write `content` under `name` unless somebody was first, and return what is there for good."""
+        return claim_file(self._staging, self._frozen_path(name), content)
+
+    def frozen(self, name: str) -> bytes | None:
+        """What was frozen under `name`, or None."""
+        try:
+            return self._frozen_path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    # What is forgotten
+
+    def prune(self, keep_snapshots: int = 2, keep_manifests: int = 20, in_use: Collection[str] = ()) -> list[str]:
+        """Remove what `retention` lets go; returns the paths removed, relative to the root.
+
+        `in_use` are full adapter names that somebody still serves. What the current manifest names always stays.
+        """
+        if keep_snapshots < 1 or keep_manifests < 1:
+            raise RegistryError(f"prune: expected to keep at least 1, got {keep_snapshots} and {keep_manifests}")
+        with exclusive(self._lock):
+            manifests = self.manifests()
+            if not manifests:
+                return []
+            current = manifests[-1].number
+            kept = retain(
+                manifests,
+                [number for number in self._snapshot_numbers() if number <= current],
+                self.adapters(),
+                keep_snapshots=keep_snapshots,
+                keep_manifests=keep_manifests,
+                in_use=in_use,
+            )
+            return self._remove_all_but(kept, current)
+
+    def _remove_all_but(self, kept: Retention, current: int) -> list[str]:
+        # From what refers to what is referred to, so that an interruption leaves orphans and nothing dangling.
+        # Numbers above the current one belong to a commit that was interrupted and will be made again.
+        doomed = [
+            *(self._snapshot_path(n) for n in self._snapshot_numbers() if n <= current and n not in kept.snapshots),
+            *(
+                self._manifest_path(n)
+                for n in _numbers(self.root / "manifests", ".json")
+                if n <= current and n not in kept.manifests
+            ),
+            *(
+                self._router_path(n)
+                for n in _numbers(self.root / "routers", ".safetensors")
+                if n <= current and self._relative(self._router_path(n)) not in kept.routers
+            ),
+        ]
+        for path in doomed:
+            discard(path)
+        for folder in {path.parent for path in doomed}:
+            sync_folder(folder)
+        adapters = [adapter.path for adapter in self.adapters() if adapter.name not in kept.adapters]
+        for path in adapters:
+            remove_folder(self._staging, path)
+        return [self._relative(path) for path in (*doomed, *adapters)]
+
+    # Within a commit
+
+    def _with_router(self, manifest: Manifest, weights: bytes | None) -> Manifest:
+        router = manifest.router
+        if weights is None:
+            if router is not None:
+                self._read_weights(manifest.number, router)
+            return manifest
+        if router is None:
+            raise RegistryError(
+                f"manifest {manifest.number}: weights were given, but no router; name its fingerprint in the manifest"
+            )
+        named = RouterRef(
+            fingerprint=router.fingerprint,
+            abstain_below=router.abstain_below,
+            path=self._relative(self._router_path(manifest.number)),
+            digest=hashlib.sha256(weights).hexdigest(),
+        )
+        if router.digest and router.digest != named.digest:
+            raise DigestMismatch(
+                f"manifest {manifest.number}: expected router weights with sha256 {router.digest}, got {named.digest}; "
+                "leave the digest out, commit fills it in"
+            )
+        return manifest.model_copy(update={"router": named})
+
+    def _repeated(self, snapshot: Snapshot, current: Manifest) -> Manifest:
+        path = self._snapshot_path(current.number)
+        if read_manifest(path)[1] != snapshot.digest():
+            raise CommitConflict(
+                f"{self.root}: manifest {current.number} is committed with other content; "
+                "read the current one and commit the next number"
+            )
+        # The first attempt may have been interrupted just before its last fsync.
+        sync_folder(path.parent)
+        return current
+
+    def _check_routes(self, manifest: Manifest, current: Manifest | None) -> None:
+        served = set(current.routes.values()) if current else set()
+        for domain, route in manifest.routes.items():
+            adapter = self.adapter(route.adapter)
+            if adapter.digest != route.digest:
+                raise DigestMismatch(
+                    f"manifest {manifest.number}: route of {domain} expects {route.adapter} with sha256 "
+                    f"{route.digest}, got {adapter.digest}; take the route from the adapter"
+                )
+            if adapter.facts.status != "accepted":
+                raise RegistryError(
+                    f"manifest {manifest.number}: route of {domain} names {route.adapter}, which was rejected "
+                    f"({adapter.facts.reason}); route to an accepted version"
+                )
+            if route not in served:
+                adapter.verify()
+
+    def _read_weights(self, number: int, router: RouterRef) -> bytes:
+        path = self.root / router.path
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RegistryError(f"manifest {number}: router weights in {path}: {error}; restore the file") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != router.digest:
+            raise DigestMismatch(
+                f"manifest {number}: router weights in {path}: expected sha256 {router.digest}, got {found}; "
+                "the file was changed: restore it"
+            )
+        return content
+
+    # Names
+
+    def _snapshot_numbers(self) -> list[int]:
+        return _numbers(self.root / "snapshots", ".safetensors")
+
+    def _snapshot_path(self, number: int) -> Path:
+        return self.root / "snapshots" / f"{number:06d}.safetensors"
+
+    def _manifest_path(self, number: int) -> Path:
+        return self.root / "manifests" / f"{number:06d}.json"
+
+    def _router_path(self, number: int) -> Path:
+        return self.root / "routers" / f"{number:06d}.safetensors"
+
+    def _frozen_path(self, name: str) -> Path:
+        if not _FROZEN_NAME.match(name):
+            raise RegistryError(f"frozen name {name!r}: expected lower case, digits, . _ and -; rename it")
+        return self.root / "frozen" / name
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _numbers(folder: Path, suffix: str) -> list[int]:
+    """Numbers of the numbered files in a folder, ascending."""
+    stems = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
+    return sorted(int(stem) for stem in stems if stem.isdecimal())

@@ -1,0 +1,96 @@
+"""The outside of a safetensors file: its header and whether all of it is there.
+
+Layout: eight bytes little-endian length, that many bytes of JSON, then the tensors without a gap. Reading the header
+alone costs the same for a file of a kilobyte and of a gigabyte. What this module does not know: what tensors mean.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from registry.errors import DigestMismatch
+
+_LENGTH_BYTES = 8
+_LARGEST_HEADER = 100_000_000
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text entries of the file at `path`; DigestMismatch if the file is not whole, FileNotFoundError if absent."""
+    with path.open("rb") as file:
+        prefix = file.read(_LENGTH_BYTES)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < _LENGTH_BYTES or length > _LARGEST_HEADER:
+            raise _damaged(str(path), "no header")
+        header = _parse(file.read(length), length, str(path))
+        size = file.seek(0, 2)
+    return _check(header, length, size, str(path))
+
+
+def check_layout(content: bytes, where: str) -> dict[str, str]:
+    """The text entries of a file's content; DigestMismatch, naming `where`, if it is not whole."""
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    if len(content) < _LENGTH_BYTES or length > _LARGEST_HEADER:
+        raise _damaged(where, "no header")
+    header = _parse(content[_LENGTH_BYTES : _LENGTH_BYTES + length], length, where)
+    return _check(header, length, len(content), where)
+
+
+def encode(tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file's content."""
+    contiguous = {name: np.ascontiguousarray(tensor) if tensor.ndim else tensor for name, tensor in tensors.items()}
+    return bytes(safetensors.numpy.save(contiguous, metadata=dict(metadata)))
+
+
+def decode(content: bytes, where: str) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+    """Tensors and text entries of a file's content; DigestMismatch, naming `where`, if it is not whole."""
+    metadata = check_layout(content, where)
+    try:
+        return safetensors.numpy.load(content), metadata
+    except safetensors.SafetensorError as error:
+        raise _damaged(where, str(error)) from error
+
+
+def digest_of(tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> str:
+    """sha256 over names, types, shapes and values, independent of the order in which they are given."""
+    digest = hashlib.sha256()
+    for key in sorted(metadata):
+        digest.update(json.dumps([key, metadata[key]]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, tensor.dtype.str, tensor.shape]).encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def _parse(text: bytes, length: int, where: str) -> dict[str, Any]:
+    if len(text) < length:
+        raise _damaged(where, "a header cut short")
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise _damaged(where, f"a header that is no JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _damaged(where, "a header that is no mapping")
+    return header
+
+
+def _check(header: dict[str, Any], length: int, size: int, where: str) -> dict[str, str]:
+    metadata = header.pop("__metadata__", {})
+    try:
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise _damaged(where, "a header without offsets") from error
+    expected = _LENGTH_BYTES + length + end
+    if size != expected:
+        raise _damaged(where, f"{size} bytes instead of {expected}")
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
+def _damaged(where: str, found: str) -> DigestMismatch:
+    return DigestMismatch(f"{where}: expected a whole safetensors file, got {found}; restore the file")
