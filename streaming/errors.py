@@ -1,0 +1,39 @@
+"""The errors of `streaming`: one root, one for a record that can't be used, one for a broker that can't be reached.
+
+It does not know where a record came from: `RecordError` speaks of the record, the caller adds topic[partition]@offset.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Reason = Literal[
+    "undecodable",
+    "too-large",
+    "bad-domain",
+    "empty-completion",
+    "bad-record",
+    "unknown-content-type",
+]
+"""Stable slugs: they stand in dead-letter headers and in metric labels, so they are never reworded."""
+
+
+class StreamError(Exception):
+    """Root of this package's errors."""
+
+
+class RecordError(StreamError):
+    """A record that can't be decoded or validated. The stream goes on; the record belongs in the dead letters."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        # Both arguments reach Exception.args, so the error survives being sent to another process.
+        super().__init__(reason, message)
+        self.reason: Reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BrokerUnavailable(StreamError):
+    """No usable session with the broker: unreachable, refused credentials, or no answer in time."""

@@ -1,0 +1,316 @@
+"""The Kafka stream: `RecordSource` and `RecordSink` over kafka-python.
+
+Positions belong to the caller (`start_at`), not to the group: committed offsets are advisory. `end_offsets` is not
+asked, since not every broker answers it rightly; the lag comes from the high-water marks of what was fetched. The
+producer is idempotent with acks from all in-sync replicas, so its own retries neither lose, repeat nor reorder; a
+restarted producer may repeat, which record ids undo. It does not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import kafka
+from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, OffsetAndMetadata
+from kafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+    RetriableError,
+    UnknownMemberIdError,
+)
+
+from streaming.errors import BrokerUnavailable, StreamError
+from streaming.kafka_client import KafkaOptions, build, ensure_topic, partition_count, plain_errors
+from streaming.records import EndOfDomain, TaskRecord
+from streaming.source import Envelope, StartAt, TopicPartition, from_committed
+from streaming.wire import Headers, encode
+
+__all__ = ["KafkaOptions", "KafkaSink", "KafkaSource", "ensure_topic"]
+
+_COMMIT_MAY_MISS = (
+    CommitFailedError,
+    IllegalGenerationError,
+    RebalanceInProgressError,
+    RetriableError,
+    UnknownMemberIdError,
+)
+_COMMIT_TIMEOUT_MS = 5_000
+_POSITION_TIMEOUT_MS = 2_000
+_CLOSE_TIMEOUT_S = 10.0
+_FETCH_BYTES = 4 * 1_048_576
+_REQUEST_TIMEOUT_MS = 15_000
+_LINGER_MS = 5
+_BATCH_BYTES = 131_072
+# The producer buffers without bound; this many unacknowledged records are enough to keep it busy.
+_MAX_UNACKNOWLEDGED = 50_000
+
+
+class KafkaSource:
+    """`RecordSource` over a topic, as a member of `group`, or alone over all partitions where it is None.
+
+    `start_at` is called on the client's I/O thread, during a `poll` or between two: it must be quick and must not use
+    the source. Raises BrokerUnavailable without a session, StreamError where the topic is missing.
+    """
+
+    def __init__(
+        self, options: KafkaOptions, topic: str, *, group: str | None, start_at: StartAt = from_committed
+    ) -> None:
+        self._options = options
+        self._topic = topic
+        self._group = group
+        self._start_at = start_at
+        self._closed = False
+        self._lock = threading.Lock()
+        self._paused: set[TopicPartition] = set()
+        self._floor: dict[TopicPartition, int] = {}
+        self._failure: Exception | None = None
+        self._consumer = build(
+            KafkaConsumer,
+            options,
+            group_id=group,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+            session_timeout_ms=options.session_timeout_ms,
+            heartbeat_interval_ms=max(options.session_timeout_ms // 4, 100),
+            max_poll_interval_ms=options.max_poll_interval_ms,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            isolation_level="read_committed",
+            metrics_enabled=False,
+        )
+        try:
+            self._subscribe()
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Envelope]:
+        with plain_errors(self._options, f"polling {self._topic!r}"):
+            try:
+                batches = self._consumer.poll(timeout_ms=max(timeout_s, 0.0) * 1000, max_records=max_records)
+            except KafkaError:
+                self._raise_failure()
+                raise
+        self._raise_failure()
+        found: list[Envelope] = []
+        for each, records in batches.items():
+            self._check_floor(TopicPartition(*each), records)
+            found.extend(_envelope(record) for record in records)
+        return found
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        return frozenset(TopicPartition(*each) for each in self._consumer.assignment())
+
+    def partitions(self) -> frozenset[TopicPartition]:
+        with plain_errors(self._options, f"asking for the partitions of {self._topic!r}"):
+            numbers = self._consumer.partitions_for_topic(self._topic)
+        return frozenset(TopicPartition(self._topic, number) for number in numbers)
+
+    def positions(self) -> dict[TopicPartition, int]:
+        found: dict[TopicPartition, int] = {}
+        for each in self.assignment():
+            try:
+                with plain_errors(self._options, f"asking for the position in {each}"):
+                    position = self._consumer.position(_theirs(each), timeout_ms=_POSITION_TIMEOUT_MS)
+            except BrokerUnavailable:
+                continue  # Not known yet, which is what absence says.
+            except StreamError as error:
+                if isinstance(error.__cause__, IllegalStateError):
+                    continue  # Taken away since the assignment was asked for.
+                raise
+            if position is not None:
+                found[each] = position
+        return found
+
+    def lag(self) -> dict[TopicPartition, int]:
+        positions = self.positions()
+        found: dict[TopicPartition, int] = {}
+        for each, position in positions.items():
+            try:
+                end = self._consumer.highwater(_theirs(each))
+            except IllegalStateError:
+                continue
+            if end is not None:
+                found[each] = max(end - position, 0)
+        return found
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        wanted = set(partitions)
+        with self._lock:
+            self._paused |= wanted
+            self._consumer.pause(*(_theirs(each) for each in wanted & self.assignment()))
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        wanted = set(partitions)
+        with self._lock:
+            self._paused -= wanted
+            self._consumer.resume(*(_theirs(each) for each in wanted & self.assignment()))
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        mine = self.assignment()
+        noted = {_theirs(each): OffsetAndMetadata(next_, "", -1) for each, next_ in offsets.items() if each in mine}
+        if self._group is None or not noted:
+            return
+        # Advisory by contract: the offsets that count lie with the caller, and the next commit includes these.
+        with plain_errors(self._options, f"committing offsets of group {self._group!r}"), suppress(*_COMMIT_MAY_MISS):
+            self._consumer.commit(noted, timeout_ms=_COMMIT_TIMEOUT_MS)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with plain_errors(self._options, f"leaving {self._topic!r}"):
+                self._consumer.close(autocommit=False, timeout_ms=int(_CLOSE_TIMEOUT_S * 1000))
+
+    def _subscribe(self) -> None:
+        partitions = self.partitions()
+        if not partitions:
+            raise StreamError(f"no topic {self._topic!r} in {self._options}; create it with ensure_topic")
+        if self._group is not None:
+            self._consumer.subscribe([self._topic], listener=_Assigned(self))
+            return
+        self._consumer.assign([_theirs(each) for each in partitions])
+        self._begin(partitions)
+        self._raise_failure()
+
+    def _begin(self, partitions: Iterable[TopicPartition]) -> None:
+        """Seek what was just assigned. In a group this is the I/O thread, so an error is kept for `poll` to raise."""
+        try:
+            for each in partitions:
+                wanted = self._start_at(each)
+                self._floor.pop(each, None)
+                if wanted is not None:
+                    self._consumer.seek(_theirs(each), wanted)
+                    self._floor[each] = wanted
+            with self._lock:
+                self._consumer.pause(*(_theirs(each) for each in self._paused.intersection(partitions)))
+        except Exception as error:
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise StreamError(f"beginning to read {self._topic!r} failed: {self._failure}") from self._failure
+
+    def _check_floor(self, each: TopicPartition, records: Sequence[Any]) -> None:
+        """An offset below where reading stands means another log than before: the client has started over."""
+        floor = self._floor.get(each, 0)
+        if records[0].offset < floor:
+            raise StreamError(
+                f"{each}: expected offset {floor} or later, got {records[0].offset}; the topic was recreated or has"
+                " lost records: restore it, or start with a new topic and a new home"
+            )
+        self._floor[each] = records[-1].offset + 1
+
+
+class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Lets a source seek at each assignment, before anything of it is fetched."""
+
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        """Nothing to save: positions lie with the caller."""
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        self._source._begin([TopicPartition(*each) for each in assigned])
+
+
+class KafkaSink:
+    """`RecordSink` over a topic. Keys choose the partition as every Kafka client does (murmur2).
+
+    Raises BrokerUnavailable without a session, StreamError where the topic is missing.
+    """
+
+    def __init__(self, options: KafkaOptions, topic: str) -> None:
+        # Asked of the admin client: a producer would wait its whole timeout for a topic that isn't there.
+        self._partitions = range(partition_count(options, topic))
+        if not self._partitions:
+            raise StreamError(f"no topic {topic!r} in {options}; create it with ensure_topic")
+        self._options = options
+        self._topic = topic
+        self._closed = False
+        self._unacknowledged = 0
+        self._lost = 0
+        self._first_error: Exception | None = None
+        self._lock = threading.Lock()
+        self._producer = build(
+            KafkaProducer,
+            options,
+            acks="all",
+            enable_idempotence=True,
+            allow_auto_create_topics=False,
+            linger_ms=_LINGER_MS,
+            batch_size=_BATCH_BYTES,
+            delivery_timeout_ms=options.delivery_timeout_ms,
+            request_timeout_ms=min(_REQUEST_TIMEOUT_MS, options.delivery_timeout_ms // 2),
+            max_block_ms=options.bootstrap_timeout_ms,
+            max_request_size=options.max_request_bytes,
+            metrics_enabled=False,
+        )
+
+    def append(self, record: TaskRecord | EndOfDomain) -> None:
+        value, headers = encode(record)
+        if isinstance(record, TaskRecord):
+            self.append_raw(value, headers, record.id.encode())
+            return
+        for partition in self._partitions:
+            self._send(value, headers, None, partition)
+
+    def append_raw(self, value: bytes | None, headers: Headers = (), key: bytes | None = None) -> None:
+        if value is None and key is None:
+            raise StreamError(f"topic {self._topic!r}: expected a value or a key, got neither")
+        self._send(value, headers, key, None)
+
+    def flush(self) -> None:
+        limit_s = self._options.delivery_timeout_ms / 1000 + _CLOSE_TIMEOUT_S
+        self._unacknowledged = 0
+        with plain_errors(self._options, f"writing to {self._topic!r}"):
+            self._producer.flush(timeout=limit_s)
+        with self._lock:
+            lost, error = self._lost, self._first_error
+            self._lost, self._first_error = 0, None
+        if lost:
+            kind = BrokerUnavailable if isinstance(error, RetriableError) else StreamError
+            raise kind(
+                f"writing to {self._topic!r}: {lost} record(s) were not accepted by {self._options}: {error};"
+                " send what was appended since the last flush again"
+            ) from error
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._unacknowledged:
+                self.flush()
+        finally:
+            with plain_errors(self._options, f"closing the writer of {self._topic!r}"):
+                self._producer.close(timeout=_CLOSE_TIMEOUT_S)
+
+    def _send(self, value: bytes | None, headers: Headers, key: bytes | None, partition: int | None) -> None:
+        if self._unacknowledged >= _MAX_UNACKNOWLEDGED:
+            self.flush()
+        with plain_errors(self._options, f"writing to {self._topic!r}"):
+            sent = self._producer.send(self._topic, value, key=key, headers=list(headers), partition=partition)
+        self._unacknowledged += 1
+        sent.add_errback(self._note_loss)
+
+    def _note_loss(self, error: Exception) -> None:
+        """Called on the producer's I/O thread."""
+        with self._lock:
+            self._lost += 1
+            self._first_error = self._first_error or error
+
+
+def _theirs(each: TopicPartition) -> Any:
+    return kafka.TopicPartition(each.topic, each.partition)
+
+
+def _envelope(record: Any) -> Envelope:
+    headers = tuple((name, value or b"") for name, value in record.headers)
+    return Envelope(record.topic, record.partition, record.offset, record.key, record.value, headers, record.timestamp)

@@ -1,0 +1,89 @@
+"""Records as bytes and back: msgpack or JSON, told apart by the `content-type` header; without one, JSON.
+
+Decoding is bounded before anything is built: bytes, lengths, nesting; and total: whatever the bytes are, it returns a
+record or raises `RecordError`. It does not know topics or offsets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+import msgpack
+
+from streaming.errors import RecordError
+from streaming.records import EndOfDomain, TaskRecord, from_mapping, parse_json
+
+Headers = tuple[tuple[str, bytes], ...]
+"""Header names and values in order, as Kafka carries them; a name may stand more than once, the last one counts."""
+
+ContentType = Literal["application/msgpack", "application/json"]
+
+CONTENT_TYPE = "content-type"
+MAX_RECORD_BYTES = 1_000_000
+"""Just below Kafka's own default limit of a message with its headers (1,048,588 bytes)."""
+
+# msgpack announces lengths before the data: without these, five bytes could ask for gigabytes.
+_MAX_MAP = 4_096
+_MAX_ARRAY = 4_096
+
+_JSON_NAMES = frozenset({"application/json", "text/json"})
+_MSGPACK_NAMES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
+
+
+def encode(
+    record: TaskRecord | EndOfDomain, content_type: ContentType = "application/msgpack"
+) -> tuple[bytes, Headers]:
+    """The bytes of a record and the headers to send with them."""
+    plain = record.to_mapping()
+    if content_type == "application/msgpack":
+        value = msgpack.packb(plain, use_bin_type=True)
+    else:
+        value = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return value, ((CONTENT_TYPE, content_type.encode()),)
+
+
+def decode(
+    value: bytes | None, headers: Sequence[tuple[str, bytes | None]], *, max_bytes: int = MAX_RECORD_BYTES
+) -> TaskRecord | EndOfDomain:
+    """The record in these bytes. Raises RecordError, and nothing else, for whatever can't be read."""
+    if value is None:
+        raise RecordError("undecodable", "the record has no value (a tombstone); send a record or nothing")
+    if len(value) > max_bytes:
+        raise RecordError("too-large", f"{len(value)} bytes, expected at most {max_bytes}; split the example")
+    media_type = _media_type(headers)
+    if media_type in _JSON_NAMES:
+        return from_mapping(parse_json(value))
+    if media_type in _MSGPACK_NAMES:
+        return from_mapping(_parse_msgpack(value))
+    raise RecordError(
+        "unknown-content-type", f"content-type {media_type[:80]!r}; expected application/json or application/msgpack"
+    )
+
+
+def _media_type(headers: Sequence[tuple[str, bytes | None]]) -> str:
+    for name, raw in reversed(headers):
+        if name.lower() == CONTENT_TYPE:
+            # Parameters such as charset say nothing: both formats are UTF-8.
+            text = (raw or b"").decode("ascii", errors="replace").partition(";")[0].strip().lower()
+            return text.encode(errors="replace").decode()
+    return "application/json"
+
+
+def _parse_msgpack(value: bytes) -> object:
+    size = len(value)
+    try:
+        return msgpack.unpackb(
+            value,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=min(size, _MAX_ARRAY),
+            max_map_len=min(size, _MAX_MAP),
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RecordError("undecodable", f"not msgpack within limits: {what}") from None
