@@ -1,0 +1,98 @@
+"""A base model's files: where they are, what they hash to, and reading chosen tensors without the rest.
+
+Does not know what a tensor is used for, nor of adapters. Weights are read from safetensors only: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
+
+from learning.errors import CheckpointError
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *_TOKENIZER_FILES]
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder of a model given as a folder or as a Hugging Face repository name."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=_PATTERNS))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"base model {str(model)!r}: neither a folder here nor a repository that can be fetched "
+            f"({type(error).__name__}); give a folder in Hugging Face layout"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, sorted. Raises `CheckpointError` where there are none."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = [folder / name for name in names]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files or not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"base model {folder}: expected config.json and safetensors weights, "
+            + (f"missing {missing}" if missing else f"found {sorted(file.name for file in folder.iterdir())}")
+        )
+    return files
+
+
+def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
+    """Only the tensors whose name is wanted; the others are never read."""
+    tensors: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            tensors.update({name: opened.get_tensor(name) for name in opened.keys() if wanted(name)})  # noqa: SIM118
+    return tensors
+
+
+def base_digest(model_path: str | Path) -> str:
+    """sha256 over a base model's config, weights and tokenizer files; file names count, their folder does not."""
+    folder = resolve(model_path)
+    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    return _digest([folder / "config.json", *weight_files(folder), *tokenizer])
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 over the tokenizer files of a folder."""
+    return _digest([folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()])
+
+
+def _digest(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        total.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(file: Path, size: int, modified_ns: int) -> str:
+    """Weights are gigabytes: hashed once as long as size and time of change stay."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
