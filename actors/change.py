@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from actors.errors import UnknownDomain
-from registry.manifests import Route
-from registry.store import Registry
+from registry.manifest import Route
+from registry.registry import Registry
 
 
 @dataclass(frozen=True)

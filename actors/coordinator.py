@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,8 +31,8 @@ from actors.spool import DomainBacklog, Seal
 from learning.contract import Example, Progress, TrainingResult
 from learning.gate import Gate, Verdict
 from registry.adapters import Adapter, AdapterFacts
-from registry.manifests import BaseRevision, Manifest
-from registry.store import Registry
+from registry.manifest import BaseRevision, Manifest
+from registry.registry import Registry
 from streaming.source import TopicPartition
 
 
@@ -311,6 +312,7 @@ class Coordinator:
             train_examples=train_examples,
             held_out_examples=result.candidate.examples,
             figures=figures,
+            created_at=datetime.now(UTC),
         )
 
     def _examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]:

@@ -19,8 +19,8 @@ from actors.change import Change, next_routes
 from actors.errors import NotCaughtUp
 from actors.observation import Observation, Receipt, Watermarks
 from learning.rls import StreamingRidge
-from registry.manifests import BaseRevision, Manifest, RouterRef
-from registry.store import Registry
+from registry.manifest import BaseRevision, Manifest, RouterRef
+from registry.registry import Registry
 from streaming.source import TopicPartition
 
 _STANDARDISATION = "standardisation.safetensors"
@@ -140,7 +140,7 @@ class Router:
         router: RouterRef | None = None
         if routes and self._sums is not None:
             weights = self._sums.weights().restrict(sorted(routes)).to_bytes()
-            router = RouterRef.of(weights, self._sums.fingerprint, self._abstain_below)
+            router = RouterRef(fingerprint=self._sums.fingerprint, abstain_below=self._abstain_below)
         manifest = Manifest(
             number=current.number + 1 if current else 1,
             parent=current.number if current else None,
@@ -148,7 +148,7 @@ class Router:
             base=self._base,
             routes=dict(routes),
             router=router,
-            examples=self.examples(),
+            examples=self.counts(),
             reason=reason,
         )
         tensors, metadata = self._sums.to_tensors() if self._sums else ({}, {})

@@ -19,8 +19,8 @@ from learning.features import FeatureExtractor, Standardisation, base_digest
 from learning.gate import Gate
 from learning.lora import LoraLearner
 from learning.template import PromptTemplate
-from registry.manifests import BaseRevision, Manifest
-from registry.store import Registry
+from registry.manifest import BaseRevision, Manifest
+from registry.registry import Registry
 from serving.options import EngineOptions
 from streaming.dead_letters import DeadLetters
 from streaming.kafka import KafkaOptions

@@ -62,7 +62,7 @@ class FrontDoor:
         from actors.replica import Replica
         from cluster import builders, frontdoor
         from cluster.control import ClusterControl
-        from registry.store import Registry
+        from registry.registry import Registry
         from serving.frontdoor import build_app
         from serving.service import RoutedService
 
@@ -79,7 +79,8 @@ class FrontDoor:
         """Serve replaces a replica whose health check raises."""
         if self._replica.fatal is not None:
             raise RuntimeError(f"fenced: {self._replica.fatal}")
-        await self._replica.service.health()
+        if not self._replica.service.ready:
+            raise RuntimeError(f"not ready: {self._replica.service.health()}")
 
     async def __del__(self) -> None:
         await self._replica.leave()

@@ -15,7 +15,7 @@ from actors.spool import Spool
 from cluster import builders
 from cluster.remote import Remote
 from configs.settings import Settings
-from registry.store import Registry
+from registry.registry import Registry
 
 
 class RouterHost(Router):
@@ -23,7 +23,7 @@ class RouterHost(Router):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
-            Registry(builders.registry_root(settings)),
+            Registry(builders.registry_root(settings), writer=True),
             builders.base_revision(settings),
             ridge=settings.router.ridge,
             class_weighting=settings.router.class_weighting,

@@ -27,7 +27,7 @@ from cluster.errors import ClusterError
 from configs.checks import check_paths
 from configs.settings import Settings
 from registry.errors import RegistryError
-from registry.store import Registry
+from registry.registry import Registry
 from streaming.errors import StreamError
 from streaming.location import ensure_topic
 

@@ -1,0 +1,202 @@
+"""The demo: the example domains streamed one after another into a live system, while a client keeps asking.
+
+It drives the system from outside, by its stream and its HTTP surface, as any user would; the figures it reports are
+what that user got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster import builders
+from cluster.errors import ClusterError
+from cluster.evaluation import Accuracy, Asker, Client, Question, read_questions, score
+from cluster.report import write_report
+from cluster.runtime import Runtime
+from configs.loader import load
+from configs.settings import Settings
+from streaming.broker import TansuBroker
+from streaming.location import StreamLocation
+from streaming.records import EndOfDomain, TaskRecord, read_jsonl
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "stream"
+ORDER = (
+    "german-dates",
+    "it-helpdesk",
+    "dutch-dates",
+    "sales-sql",
+    "access-log",
+    "shop-support",
+    "service-log",
+    "shell-commands",
+    "amount-words",
+)
+_MAX_TOKENS = 64
+_MATRIX_QUESTIONS = 60
+
+
+@dataclass
+class Measured:
+    """What the demo saw. `matrix[t][i]` is the exact match on domain i after domain t was learned, None if not asked."""
+
+    domains: list[str]
+    base: dict[str, Accuracy] = field(default_factory=dict)
+    matrix: list[list[float | None]] = field(default_factory=list)
+    routed_to: dict[str, dict[str, int]] = field(default_factory=dict)
+    routed: dict[str, Accuracy] = field(default_factory=dict)
+    oracle: dict[str, Accuracy] = field(default_factory=dict)
+    seconds_to_first_routed_answer: dict[str, float] = field(default_factory=dict)
+    records_fed: dict[str, int] = field(default_factory=dict)
+    requests: int = 0
+    failed_requests: int = 0
+    manifests_seen: int = 0
+    seconds: float = 0.0
+    status: dict[str, Any] = field(default_factory=dict)
+
+
+def run_demo(
+    config: str, overrides: Sequence[str], folder: Path, stream: str, count: int | None, console: Console
+) -> Measured:
+    """Run the demo and write its report into `folder`; a folder of an earlier run is begun anew."""
+    domains = list(ORDER[: count or len(ORDER)])
+    questions = {domain: read_questions(_file(domain, "test")) for domain in domains}
+    home = folder.absolute() / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    with ExitStack() as stack:
+        where = _stream_overrides(stream, folder, stack)
+        settings = load(config, [f"home={home}", "serving.port=0", *where, *overrides])
+        started = time.monotonic()
+        with console.status("starting Ray, one vLLM replica and the front door"):
+            runtime = stack.enter_context(Runtime(settings))
+        console.print(f"ready after {time.monotonic() - started:.0f} s: {runtime.url}/v1")
+        measured = asyncio.run(_drive(settings, runtime.url, domains, questions, console))
+        measured.seconds = time.monotonic() - started
+    write_report(measured, folder, stream, console)
+    return measured
+
+
+def _file(domain: str, part: str) -> Path:
+    path = EXAMPLES / f"{domain}.{part}.jsonl"
+    if not path.is_file():
+        raise ClusterError(f"{path.name}: expected the demo's data in examples/stream, got nothing; restore the checkout")
+    return path
+
+
+def _stream_overrides(stream: str, folder: Path, stack: ExitStack) -> list[str]:
+    if stream == "embedded":
+        return []
+    if stream == "kafka":
+        broker = stack.enter_context(TansuBroker(folder / "broker"))
+        stream = f"kafka://{broker.bootstrap}/anabranch-demo"
+    location = StreamLocation.parse(stream)
+    if location.kind != "kafka":
+        raise ClusterError(f"--stream {stream}: expected embedded, kafka or kafka://host:port/topic")
+    return ["stream.kind=kafka", f'stream.bootstrap="{location.bootstrap}"', f"stream.topic={location.topic}"]
+
+
+async def _drive(
+    settings: Settings, url: str, domains: list[str], questions: dict[str, list[Question]], console: Console
+) -> Measured:
+    measured = Measured(domains)
+    asker = Asker(url, max_tokens=_MAX_TOKENS, concurrency=settings.serving.max_num_seqs)
+    client = Client(Asker(url, max_tokens=_MAX_TOKENS), [q for some in questions.values() for q in some])
+    asking = asyncio.create_task(client.run())
+    try:
+        for domain in domains:
+            measured.base[domain] = await _ask(asker, measured, questions[domain], "base")
+        console.print(f"base model: exact match {_mean(measured.base):.3f}")
+        for index, domain in enumerate(domains):
+            await _teach(settings, asker, measured, domain, questions[domain], console)
+            asked = domains[: index + 2]
+            row: list[float | None] = [
+                (await _ask(asker, measured, questions[d][:_MATRIX_QUESTIONS], "auto")).exact_match for d in asked
+            ]
+            measured.matrix.append(row + [None] * (len(domains) - len(row)))
+            console.print("  exact match now: " + "  ".join(f"{d} {v:.2f}" for d, v in zip(asked, row, strict=True)))
+        for domain in domains:
+            replies = await asker.ask_all(questions[domain], "auto")
+            measured.requests += len(replies)
+            measured.routed[domain] = score(questions[domain], replies)
+            for reply in replies:
+                row_of = measured.routed_to.setdefault(domain, {})
+                row_of[reply.domain] = row_of.get(reply.domain, 0) + 1
+            measured.oracle[domain] = await _ask(asker, measured, questions[domain], None)
+        measured.status = await _status(url)
+    finally:
+        client.stop()
+        await asking
+        await asker.close()
+        await client.asker.close()
+    measured.requests += client.asked
+    measured.failed_requests += len(client.failures) + sum(a.failed for a in measured.routed.values())
+    measured.manifests_seen = len(client.manifests)
+    return measured
+
+
+async def _ask(asker: Asker, measured: Measured, questions: Sequence[Question], model: str | None) -> Accuracy:
+    accuracy = score(questions, await asker.ask_all(questions, model))
+    measured.requests += len(questions)
+    measured.failed_requests += accuracy.failed
+    return accuracy
+
+
+async def _teach(
+    settings: Settings, asker: Asker, measured: Measured, domain: str, questions: list[Question], console: Console
+) -> None:
+    """Feed a domain and wait until a question of it is answered by its own adapter."""
+    measured.records_fed[domain] = await asyncio.to_thread(_feed, settings, domain)
+    fed = time.monotonic()
+    with console.status(f"learning {domain}"):
+        while True:
+            for question in questions[:5]:
+                reply = await asker.ask(question, "auto")
+                measured.requests += 1
+                measured.failed_requests += reply.status != 200
+                if reply.domain == domain:
+                    seconds = time.monotonic() - fed
+                    measured.seconds_to_first_routed_answer[domain] = seconds
+                    console.print(f"{domain}: served by {reply.adapter} {seconds:.1f} s after its last record")
+                    return
+            await _fail_if_rejected(asker, domain)
+            await asyncio.sleep(0.1)
+
+
+async def _fail_if_rejected(asker: Asker, domain: str) -> None:
+    described = {d["domain"]: d for d in (await _status(asker.url))["domains"]}.get(domain)
+    if described is not None and described["state"] in ("rejected", "failed"):
+        raise ClusterError(f"domain {domain}: {described['state']}: {described['detail']}")
+
+
+def _feed(settings: Settings, domain: str) -> int:
+    sink = builders.sink(settings)
+    try:
+        records = [record for record in read_jsonl(_file(domain, "train")) if isinstance(record, TaskRecord)]
+        for record in records:
+            sink.append(record)
+        sink.append(EndOfDomain(domain=domain))
+        sink.flush()
+    finally:
+        sink.close()
+    return len(records)
+
+
+async def _status(url: str) -> dict[str, Any]:
+    import httpx
+
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        found: dict[str, Any] = (await http.get("/v1/status")).json()
+        return found
+
+
+def _mean(by_domain: dict[str, Accuracy]) -> float:
+    return sum(accuracy.exact_match for accuracy in by_domain.values()) / len(by_domain)
