@@ -1,0 +1,1 @@
+"""The demo's material: a small base model with its recipe, and the stream's domains with their generator."""
