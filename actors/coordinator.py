@@ -15,116 +15,26 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from actors.change import Change
-from actors.directory import PublicationReport
+from actors.closing import ClosingRule, merge_backlogs
 from actors.errors import NotCaughtUp, PublicationFailed, UnknownDomain
 from actors.ingest import IngestReport
 from actors.observation import Watermarks
-from actors.spool import DomainBacklog, Seal
-from learning.contract import Example, Progress, TrainingResult
+from actors.overview import Stage, describe_domain, describe_ingest
+from actors.ports import DirectoryPort, IngestPort, LearnerPort, RouterPort
+from actors.spool import DomainBacklog
+from learning.contract import Example, TrainingResult
 from learning.gate import Gate, Verdict
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from streaming.source import TopicPartition
-
-
-class IngestPort(Protocol):
-    """What the coordinator needs of an ingest worker."""
-
-    def report(self) -> IngestReport: ...
-
-    def seal(self, domain: str, version: int) -> Seal: ...
-
-    def sealed(self, domain: str, version: int) -> Seal: ...
-
-    def examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]: ...
-
-    def release(self, domain: str, version: int) -> int: ...
-
-    def reopen(self, domain: str, version: int) -> None: ...
-
-    def forget(self, domain: str) -> int: ...
-
-    def drop_markers(self, domain: str) -> None: ...
-
-
-class RouterPort(Protocol):
-    """What the coordinator needs of the router."""
-
-    def publish(self, change: Change, required: Watermarks) -> Manifest: ...
-
-    def counts(self) -> dict[str, int]: ...
-
-    def examples(self) -> dict[str, int]: ...
-
-
-class LearnerPort(Protocol):
-    """What the coordinator needs of a learner worker; `train` blocks."""
-
-    def train(
-        self,
-        domain: str,
-        version: int,
-        train: Sequence[Example],
-        held_out: Sequence[Example],
-        initial_adapter: Path | None,
-        seed: int,
-    ) -> TrainingResult: ...
-
-    def progress(self) -> Progress | None: ...
-
-
-class DirectoryPort(Protocol):
-    """What the coordinator needs of the replica directory; `publish` blocks."""
-
-    def publish(self, number: int) -> PublicationReport: ...
-
-    def replicas(self) -> dict[str, dict[str, object]]: ...
-
-
-@dataclass(frozen=True)
-class ClosingRule:
-    """When a domain is complete: after `count` examples, after `quiet_seconds` without one, or at its marker.
-
-    A marker closes the domain at once when it has come in every partition, and `settle_seconds` after the domain's last
-    example when it has come in some.
-    """
-
-    count: int | None
-    quiet_seconds: float | None
-    settle_seconds: float
-
-    def closes(self, backlog: DomainBacklog, partitions: frozenset[TopicPartition], now: float) -> bool:
-        """Tell whether the domain is complete at Unix time `now`."""
-        quiet = now - backlog.last_arrival
-        if backlog.markers and (backlog.markers >= partitions or quiet >= self.settle_seconds):
-            return True
-        if backlog.fresh == 0:
-            return False
-        if self.count is not None and backlog.fresh >= self.count:
-            return True
-        return self.quiet_seconds is not None and quiet >= self.quiet_seconds
-
-
-@dataclass
-class Stage:
-    """What happens to a domain now, for the status; never consulted for a decision."""
-
-    state: str = "open"
-    version: int | None = None
-    detail: str = ""
-    learner: LearnerPort | None = None
-    attempts: int = 0
-    retry_at: float = 0.0
-    timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -239,7 +149,7 @@ class Coordinator:
         """Take a sealed version as far as it goes, from wherever it is."""
         adapter = self._trained(domain, version)
         if adapter is None:
-            # Until the adapter exists the seal may still take in rows, so it is repeated: a seal cut short is completed.
+            # Until the adapter exists the seal may take in rows, so repeating it completes one that was cut short.
             for ingest in self._ingests:
                 ingest.seal(domain, version)
             adapter = self._learn(domain, version, stage)
@@ -297,7 +207,11 @@ class Coordinator:
             "seconds": result.seconds,
             "train_loss": result.train_loss,
         }
-        for name, evaluation in (("candidate", result.candidate), ("base", result.base), ("incumbent", result.incumbent)):
+        for name, evaluation in (
+            ("candidate", result.candidate),
+            ("base", result.base),
+            ("incumbent", result.incumbent),
+        ):
             if evaluation is not None:
                 figures[f"{name}_loss"] = evaluation.loss
                 figures[f"{name}_exact_match"] = evaluation.exact_match
@@ -316,7 +230,7 @@ class Coordinator:
         )
 
     def _examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]:
-        """Return the examples of a version, one for each id, in the order of their ids: the same set, the same training."""
+        """Return a version's examples, one for each id, ordered by id: the same set gives the same training."""
         train: dict[str, Example] = {}
         held_out: dict[str, Example] = {}
         for ingest in self._ingests:
@@ -333,7 +247,7 @@ class Coordinator:
         try:
             self._publish(change, required)
         except PublicationFailed:
-            # The manifest is in force but nobody can serve it: the one before is put in force again, under a new number.
+            # The manifest is in force but nobody can serve it: what was before it is put in force under a new number.
             route = before.routes.get(adapter.domain) if before else None
             reason = f"{adapter.name} could not be loaded"
             self._publish(
@@ -413,47 +327,23 @@ class Coordinator:
     # -- status -------------------------------------------------------------------------------------------------------
 
     def domains(self) -> list[dict[str, Any]]:
-        """Describe every domain: state, version in service, examples, what waits, figures of its versions."""
+        """Describe every domain that is served, learned or waiting."""
         current = self._registry.current()
         routes = current.routes if current else {}
         backlogs = merge_backlogs(self._reports)
         counts, examples = self._router.counts(), self._router.examples()
-        names = sorted(set(routes) | set(backlogs) | set(examples))
         return [
-            self._describe(name, routes, backlogs.get(name, DomainBacklog()), counts.get(name, 0), examples.get(name, 0))
-            for name in names
+            describe_domain(
+                name,
+                routes.get(name),
+                self._stages.get(name, Stage()),
+                backlogs.get(name, DomainBacklog()),
+                counts.get(name, 0),
+                examples.get(name, 0),
+                self._registry,
+            )
+            for name in sorted(set(routes) | set(backlogs) | set(examples))
         ]
-
-    def _describe(
-        self, name: str, routes: Mapping[str, Any], backlog: DomainBacklog, counted: int, examples: int
-    ) -> dict[str, Any]:
-        route = routes.get(name)
-        stage = self._stages.get(name, Stage())
-        learner = stage.learner
-        progress = learner.progress() if learner is not None else None
-        working = name in self._jobs or stage.state in ("failed", "rejected")
-        return {
-            "domain": name,
-            "state": stage.state if working else ("published" if route else "open"),
-            "detail": stage.detail,
-            "version": route.adapter if route else None,
-            "pinned": bool(route and route.pinned),
-            "examples": examples,
-            "router_rows": counted,
-            "waiting": {"train": backlog.train, "held_out": backlog.held_out, "sealed": sorted(backlog.sealed)},
-            "progress": {"step": progress.step, "steps": progress.steps, "loss": progress.loss} if progress else None,
-            "timings": dict(stage.timings),
-            "versions": [
-                {
-                    "name": a.name,
-                    "status": a.facts.status,
-                    "reason": a.facts.reason,
-                    "examples": a.facts.train_examples,
-                    "figures": a.facts.figures,
-                }
-                for a in self._registry.adapters(name)
-            ],
-        }
 
     def status(self) -> dict[str, Any]:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
@@ -462,18 +352,7 @@ class Coordinator:
             "manifest": current.number if current else 0,
             "base": self._base.model_dump(mode="json"),
             "domains": self.domains(),
-            "ingest": [
-                {
-                    "partitions": [f"{p.topic}[{p.partition}]" for p in sorted(report.partitions)],
-                    "spooled": report.spooled,
-                    "full": report.full,
-                    "polled": report.polled,
-                    "dead_letters": report.dead_letters,
-                    "duplicates": report.duplicates,
-                    "trouble": dict(report.trouble),
-                }
-                for report in self._reports
-            ],
+            "ingest": [describe_ingest(report) for report in self._reports],
             "replicas": self._directory.replicas(),
             "trouble": self._trouble,
         }
@@ -485,21 +364,4 @@ def highest(watermarks: Iterable[Watermarks]) -> dict[TopicPartition, int]:
     for some in watermarks:
         for partition, offset in some.items():
             merged[partition] = max(offset, merged.get(partition, 0))
-    return merged
-
-
-def merge_backlogs(reports: Sequence[IngestReport]) -> dict[str, DomainBacklog]:
-    """Add up what waits of each domain over the ingest workers."""
-    merged: dict[str, DomainBacklog] = {}
-    for report in reports:
-        for domain, backlog in report.backlog.items():
-            before = merged.get(domain, DomainBacklog())
-            merged[domain] = DomainBacklog(
-                train=before.train + backlog.train,
-                held_out=before.held_out + backlog.held_out,
-                fresh=before.fresh + backlog.fresh,
-                markers=before.markers | backlog.markers,
-                last_arrival=max(before.last_arrival, backlog.last_arrival),
-                sealed=before.sealed | backlog.sealed,
-            )
     return merged

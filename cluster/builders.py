@@ -218,5 +218,3 @@ def sink(settings: Settings) -> RecordSink:
 def dead_letters(settings: Settings) -> DeadLetters:
     """Return the stream's dead letters."""
     return open_dead_letters(stream_location(settings), options=kafka_options(settings))
-
-

@@ -90,7 +90,9 @@ def demo(
 @app.command()
 def up(
     config: Annotated[str, typer.Argument(help="Preset or YAML file.")],
-    stream: Annotated[str | None, typer.Option(help="Override the stream: embedded or kafka://host:port/topic.")] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="Override the stream: embedded or kafka://host:port/topic.")
+    ] = None,
     set_: Sets = [],  # noqa: B006
 ) -> None:
     """Start the system and serve until interrupted."""
@@ -173,7 +175,9 @@ def route(text: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def chat(url: Url = DEFAULT_URL, model: Annotated[str, typer.Option(help="auto, base, a domain or version.")] = "auto") -> None:
+def chat(
+    url: Url = DEFAULT_URL, model: Annotated[str, typer.Option(help="auto, base, a domain or version.")] = "auto"
+) -> None:
     """Talk to the service; an empty line ends it."""
     with _one_line():
         client = _client(url)

@@ -46,7 +46,7 @@ _MATRIX_QUESTIONS = 60
 
 @dataclass
 class Measured:
-    """What the demo saw. `matrix[t][i]` is the exact match on domain i after domain t was learned, None if not asked."""
+    """What the demo saw; `matrix[t][i]` is the exact match on domain i after domain t was learned, or None."""
 
     domains: list[str]
     base: dict[str, Accuracy] = field(default_factory=dict)
@@ -88,7 +88,9 @@ def run_demo(
 def _file(domain: str, part: str) -> Path:
     path = EXAMPLES / f"{domain}.{part}.jsonl"
     if not path.is_file():
-        raise ClusterError(f"{path.name}: expected the demo's data in examples/stream, got nothing; restore the checkout")
+        raise ClusterError(
+            f"{path.name}: expected the demo's data in examples/stream, got nothing; restore the checkout"
+        )
     return path
 
 

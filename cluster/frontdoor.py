@@ -48,9 +48,9 @@ APPLICATION = LateApplication()
 
 async def _application(scope: Scope, receive: Receive, send: Send) -> None:
     # Serve copies what it is given into the replica's process; the module's own object is the one that is filled there.
-    from cluster.frontdoor import APPLICATION as here
+    from cluster import frontdoor
 
-    await here(scope, receive, send)
+    await frontdoor.APPLICATION(scope, receive, send)
 
 
 @serve.deployment

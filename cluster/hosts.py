@@ -47,7 +47,6 @@ class IngestHost(Ingest):
         self.start()
 
 
-
 class LearnerHost(LearnerWorker):
     """Learner worker `index`."""
 
