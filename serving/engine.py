@@ -1,0 +1,78 @@
+"""The engine as the rest of serving sees it: load, probe, generate, unload. Knows no manifest, no routing, no HTTP.
+
+Two implementations keep this contract (tests/serving/test_engine_contract.py): vLLM's and the tests' in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Kind = Literal["chat", "completion"]
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter under the identity that the engine knows it by.
+
+    `name`: `domain@vN-<digest8>`. `number`: the engine's id, never used again in this process, because engines key
+    caches by it. `folder`: the immutable PEFT folder, which the engine may read again at any time. `rank`: of the PEFT
+    configuration.
+    """
+
+    name: str
+    number: int
+    domain: str
+    folder: Path
+    rank: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """A generation request that the engine has validated: `body` as sent, `parsed` in the engine's own form."""
+
+    kind: Kind
+    body: Mapping[str, Any]
+    stream: bool
+    parsed: Any
+
+
+# An OpenAI response object, or server-sent events ("data: ...\n\n") ending in "data: [DONE]\n\n".
+Answer = dict[str, Any] | AsyncGenerator[str, None]
+
+
+class Engine(Protocol):
+    """One engine; every method is called on one event loop."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine can't answer any more, or None while it lives."""
+
+    async def load(self, adapter: LoadedAdapter) -> None:
+        """Bring the adapter beside those in use. Raises EngineFailed; then nothing is loaded."""
+
+    async def unload(self, adapter: LoadedAdapter) -> None:
+        """Forget the adapter; no error if the engine has dropped it by itself. Raises EngineFailed."""
+
+    async def probe(self, adapter: LoadedAdapter | None) -> None:
+        """Generate one token. Raises EngineFailed if that fails or its probability is no finite number."""
+
+    def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
+        """Validate an OpenAI request; its `model` is not looked at. Raises Refused."""
+
+    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+        """Answer with the adapter, or with the base for None; the answer's `model` is the adapter's name or "base".
+
+        A stream that is closed early aborts its generation. Raises Refused, or Unavailable once the engine is dead.
+        """
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a prompt given as token ids, special tokens included. Raises Refused for ids out of range."""
+
+    def metrics(self) -> bytes:
+        """The engine's metrics as Prometheus text."""
+
+    async def stop(self) -> None:
+        """End the engine and every process it has started. Idempotent."""

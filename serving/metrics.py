@@ -1,0 +1,51 @@
+"""This replica's own Prometheus metrics: anabranch_<thing>_<unit>[_total]. Knows no engine's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from serving.selection import Choice
+
+_FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+_SLOW = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class ReplicaMetrics:
+    """A registry of its own, so that several services in one process don't collide."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "anabranch_requests", "Prompts answered", ["domain", "adapter", "model"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "anabranch_refusals", "Requests answered with an error", ["status"], registry=self.registry
+        )
+        self.abstentions = Counter("anabranch_abstentions", "Prompts that no domain claimed", registry=self.registry)
+        self.route_seconds = Histogram(
+            "anabranch_route_seconds", "Time to choose an adapter by content", buckets=_FAST, registry=self.registry
+        )
+        self.prepare_seconds = Histogram(
+            "anabranch_prepare_seconds", "Time to prepare a manifest", buckets=_SLOW, registry=self.registry
+        )
+        self.prepare_failures = Counter(
+            "anabranch_prepare_failures", "Manifests that could not be prepared", registry=self.registry
+        )
+        self.manifest_number = Gauge(
+            "anabranch_manifest_number", "The manifest that new requests are served from", registry=self.registry
+        )
+        self.leases = Gauge("anabranch_leases", "Holds of requests in flight", registry=self.registry)
+        self.loaded = Gauge("anabranch_loaded_adapters", "Versions loaded in the engine", registry=self.registry)
+        self.fenced = Gauge("anabranch_fenced", "1 while this replica refuses requests", registry=self.registry)
+
+    def count(self, model: str, choices: Sequence[Choice]) -> None:
+        """Count answered prompts; `model` is what the client asked for."""
+        for choice in choices:
+            self.requests.labels(choice.domain, choice.version, model).inc()
+            if choice.decision is not None and choice.adapter is None:
+                self.abstentions.inc()
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

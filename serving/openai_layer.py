@@ -1,0 +1,133 @@
+"""vLLM's own OpenAI serving classes, used in this process: templates, streaming, tools, logprobs behave as vLLM's.
+
+Which adapter answers is decided elsewhere and given as a name. Knows no manifest and no HTTP server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import generate_latest
+from pydantic import ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.models.protocol import BaseModelPath
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMError
+from vllm.lora.request import LoRARequest
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.prometheus import get_prometheus_registry
+
+from serving.engine import Answer, Call, Kind
+from serving.errors import Refused, Unavailable
+from serving.openai_body import bad_request
+from serving.options import EngineOptions
+from serving.served import BASE
+
+_REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
+    "chat": ChatCompletionRequest,
+    "completion": CompletionRequest,
+}
+_REPORTED_ERRORS = 5
+
+
+class OpenAILayer:
+    """`chat_template` is the effective template's text."""
+
+    def __init__(self, llm: AsyncLLM, options: EngineOptions, chat_template: str) -> None:
+        self._tokenizer = llm.get_tokenizer()
+        self._models = OpenAIServingModels(llm, [BaseModelPath(name=BASE, model_path=options.model)])
+        auto_tools = options.tool_call_parser is not None
+        self._renderer = OnlineRenderer(
+            llm.model_config,
+            llm.renderer,
+            request_logger=None,
+            chat_template=chat_template,
+            chat_template_content_format="auto",
+            enable_auto_tools=auto_tools,
+            tool_parser=options.tool_call_parser,
+            reasoning_parser=options.reasoning_parser or "",
+        )
+        self._chat = OpenAIServingChat(
+            llm,
+            self._models,
+            "assistant",
+            online_renderer=self._renderer,
+            request_logger=None,
+            chat_template=chat_template,
+            chat_template_content_format="auto",
+            enable_auto_tools=auto_tools,
+            tool_parser=options.tool_call_parser,
+            reasoning_parser=options.reasoning_parser or "",
+        )
+        self._completion = OpenAIServingCompletion(
+            llm, self._models, online_renderer=self._renderer, request_logger=None
+        )
+
+    async def warm_up(self) -> None:
+        """Compile the chat template once, before the first request waits for it."""
+        self._renderer.warmup()
+
+    def serve(self, request: LoRARequest) -> None:
+        self._models.lora_requests[request.lora_name] = request
+
+    def forget(self, name: str) -> None:
+        self._models.lora_requests.pop(name, None)
+
+    def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
+        try:
+            parsed = _REQUESTS[kind].model_validate(dict(body))
+        except ValidationError as error:
+            raise _refused_validation(error) from error
+        except (VLLMError, ValueError, TypeError) as error:
+            raise _refused(create_error_response(error)) from error
+        return Call(kind, body, bool(parsed.stream), parsed)
+
+    async def generate(self, call: Call, model: str) -> Answer:
+        request = call.parsed.model_copy(update={"model": model})
+        try:
+            if call.kind == "chat":
+                answer = await self._chat.create_chat_completion(request)
+            else:
+                answer = await self._completion.create_completion(request)
+        except EngineDeadError as error:
+            raise Unavailable("the engine process has died") from error
+        except Exception as error:
+            # vLLM's own server maps every other exception to a body of the OpenAI form, by this function.
+            raise _refused(create_error_response(error)) from error
+        if isinstance(answer, ErrorResponse):
+            raise _refused(answer)
+        if isinstance(answer, AsyncGenerator):
+            return answer
+        return answer.model_dump(mode="json")
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        if not all(0 <= token < len(self._tokenizer) for token in token_ids):
+            raise bad_request(f"token ids must be from 0 to {len(self._tokenizer) - 1}", "prompt")
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+
+    def metrics(self) -> bytes:
+        return generate_latest(get_prometheus_registry())
+
+
+def _refused(error: ErrorResponse) -> Refused:
+    return Refused(error.error.code, error.model_dump(mode="json"))
+
+
+def _refused_validation(error: ValidationError) -> Refused:
+    """One line per fault, bounded: a request's faults are not echoed back at any length."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    # Union branches and validators put their own marks into the location; a field's name has no such characters.
+    places = [".".join(str(part) for part in fault["loc"] if not set(str(part)) & set("[](){}-")) for fault in faults]
+    lines = [f"{place or 'request'}: {fault['msg']}" for place, fault in zip(places, faults, strict=True)]
+    more = len(lines) - _REPORTED_ERRORS
+    if more > 0:
+        lines = [*lines[:_REPORTED_ERRORS], f"and {more} more"]
+    return bad_request("; ".join(lines), places[0] or None)

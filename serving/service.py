@@ -1,0 +1,306 @@
+"""What one replica serves: an engine, the manifest it stands on, and the routing of requests to adapters.
+
+One process, one event loop, one RoutedService. Knows no HTTP framework and none of its peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from learning.errors import LearningError
+from learning.template import PromptTemplate
+from serving.batch import groups_of, merged, merged_events
+from serving.engine import Answer, Call, Engine, Kind
+from serving.errors import PrepareFailed, Unavailable
+from serving.leases import Lease
+from serving.metrics import ReplicaMetrics
+from serving.openai_body import bad_request, ended_by, plain_messages, prompts_of, with_prompts
+from serving.options import EngineOptions
+from serving.publication import Publication
+from serving.score_queue import ScoreQueue
+from serving.selection import Choice, by_content, by_name, stamp
+from serving.served import AUTO, ServedManifest
+
+if TYPE_CHECKING:
+    from learning.features import FeatureExtractor
+    from registry.manifest import Manifest
+    from registry.registry import Registry
+
+
+class LeasedEvents:
+    """Server-sent events of one request; its lease ends with the last event or with `aclose`, begun or not."""
+
+    def __init__(self, events: AsyncGenerator[str, None], lease: Lease) -> None:
+        self._events, self._lease = events, lease
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            return await anext(self._events)
+        except BaseException:
+            # The end, a failure or a cancellation: there is no next event after any of them.
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await self._events.aclose()
+        finally:
+            self._lease.release()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer and the headers that say who spoke. Exactly one of `body` and `events` is set.
+
+    `events` must be iterated to their end or closed, even if never begun: that ends the request's lease.
+    """
+
+    headers: Mapping[str, str]
+    body: dict[str, Any] | None = None
+    events: LeasedEvents | None = None
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A decision without generation, under the manifest it was made from."""
+
+    served: ServedManifest
+    choices: Sequence[Choice]
+
+
+class RoutedService:
+    """Made by `start`; tests inject an engine of their own."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        registry: Registry,
+        extractor_for: Callable[[Manifest], FeatureExtractor],
+        template: PromptTemplate,
+        max_lora_rank: int,
+    ) -> None:
+        self.engine = engine
+        self.metrics = ReplicaMetrics()
+        self.fenced: str | None = None
+        self._registry = registry
+        self._template = template
+        self._queue = ScoreQueue()
+        self._publication = Publication(engine, registry, extractor_for, max_lora_rank)
+        self.metrics.leases.set_function(lambda: len(self._publication.leases))
+        self.metrics.loaded.set_function(lambda: len(self._publication.loaded))
+        self.metrics.manifest_number.set_function(lambda: self._publication.current.number)
+        self.metrics.fenced.set_function(lambda: float(self.fenced is not None))
+
+    @classmethod
+    async def start(
+        cls,
+        options: EngineOptions,
+        registry: Registry,
+        extractor_for: Callable[[Manifest], FeatureExtractor],
+    ) -> RoutedService:
+        """Start vLLM and stand on the registry's current manifest before returning.
+
+        Raises EngineFailed, PrepareFailed, or LearningError for a model without a chat template; nothing is left
+        running then.
+        """
+        # Late, so that nothing of vLLM is imported before the engine has set its environment, nor by those that bring
+        # their own engine.
+        from serving.vllm_engine import VllmEngine
+
+        template = await asyncio.to_thread(
+            PromptTemplate, options.model, chat_template=options.chat_template, terminator=options.terminator
+        )
+        engine = await VllmEngine.start(options, template.chat_template)
+        service = cls(engine, registry, extractor_for, template, options.max_lora_rank)
+        try:
+            await service.catch_up()
+        except BaseException:
+            await engine.stop()
+            raise
+        return service
+
+    async def catch_up(self) -> None:
+        """Stand on the registry's current manifest, also if that changes meanwhile."""
+        while (manifest := await asyncio.to_thread(self._registry.current)) is not None:
+            if manifest.number <= self._publication.current.number:
+                return
+            await self.prepare(manifest.number)
+            await self.commit(manifest.number)
+
+    # -- publication ------------------------------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest that new requests are served from; None before the first publication."""
+        return self._publication.current.manifest
+
+    async def prepare(self, number: int) -> None:
+        """Load what manifest `number` needs, beside what is in use. Idempotent.
+
+        Raises PrepareFailed; then the service is exactly as it was.
+        """
+        started = time.monotonic()
+        try:
+            await self._publication.prepare(number)
+        except PrepareFailed:
+            self.metrics.prepare_failures.inc()
+            raise
+        self.metrics.prepare_seconds.observe(time.monotonic() - started)
+
+    async def commit(self, number: int) -> None:
+        """Serve a prepared manifest from the next request on. Idempotent. Raises NotPrepared."""
+        await self._publication.commit(number)
+
+    async def abort(self, number: int) -> None:
+        """Forget a prepared manifest."""
+        await self._publication.abort(number)
+
+    # -- health -----------------------------------------------------------------------------------------------------
+
+    def fence(self, reason: str) -> None:
+        """Refuse requests from now on, with 503; those in flight finish."""
+        self.fenced = reason
+
+    def unfence(self) -> None:
+        self.fenced = None
+
+    @property
+    def ready(self) -> bool:
+        return self.fenced is None and self.engine.failure is None
+
+    def health(self) -> dict[str, Any]:
+        """This replica's state as a JSON object. `loaded` versions must not be deleted from the registry."""
+        return {
+            "ready": self.ready,
+            "fenced": self.fenced,
+            "engine_failure": self.engine.failure,
+            "unload_failure": self._publication.unload_failure,
+            "manifest": self._publication.current.number,
+            "prepared": list(self._publication.prepared),
+            "loaded": list(self._publication.loaded),
+            "leases": len(self._publication.leases),
+        }
+
+    async def stop(self, drain_seconds: float = 10.0) -> None:
+        """Refuse new requests, let those in flight finish within `drain_seconds`, end the engine. Idempotent."""
+        self.fence("stopping")
+        deadline = time.monotonic() + drain_seconds
+        while len(self._publication.leases) and self.engine.failure is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await self._publication.settle()
+        self._queue.close()
+        await self.engine.stop()
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def served(self) -> ServedManifest:
+        return self._publication.current
+
+    async def chat(self, body: Mapping[str, Any]) -> Reply:
+        """Answer a chat completion request. Raises Refused or Unavailable."""
+        return await self._answer("chat", body)
+
+    async def complete(self, body: Mapping[str, Any]) -> Reply:
+        """Answer a completion request; with `auto`, each prompt is routed by itself. Raises Refused or Unavailable."""
+        return await self._answer("completion", body)
+
+    async def route(self, *, texts: Sequence[str] | None = None, messages: Sequence[Any] | None = None) -> Routed:
+        """Decide without generating. Bare texts are rendered as one user message each."""
+        self._check_open()
+        served = self._publication.current
+        if messages is not None:
+            rendered = [self._render(plain_messages({"messages": messages}))]
+        else:
+            rendered = [self._render([{"role": "user", "content": text}]) for text in texts or ()]
+        return Routed(served, await self._by_content(served, rendered))
+
+    async def _answer(self, kind: Kind, body: Mapping[str, Any]) -> Reply:
+        self._check_open()
+        call = self.engine.parse(kind, ended_by(body, self._template.terminator))
+        lease = self._publication.leases.take(self._publication.current)
+        try:
+            choices = await self._choose(lease.served, call)
+            lease.narrow({choice.version for choice in choices if choice.adapter is not None})
+            answer = await self._generate(call, choices)
+        except BaseException:
+            lease.release()
+            raise
+        self.metrics.count(str(body.get("model") or AUTO), choices)
+        headers = stamp(lease.served, choices)
+        if isinstance(answer, dict):
+            lease.release()
+            return Reply(headers, body=answer)
+        return Reply(headers, events=LeasedEvents(answer, lease))
+
+    async def _choose(self, served: ServedManifest, call: Call) -> list[Choice]:
+        """One choice per prompt of the call; a chat is one prompt."""
+        named = by_name(served, call.body.get("model"))
+        if named is not None:
+            prompts = 1 if call.kind == "chat" else len(prompts_of(call.body))
+            return [named] * prompts
+        if served.scorer is None:
+            texts = [""] * (1 if call.kind == "chat" else len(prompts_of(call.body)))
+        elif call.kind == "chat":
+            texts = [self._render(plain_messages(call.body))]
+        else:
+            texts = [p if isinstance(p, str) else self.engine.decode(p) for p in prompts_of(call.body)]
+        return await self._by_content(served, texts)
+
+    async def _by_content(self, served: ServedManifest, texts: Sequence[str]) -> list[Choice]:
+        started = time.monotonic()
+        try:
+            choices = await by_content(served, texts, self._queue)
+        except LearningError as error:
+            raise bad_request(f"the prompt can't be routed: {error}; name a model instead of auto") from error
+        self.metrics.route_seconds.observe(time.monotonic() - started)
+        return choices
+
+    async def _generate(self, call: Call, choices: Sequence[Choice]) -> Answer:
+        groups = groups_of(choices)
+        if len(groups) == 1:
+            return await self.engine.generate(call, groups[0].adapter)
+        prompts = prompts_of(call.body)
+        calls = [
+            self.engine.parse(call.kind, with_prompts(call.body, [prompts[p] for p in group.positions]))
+            for group in groups
+        ]
+        answers = await _all_or_none(
+            [self.engine.generate(own, group.adapter) for own, group in zip(calls, groups, strict=True)]
+        )
+        samples = int(call.body.get("n") or 1)
+        if call.stream:
+            return merged_events(groups, answers, samples)
+        return merged(groups, answers, samples)
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        try:
+            return self._template.render(messages)
+        except LearningError as error:
+            raise bad_request(f"the chat template does not take these messages: {error}", "messages") from error
+
+    def _check_open(self) -> None:
+        if self.fenced is not None:
+            raise Unavailable(f"this replica is fenced: {self.fenced}")
+        if self.engine.failure is not None:
+            raise Unavailable(f"this replica's engine is down: {self.engine.failure}")
+
+
+async def _all_or_none(generations: Sequence[Any]) -> list[Any]:
+    """Await all; if one is refused, stop the others and raise its error."""
+    tasks = [asyncio.ensure_future(generation) for generation in generations]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        for answer in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(answer, AsyncGenerator):
+                await answer.aclose()
+        raise

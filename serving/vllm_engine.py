@@ -1,0 +1,170 @@
+"""The engine port on vLLM: AsyncLLM in this process, its engine core as a child process.
+
+On a CPU the core runs its worker in itself (VLLM_ENABLE_V1_MULTIPROCESSING=0): one child instead of two, each of which
+would import everything again. The child kills itself when this process is gone (serving/lora_rows.py).
+
+vLLM is imported by `start` only, after the environment that it reads at import has been set. Knows no manifest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from serving.engine import Answer, Call, Kind, LoadedAdapter
+from serving.errors import EngineFailed, Unavailable
+from serving.lora_rows import PARENT_PID
+from serving.options import EngineOptions
+from serving.served import BASE
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from serving.openai_layer import OpenAILayer
+
+
+class VllmEngine:
+    """Made by `start`."""
+
+    def __init__(self, llm: AsyncLLM, layer: OpenAILayer) -> None:
+        self._llm = llm
+        self._layer = layer
+        self._requests: dict[str, LoRARequest] = {}
+        self._probes = 0
+        self._stopped = False
+
+    @classmethod
+    async def start(cls, options: EngineOptions, chat_template: str) -> VllmEngine:
+        """Start an engine for `options`; `chat_template` is the effective one. Raises EngineFailed."""
+        _set_environment(options)
+        try:
+            # In a thread: loading takes seconds, and the loop has other duties (health checks, other replicas).
+            llm = await asyncio.to_thread(_start_llm, options)
+        except Exception as error:
+            raise EngineFailed(f"vLLM did not start for {options.model}: {error}") from error
+        try:
+            from serving.openai_layer import OpenAILayer
+
+            layer = OpenAILayer(llm, options, chat_template)
+            await layer.warm_up()
+        except Exception as error:
+            llm.shutdown(timeout=5)
+            raise EngineFailed(f"vLLM's OpenAI layer did not start for {options.model}: {error}") from error
+        return cls(llm, layer)
+
+    @property
+    def failure(self) -> str | None:
+        if self._stopped:
+            return "stopped"
+        return "the engine process has died" if self._llm.errored else None
+
+    async def load(self, adapter: LoadedAdapter) -> None:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(adapter.name, adapter.number, str(adapter.folder))
+        try:
+            await self._llm.add_lora(request)
+        except Exception as error:
+            raise EngineFailed(f"vLLM can't load {adapter.name} from {adapter.folder}: {error}") from error
+        self._requests[adapter.name] = request
+        self._layer.serve(request)
+
+    async def unload(self, adapter: LoadedAdapter) -> None:
+        try:
+            # False means that vLLM had already evicted it to make room, which is as good.
+            await self._llm.remove_lora(adapter.number)
+        except Exception as error:
+            raise EngineFailed(f"vLLM can't unload {adapter.name}: {error}") from error
+        self._requests.pop(adapter.name, None)
+        self._layer.forget(adapter.name)
+
+    async def probe(self, adapter: LoadedAdapter | None) -> None:
+        from vllm import SamplingParams, TokensPrompt
+
+        who = BASE if adapter is None else adapter.name
+        self._probes += 1
+        tokenizer = self._llm.get_tokenizer()
+        prompt = TokensPrompt(prompt_token_ids=tokenizer.encode("probe") or [0])
+        params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=1)
+        lora = None if adapter is None else self._requests[adapter.name]
+        logprobs: list[float] = []
+        try:
+            async for output in self._llm.generate(prompt, params, f"probe-{self._probes}", lora_request=lora):
+                for position in output.outputs[0].logprobs or ():
+                    logprobs += [candidate.logprob for candidate in position.values()]
+        except Exception as error:
+            raise EngineFailed(f"a token with {who} fails: {error}") from error
+        if not logprobs or not all(math.isfinite(logprob) for logprob in logprobs):
+            raise EngineFailed(f"a token with {who} has log probabilities {logprobs}, expected finite ones")
+
+    def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
+        return self._layer.parse(kind, body)
+
+    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+        if self.failure is not None:
+            raise Unavailable(self.failure)
+        return await self._layer.generate(call, BASE if adapter is None else adapter.name)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._layer.decode(token_ids)
+
+    def metrics(self) -> bytes:
+        return self._layer.metrics()
+
+    async def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            await asyncio.to_thread(self._llm.shutdown, 5)
+
+
+def _set_environment(options: EngineOptions) -> None:
+    """What vLLM reads from the environment, some of it at import. A value set by the operator stays."""
+    # The child must outlive no one but this process, whoever set the variable before (a fork keeps it).
+    os.environ[PARENT_PID] = str(os.getpid())
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if torch.version.cuda is None and torch.version.hip is None:
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # Pinning threads to cores is for one engine that owns the machine.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if options.threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(options.threads)
+
+
+def _start_llm(options: EngineOptions) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(options)))
+
+
+def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": options.model,
+        "served_model_name": BASE,
+        "dtype": options.dtype,
+        "max_model_len": options.max_model_len,
+        "enable_lora": True,
+        "max_loras": options.max_loras,
+        "max_cpu_loras": options.max_cpu_loras,
+        "max_lora_rank": options.kernel_rank,
+        "max_num_seqs": options.max_num_seqs,
+        "enforce_eager": options.enforce_eager,
+        "worker_extension_cls": "serving.lora_rows.LoraRows",
+        "enable_log_requests": False,
+    }
+    if options.kv_cache_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes
+    if options.gpu_memory_utilization is not None:
+        arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
+    if options.reasoning_parser is not None:
+        arguments["reasoning_parser"] = options.reasoning_parser
+    if options.terminator is not None:
+        # A stop text within optional whitespace, a newline above all, would cut a JSON answer short.
+        arguments["structured_outputs_config"] = {"backend": "guidance", "disable_any_whitespace": True}
+    return arguments | options.extra

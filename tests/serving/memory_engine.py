@@ -1,0 +1,122 @@
+"""An engine without a model, for what does not depend on one: it keeps the port's contract and remembers what it did.
+
+Its answers are the adapter's name and the prompt, one token per word, so that a wrong adapter shows in the text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from serving.engine import Answer, Call, Kind, LoadedAdapter
+from serving.errors import EngineFailed
+from serving.openai_body import bad_request
+
+WORDS = ["zero", "one", "two", "three", "four", "five"]
+
+
+class MemoryEngine:
+    """`log` holds every load and unload in order; `bad` names of versions whose load or probe fails, by step."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
+        self.present: dict[str, LoadedAdapter] = {}
+        self.numbers: list[int] = []
+        self.bad: dict[str, str] = {}
+        self.running = 0
+        self.aborted = 0
+        self.failure: str | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def load(self, adapter: LoadedAdapter) -> None:
+        await asyncio.sleep(0)
+        if self.bad.get(adapter.name) == "load":
+            raise EngineFailed(f"{adapter.name} does not fit")
+        assert adapter.number not in self.numbers, "an engine id was used twice"
+        self.numbers.append(adapter.number)
+        self.present[adapter.name] = adapter
+        self.log.append(("load", adapter.name))
+
+    async def unload(self, adapter: LoadedAdapter) -> None:
+        await asyncio.sleep(0)
+        if self.bad.get(adapter.name) == "unload":
+            raise EngineFailed(f"{adapter.name} stays")
+        del self.present[adapter.name]
+        self.log.append(("unload", adapter.name))
+
+    async def probe(self, adapter: LoadedAdapter | None) -> None:
+        await asyncio.sleep(0)
+        if adapter is not None and self.bad.get(adapter.name) == "probe":
+            raise EngineFailed("nan")
+
+    def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
+        if kind == "chat" and not isinstance(body.get("messages"), list):
+            raise bad_request("messages: Field required", "messages")
+        return Call(kind, body, bool(body.get("stream")), body)
+
+    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+        if adapter is not None and adapter.name not in self.present:
+            raise AssertionError(f"{adapter.name} is asked for but not loaded")
+        model = "base" if adapter is None else adapter.name
+        if call.stream:
+            return self._events(call, model)
+        self.running += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.running -= 1
+        choices = [self._choice(index, text) for index, text in enumerate(self._texts(call, model))]
+        usage = {"prompt_tokens": len(choices), "completion_tokens": len(choices), "total_tokens": 2 * len(choices)}
+        return {"id": "memory", "created": 1, "model": model, "choices": choices, "usage": usage}
+
+    async def _events(self, call: Call, model: str) -> AsyncGenerator[str, None]:
+        self.running += 1
+        texts = self._texts(call, model)
+        try:
+            for index, text in enumerate(texts):
+                for word in text.split(" "):
+                    await self.gate.wait()
+                    await asyncio.sleep(0)
+                    yield self._event(model, [self._choice(index, word + " ")])
+            if (call.body.get("stream_options") or {}).get("include_usage"):
+                counts = {"prompt_tokens": len(texts), "completion_tokens": 1, "total_tokens": len(texts) + 1}
+                yield self._event(model, [], usage=counts)
+            yield "data: [DONE]\n\n"
+        except (GeneratorExit, asyncio.CancelledError):
+            self.aborted += 1
+            raise
+        finally:
+            self.running -= 1
+
+    @staticmethod
+    def _texts(call: Call, model: str) -> list[str]:
+        samples = call.body.get("n") or 1
+        if call.kind == "chat":
+            prompts = [call.body["messages"][-1]["content"]]
+        else:
+            prompt = call.body["prompt"]
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        return [f"{model} {prompt} {sample}" for prompt in prompts for sample in range(samples)]
+
+    @staticmethod
+    def _choice(index: int, text: str) -> dict[str, Any]:
+        return {"index": index, "text": text, "message": {"role": "assistant", "content": text}}
+
+    @staticmethod
+    def _event(model: str, choices: list[dict[str, Any]], **more: Any) -> str:
+        body = {"id": f"memory-{model}", "created": 1, "model": model, "choices": choices, **more}
+        return f"data: {json.dumps(body)}\n\n"
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        if not all(0 <= token < len(WORDS) for token in token_ids):
+            raise bad_request("token ids out of range", "prompt")
+        return " ".join(WORDS[token] for token in token_ids)
+
+    def metrics(self) -> bytes:
+        return b"# TYPE memory_engine gauge\nmemory_engine 1\n"
+
+    async def stop(self) -> None:
+        self.failure = "stopped"

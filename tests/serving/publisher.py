@@ -1,0 +1,81 @@
+"""Manifests for tests, written through the real registry, with a router that goes by words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from learning.rls import RouterWeights
+from registry.adapters import Adapter, AdapterFacts
+from registry.manifest import BaseRevision, Manifest, RouterRef
+from registry.registry import Registry
+
+
+class WordFeatures:
+    """Counts of known words, the simplest thing that has an extractor's two members."""
+
+    def __init__(self, words: Sequence[str], fingerprint: str = "words") -> None:
+        self.words = tuple(words)
+        self.fingerprint = fingerprint
+
+    def extract(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([[float(text.split().count(word)) for word in self.words] for text in texts])
+
+
+class Publisher:
+    """Adds adapters and commits manifests, each the successor of the last."""
+
+    def __init__(self, registry: Registry, scratch: Path) -> None:
+        self.registry = registry
+        self._scratch = scratch
+
+    def adapter(self, domain: str, version: int, *, rank: int = 2, folder: Path | None = None) -> Adapter:
+        """A version in the registry; without a PEFT folder, one that only a memory engine takes."""
+        if folder is None:
+            folder = self._scratch / f"{domain}-{version}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "adapter_config.json").write_text(f'{{"r": {rank}, "peft_type": "LORA"}}')
+            weights = np.full((rank, 2), version + len(domain), dtype=np.float32)
+            save_file({"weight": weights}, folder / "adapter_model.safetensors")
+        facts = AdapterFacts(
+            domain=domain,
+            version=version,
+            status="accepted",
+            rank=rank,
+            base_digest="base",
+            learner="test",
+            train_examples=1,
+            held_out_examples=1,
+            created_at=datetime.now(UTC),
+        )
+        return self.registry.add_adapter(domain, version, folder, facts)
+
+    def publish(
+        self, adapters: Sequence[Adapter], weights: RouterWeights | None = None, abstain_below: float = 0.5
+    ) -> Manifest:
+        current = self.registry.current()
+        router = RouterRef(fingerprint=weights.fingerprint, abstain_below=abstain_below) if weights else None
+        manifest = Manifest(
+            number=current.number + 1 if current else 1,
+            parent=current.number if current else None,
+            created_at=datetime.now(UTC),
+            base=BaseRevision(model="test"),
+            routes={adapter.domain: adapter.route() for adapter in adapters},
+            router=router,
+            features_digest="words",
+        )
+        return self.registry.commit(manifest, weights.to_bytes() if weights else None, {}, {})
+
+
+def word_router(words: Mapping[str, str], fingerprint: str = "words") -> RouterWeights:
+    """A router that sends a text with a domain's word to the domain; `words` maps domain to word, in feature order."""
+    domains = tuple(sorted(words))
+    order = list(words.values())
+    weight_DK = np.zeros((len(order), len(domains)))
+    for column, domain in enumerate(domains):
+        weight_DK[order.index(words[domain]), column] = 1.0
+    return RouterWeights(domains, weight_DK, fingerprint)

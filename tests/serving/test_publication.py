@@ -1,0 +1,210 @@
+"""Two-phase publication on one replica: all of a manifest or none, nothing in use unloaded, nothing left behind."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from registry.registry import Registry
+from serving.errors import NotPrepared, PrepareFailed
+from serving.publication import Publication
+from serving.served import NOTHING_PUBLISHED
+from tests.serving.memory_engine import MemoryEngine
+from tests.serving.publisher import Publisher, WordFeatures, word_router
+
+WORDS = {"cats": "meow", "dogs": "woof"}
+
+
+@pytest.fixture
+def publication(engine: MemoryEngine, registry: Registry) -> Publication:
+    return Publication(engine, registry, lambda _: WordFeatures(list(WORDS.values())), max_lora_rank=8)
+
+
+async def stand(publication: Publication, number: int) -> None:
+    await publication.prepare(number)
+    await publication.commit(number)
+    await publication.settle()
+
+
+async def test_prepare_changes_nothing_that_is_served_and_commit_swaps_all_of_it(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    cats, dogs = publisher.adapter("cats", 1), publisher.adapter("dogs", 1)
+    publisher.publish([cats, dogs], word_router(WORDS))
+    await publication.prepare(1)
+    assert publication.current is NOTHING_PUBLISHED
+    assert set(engine.present) == {cats.name, dogs.name}
+    await publication.commit(1)
+    assert publication.current.number == 1
+    assert {domain: a.name for domain, a in publication.current.by_domain.items()} == {
+        "cats": cats.name,
+        "dogs": dogs.name,
+    }
+    assert publication.current.scorer is not None
+
+
+async def test_prepare_and_commit_are_idempotent(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    publisher.publish([publisher.adapter("cats", 1)])
+    await asyncio.gather(publication.prepare(1), publication.prepare(1))
+    await publication.commit(1)
+    await publication.commit(1)
+    await publication.prepare(1)
+    assert [step for step, _ in engine.log] == ["load"]
+
+
+async def test_a_commit_that_was_not_prepared_is_refused(publication: Publication) -> None:
+    with pytest.raises(NotPrepared, match="manifest 3 is not prepared"):
+        await publication.commit(3)
+
+
+async def test_what_stays_is_not_loaded_again_and_what_goes_is_unloaded(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    cats, dogs, cats2 = publisher.adapter("cats", 1), publisher.adapter("dogs", 1), publisher.adapter("cats", 2)
+    publisher.publish([cats, dogs])
+    publisher.publish([cats2, dogs])
+    await stand(publication, 1)
+    await stand(publication, 2)
+    assert engine.log == [("load", cats.name), ("load", dogs.name), ("load", cats2.name), ("unload", cats.name)]
+
+
+async def test_an_older_version_comes_back_under_a_new_engine_id(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    cats, cats2 = publisher.adapter("cats", 1), publisher.adapter("cats", 2)
+    for adapter in (cats, cats2, cats):
+        publisher.publish([adapter])
+    for number in (1, 2, 3):
+        await stand(publication, number)
+    assert engine.numbers == [1, 2, 3]
+    assert publication.current.by_domain["cats"].name == cats.name
+
+
+async def test_a_version_in_flight_stays_until_its_last_lease_ends(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    cats, cats2 = publisher.adapter("cats", 1), publisher.adapter("cats", 2)
+    publisher.publish([cats])
+    publisher.publish([cats2])
+    await stand(publication, 1)
+    early, late = publication.leases.take(publication.current), publication.leases.take(publication.current)
+    early.narrow([cats.name])
+    await stand(publication, 2)
+    assert cats.name in engine.present
+    early.release()
+    await publication.settle()
+    assert cats.name in engine.present
+    late.release()
+    await publication.settle()
+    assert set(engine.present) == {cats2.name}
+
+
+@pytest.mark.parametrize("step", ["load", "probe"])
+async def test_a_failed_prepare_leaves_everything_as_it_was(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine, step: str
+) -> None:
+    cats, cats2, dogs = publisher.adapter("cats", 1), publisher.adapter("cats", 2), publisher.adapter("dogs", 1)
+    publisher.publish([cats])
+    publisher.publish([cats2, dogs])
+    await stand(publication, 1)
+    before = publication.current
+    engine.bad[dogs.name] = step
+    with pytest.raises(PrepareFailed) as failure:
+        await publication.prepare(2)
+    assert failure.value.version == dogs.name and failure.value.what and failure.value.remedy
+    assert publication.current is before and publication.prepared == ()
+    assert set(engine.present) == {cats.name} and publication.loaded == (cats.name,)
+    engine.bad.clear()
+    await stand(publication, 2)
+    assert set(engine.present) == {cats2.name, dogs.name}
+
+
+async def test_a_changed_file_is_found(publication: Publication, publisher: Publisher, engine: MemoryEngine) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.publish([cats])
+    weights = Path(cats.path) / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(PrepareFailed, match=cats.name):
+        await publication.prepare(1)
+    assert engine.log == []
+
+
+async def test_a_rank_beyond_the_engine_is_found(publication: Publication, publisher: Publisher) -> None:
+    wide = publisher.adapter("cats", 1, rank=9)
+    publisher.publish([wide])
+    with pytest.raises(PrepareFailed, match=r"its rank is 9.*at most 8"):
+        await publication.prepare(1)
+
+
+async def test_features_of_another_fingerprint_are_refused(publication: Publication, publisher: Publisher) -> None:
+    publisher.publish([publisher.adapter("cats", 1)], word_router({"cats": "meow"}, fingerprint="others"))
+    with pytest.raises(PrepareFailed, match="fingerprint"):
+        await publication.prepare(1)
+    assert publication.loaded == ()
+
+
+async def test_an_unknown_manifest_is_refused(publication: Publication) -> None:
+    with pytest.raises(PrepareFailed, match="manifest 7"):
+        await publication.prepare(7)
+
+
+async def test_a_column_without_an_adapter_is_masked(publication: Publication, publisher: Publisher) -> None:
+    publisher.publish([publisher.adapter("cats", 1)], word_router(WORDS))
+    await stand(publication, 1)
+    scorer = publication.current.scorer
+    assert scorer is not None and scorer.domains == ("cats",)
+    assert [decision.domain for decision in scorer.route(["meow", "woof"])] == ["cats", None]
+
+
+async def test_abort_unloads_what_only_it_needed(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    cats, cats2 = publisher.adapter("cats", 1), publisher.adapter("cats", 2)
+    publisher.publish([cats])
+    publisher.publish([cats2])
+    await stand(publication, 1)
+    await publication.prepare(2)
+    await publication.abort(2)
+    assert set(engine.present) == {cats.name}
+    with pytest.raises(NotPrepared):
+        await publication.commit(2)
+
+
+async def test_a_cancelled_prepare_leaves_nothing(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    publisher.publish([publisher.adapter("cats", 1), publisher.adapter("dogs", 1)])
+    task = asyncio.create_task(publication.prepare(1))
+    while not engine.log:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await publication.settle()
+    assert engine.present == {} and publication.prepared == ()
+
+
+async def test_a_failed_unload_is_told_and_tried_again(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    cats, cats2, cats3 = (publisher.adapter("cats", version) for version in (1, 2, 3))
+    for adapter in (cats, cats2, cats3):
+        publisher.publish([adapter])
+    await stand(publication, 1)
+    engine.bad[cats.name] = "unload"
+    await stand(publication, 2)
+    assert publication.unload_failure is not None and cats.name in publication.loaded
+    engine.bad.clear()
+    await stand(publication, 3)
+    assert publication.unload_failure is None and publication.loaded == (cats3.name,)
+
+
+async def test_an_older_manifest_is_not_prepared(publication: Publication, publisher: Publisher) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.publish([cats])
+    publisher.publish([cats])
+    await stand(publication, 2)
+    with pytest.raises(PrepareFailed, match="already stands on manifest 2"):
+        await publication.prepare(1)
