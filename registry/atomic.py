@@ -130,6 +130,8 @@ def remove_folder(staging: Staging, folder: Path) -> None:
     """Remove a folder so that no reader ever finds it with only some of its files."""
     doomed = staging.place(folder.name)
     os.rename(folder, doomed)
+    # Both ends of the move, before any file inside goes: else a power cut could bring the folder back half empty.
+    sync_folder(doomed.parent)
     sync_folder(folder.parent)
     discard(doomed)
 

@@ -1,0 +1,220 @@
+"""A death at every single system call: the registry is then in the old state or the new, whole, and can go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.manifest import Manifest
+from registry.registry import Registry
+from tests.registry.conftest import facts_of, next_manifest, peft_folder, state_of
+from tests.registry.machine import Machine
+
+
+def prepared(root: Path, trained: Path) -> Manifest:
+    """A registry with one manifest and a second version waiting to be routed; returns that manifest."""
+    registry = Registry(root)
+    news = registry.add_adapter("news", 1, peft_folder(trained / "news1", 1), facts_of("news"))
+    sport = registry.add_adapter("sport", 1, peft_folder(trained / "sport1", 2), facts_of("sport"))
+    first = registry.commit(next_manifest(None, news, sport), *state_of(1))
+    registry.add_adapter("news", 2, peft_folder(trained / "news2", 3), facts_of("news", 2))
+    return first
+
+
+def check_whole(registry: Registry) -> int:
+    """The current number, after every byte that it stands on was verified."""
+    current = registry.current()
+    if current is None:
+        return 0
+    snapshot = registry.snapshot()
+    assert snapshot is not None and snapshot.manifest == current
+    weights, tensors, metadata = state_of(current.number)
+    assert registry.weights(current) == weights
+    assert snapshot.metadata == metadata
+    assert all((snapshot.tensors[name] == tensor).all() for name, tensor in tensors.items())
+    for route in current.routes.values():
+        registry.adapter(route.adapter).verify()
+    for adapter in registry.adapters():
+        adapter.verify()
+    assert registry.manifests()[-1] == current
+    assert [manifest.number for manifest in registry.manifests()] == list(range(1, current.number + 1))
+    return current.number
+
+
+def at_every_call(
+    tmp_path: Path,
+    action: Callable[[Path], Any],
+    check: Callable[[Path, bool], None],
+    *,
+    power: bool,
+    prepare: Callable[[Path], Any] = lambda root: None,
+) -> int:
+    """Run `action` on a prepared registry, dead at call 1, 2, ... until it survives; returns the number of calls."""
+    for dies_at in range(1, 1000):
+        case = tmp_path / f"{dies_at}"
+        root, shadows = case / "registry", case / "shadows"
+        shadows.mkdir(parents=True)
+        prepared(root, case / "trained")
+        prepare(root)
+        machine = Machine(root, shadows, dies_at)
+        finished = machine.run(lambda root=root: action(root))
+        if power:
+            machine.lose_power()
+        check(root, finished)
+        if finished:
+            return dies_at - 1
+    raise AssertionError("the action never ended")
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["killed", "power-lost"])
+class TestAtEveryCall:
+    def test_commit(self, tmp_path: Path, power: bool) -> None:
+        def commit(root: Path) -> None:
+            registry = Registry(root)
+            (waiting,) = [adapter for adapter in registry.adapters("news") if adapter.version == 2]
+            manifest = next_manifest(registry.manifest(1), waiting)
+            registry.commit(manifest, *state_of(2))
+
+        def check(root: Path, finished: bool) -> None:
+            number = check_whole(Registry(root, writer=True))
+            assert number == 2 if finished else number in (1, 2)
+            commit(root)
+            assert check_whole(Registry(root)) == 2
+
+        assert at_every_call(tmp_path, commit, check, power=power) > 12
+
+    def test_add_adapter(self, tmp_path: Path, power: bool) -> None:
+        trained = peft_folder(tmp_path / "law", 9)
+
+        def add(root: Path) -> None:
+            Registry(root).add_adapter("law", 1, trained, facts_of("law"))
+
+        def check(root: Path, finished: bool) -> None:
+            registry = Registry(root, writer=True)
+            found = registry.adapters("law")
+            assert len(found) == 1 if finished else len(found) <= 1
+            check_whole(registry)
+            add(root)
+            (law,) = Registry(root).adapters("law")
+            law.verify()
+
+        assert at_every_call(tmp_path, add, check, power=power) > 10
+
+    def test_freeze(self, tmp_path: Path, power: bool) -> None:
+        def freeze(root: Path) -> None:
+            assert Registry(root).freeze("standardisation", b"first") == b"first"
+
+        def check(root: Path, finished: bool) -> None:
+            found = Registry(root, writer=True).frozen("standardisation")
+            assert found == b"first" if finished else found in (None, b"first")
+            winner = Registry(root).freeze("standardisation", b"second")
+            assert winner == (found or b"second")
+
+        assert at_every_call(tmp_path, freeze, check, power=power) > 4
+
+    def test_first_opening(self, tmp_path: Path, power: bool) -> None:
+        def open_new(root: Path) -> None:
+            Registry(root / "new").freeze("x", b"x")
+
+        def check(root: Path, finished: bool) -> None:
+            if finished:
+                assert Registry(root / "new").frozen("x") == b"x"
+            assert Registry(root / "new", writer=True).freeze("x", b"x") == b"x"
+
+        at_every_call(tmp_path, open_new, check, power=power)
+
+    def test_prune(self, tmp_path: Path, power: bool) -> None:
+        def publish(root: Path) -> None:
+            registry = Registry(root)
+            for number in range(2, 5):
+                newest = registry.adapters("news")[-1]
+                manifest = next_manifest(registry.manifest(number - 1), newest)
+                registry.commit(manifest, *state_of(number))
+
+        def prune(root: Path) -> None:
+            Registry(root).prune(keep_snapshots=1, keep_manifests=1)
+
+        def check(root: Path, finished: bool) -> None:
+            registry = Registry(root, writer=True)
+            current = registry.current()
+            assert current is not None
+            registry.snapshot()
+            registry.weights(current)
+            for route in current.routes.values():
+                registry.adapter(route.adapter).verify()
+            for manifest in registry.manifests():
+                for route in manifest.routes.values():
+                    registry.adapter(route.adapter).verify()
+                registry.weights(manifest)
+            registry.prune(keep_snapshots=1, keep_manifests=1)
+            assert registry.current() == current
+            assert len(list((root / "snapshots").iterdir())) == 1
+
+        assert at_every_call(tmp_path, prune, check, power=power, prepare=publish) > 12
+
+
+def test_what_returns_is_durable(tmp_path: Path) -> None:
+    """After the last call returned, a power cut takes nothing away."""
+    root, shadows = tmp_path / "registry", tmp_path / "shadows"
+    shadows.mkdir()
+    machine = Machine(root, shadows)
+    trained = peft_folder(tmp_path / "news", 1)
+
+    def work() -> None:
+        registry = Registry(root)
+        registry.freeze("standardisation", b"numbers")
+        news = registry.add_adapter("news", 1, trained, facts_of("news"))
+        registry.commit(next_manifest(None, news), *state_of(1))
+
+    root.mkdir()
+    assert machine.run(work)
+    machine.lose_power()
+    registry = Registry(root)
+    assert registry.frozen("standardisation") == b"numbers"
+    assert check_whole(registry) == 1
+
+
+def test_a_writer_killed_again_and_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A real process, a real SIGKILL, at moments that nobody chose."""
+    root = tmp_path / "registry"
+    code = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from registry.registry import Registry
+        from tests.registry.conftest import facts_of, next_manifest, peft_folder, state_of
+        root, trained = Path({str(root)!r}), Path({str(tmp_path / "trained")!r})
+        registry = Registry(root, writer=True)
+        print("ready", flush=True)
+        while True:
+            current = registry.current()
+            version = current.number + 1 if current else 1
+            folder = peft_folder(trained / str(version), version)
+            adapter = registry.add_adapter("news", version, folder, facts_of("news", version))
+            registry.commit(next_manifest(current, adapter), *state_of(version))
+            registry.prune(keep_snapshots=2, keep_manifests=10_000)
+        """
+    )
+    before = 0
+    for round_ in range(6):
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+        try:
+            assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+            time.sleep(0.05 + 0.037 * round_)
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+            if child.stdout:
+                child.stdout.close()
+        number = check_whole(Registry(root))
+        assert number >= before
+        before = number
+    assert before > 0
+    Registry(root, writer=True)
+    assert list((root / "staging").iterdir()) == []
