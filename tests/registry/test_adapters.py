@@ -1,0 +1,147 @@
+"""Adapters: immutable names, whole folders, refusals that say what to do."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+
+from registry.adapters import Adapter
+from registry.errors import DigestMismatch, RegistryError, UnknownAdapter
+from registry.registry import Registry
+from tests.registry.conftest import facts_of, peft_folder
+
+
+def test_an_added_adapter_is_a_plain_peft_folder(registry: Registry, tmp_path: Path) -> None:
+    source = peft_folder(tmp_path / "out")
+    adapter = registry.add_adapter("news", 1, source, facts_of("news"))
+    assert adapter.name == f"news@v1-{adapter.digest[:8]}"
+    assert adapter.path == registry.root / "adapters" / adapter.name
+    names = {path.name for path in adapter.path.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "anabranch.json"}
+    for name in names - {"anabranch.json"}:
+        assert (adapter.path / name).read_bytes() == (source / name).read_bytes()
+    assert safetensors.numpy.load_file(adapter.path / "adapter_model.safetensors").keys() == {"layers.0.lora_A.weight"}
+    assert registry.adapter(adapter.name) == adapter
+    adapter.verify()
+
+
+def test_other_weights_never_get_the_same_name(registry: Registry, tmp_path: Path) -> None:
+    one = registry.add_adapter("news", 1, peft_folder(tmp_path / "a", 1), facts_of("news"))
+    two = registry.add_adapter("news", 2, peft_folder(tmp_path / "b", 2), facts_of("news", 2))
+    same = registry.add_adapter("sport", 1, peft_folder(tmp_path / "a", 1), facts_of("sport"))
+    assert one.digest == same.digest and len({one.name, two.name, same.name}) == 3
+
+
+def test_adding_again_returns_what_is_there(registry: Registry, tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "a")
+    first = registry.add_adapter("news", 1, folder, facts_of("news"))
+    again = registry.add_adapter("news", 1, folder, facts_of("news", figures={"loss": 0.7}))
+    assert again == first and again.facts.figures == {"loss": 0.5}
+    assert len(registry.adapters()) == 1
+
+
+def test_other_content_or_another_verdict_for_a_version_is_refused(registry: Registry, tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "a", 1)
+    registry.add_adapter("news", 1, folder, facts_of("news"))
+    with pytest.raises(RegistryError, match=r"other content.*next version"):
+        registry.add_adapter("news", 1, peft_folder(tmp_path / "b", 2), facts_of("news"))
+    with pytest.raises(RegistryError, match="verdict is final"):
+        registry.add_adapter("news", 1, folder, facts_of("news", status="rejected"))
+
+
+def test_a_loss_that_is_no_number_can_be_kept(registry: Registry, tmp_path: Path) -> None:
+    figures = {"loss": math.nan, "base_loss": math.inf}
+    facts = facts_of("news", status="rejected", figures=figures)
+    name = registry.add_adapter("news", 1, peft_folder(tmp_path / "a"), facts).name
+    found = registry.adapter(name).facts.figures
+    assert math.isnan(found["loss"]) and found["base_loss"] == math.inf
+
+
+def test_listing_is_by_domain_and_number(registry: Registry, add: Callable[..., Adapter]) -> None:
+    for version in (2, 10, 1):
+        add("news", version)
+    add("a-b", 1)
+    (registry.root / "adapters" / "not an adapter").mkdir()
+    assert [(adapter.domain, adapter.version) for adapter in registry.adapters()] == [
+        ("a-b", 1),
+        ("news", 1),
+        ("news", 2),
+        ("news", 10),
+    ]
+    assert [adapter.version for adapter in registry.adapters("news")] == [1, 2, 10]
+    assert registry.adapters("new") == []
+
+
+@pytest.mark.parametrize("name", ["news", "news@v1-00000000", "../news@v1-00000000", "", "news@v1-00000000/x"])
+def test_an_unknown_name_is_said_to_be_unknown(registry: Registry, name: str) -> None:
+    with pytest.raises(UnknownAdapter, match=r"expected a full name"):
+        registry.adapter(name)
+
+
+def test_verify_finds_one_changed_byte(add: Callable[..., Adapter]) -> None:
+    adapter = add("news")
+    weights = adapter.path / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(DigestMismatch, match=rf"{adapter.digest}, got"):
+        adapter.verify()
+
+
+@pytest.mark.parametrize("damage", ["{", "", '{"format": 2}'])
+def test_damaged_facts_are_named(registry: Registry, add: Callable[..., Adapter], damage: str) -> None:
+    adapter = add("news")
+    (adapter.path / "anabranch.json").write_text(damage)
+    with pytest.raises(DigestMismatch, match=r"anabranch\.json is damaged"):
+        registry.adapter(adapter.name)
+
+
+def test_facts_of_another_adapter_are_refused(registry: Registry, add: Callable[..., Adapter]) -> None:
+    one, two = add("news", 1), add("news", 2)
+    (one.path / "anabranch.json").write_bytes((two.path / "anabranch.json").read_bytes())
+    with pytest.raises(DigestMismatch, match="speaks of"):
+        registry.adapter(one.name)
+
+
+class TestRefused:
+    """What is no adapter stays outside, and leaves nothing behind."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_stays(self, registry: Registry) -> object:
+        yield
+        assert registry.adapters() == []
+        assert list((registry.root / "staging").iterdir()) == []
+
+    def test_a_missing_file(self, registry: Registry, tmp_path: Path) -> None:
+        folder = peft_folder(tmp_path / "a")
+        (folder / "adapter_model.safetensors").unlink()
+        with pytest.raises(RegistryError, match="expected a PEFT folder"):
+            registry.add_adapter("news", 1, folder, facts_of("news"))
+
+    def test_weights_cut_short(self, registry: Registry, tmp_path: Path) -> None:
+        folder = peft_folder(tmp_path / "a")
+        weights = folder / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-3])
+        with pytest.raises(DigestMismatch, match="expected a whole safetensors file"):
+            registry.add_adapter("news", 1, folder, facts_of("news"))
+
+    @pytest.mark.parametrize("content", [b"", b"pickled", b"\xff" * 64, b"\x02" + b"\0" * 7 + b"[]"])
+    def test_weights_of_another_format(self, registry: Registry, tmp_path: Path, content: bytes) -> None:
+        folder = peft_folder(tmp_path / "a")
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        with pytest.raises(DigestMismatch, match="expected a whole safetensors file"):
+            registry.add_adapter("news", 1, folder, facts_of("news"))
+
+    @pytest.mark.parametrize("config", ["{", "[]", json.dumps({"r": 8}), "{}"])
+    def test_a_config_that_contradicts_the_facts(self, registry: Registry, tmp_path: Path, config: str) -> None:
+        folder = peft_folder(tmp_path / "a")
+        (folder / "adapter_config.json").write_text(config)
+        with pytest.raises(RegistryError, match=r"expected (JSON|rank 4)"):
+            registry.add_adapter("news", 1, folder, facts_of("news"))
+
+    def test_facts_of_another_version(self, registry: Registry, tmp_path: Path) -> None:
+        with pytest.raises(RegistryError, match="speak of news version 2"):
+            registry.add_adapter("news", 1, peft_folder(tmp_path / "a"), facts_of("news", 2))

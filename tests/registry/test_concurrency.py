@@ -1,0 +1,186 @@
+"""Several processes: one wins, readers see whole things, a writer sweeps only what the dead have left."""
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier, Event
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.adapters import Adapter
+from registry.errors import CommitConflict, RegistryError
+from registry.manifest import Manifest
+from registry.registry import Registry
+from tests.registry.conftest import facts_of, next_manifest, peft_folder, state_of
+
+processes = multiprocessing.get_context("fork")
+
+
+def together(target: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:
+    """Run `target(number, barrier, results, *arguments)` in processes; returns what they put in, sorted."""
+    barrier, results = processes.Barrier(count, timeout=60), processes.Queue()
+    children = [
+        processes.Process(target=target, args=(number, barrier, results, *arguments), daemon=True)
+        for number in range(count)
+    ]
+    for child in children:
+        child.start()
+    try:
+        answers = sorted(results.get(timeout=60) for _ in children)
+        for child in children:
+            child.join(60)
+            assert child.exitcode == 0
+        return answers
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+
+
+def _freeze(number: int, barrier: Barrier, results: Any, root: Path) -> None:
+    registry = Registry(root)
+    barrier.wait()
+    results.put(registry.freeze("standardisation", bytes([number]) * 100_000))
+
+
+def test_of_many_who_freeze_one_wins(registry: Registry) -> None:
+    answers = together(_freeze, 8, registry.root)
+    assert len(set(answers)) == 1 and len(answers[0]) == 100_000
+    assert registry.frozen("standardisation") == answers[0]
+    assert list((registry.root / "staging").iterdir()) == []
+
+
+def _commit(number: int, barrier: Barrier, results: Any, root: Path, manifest: Manifest) -> None:
+    registry = Registry(root)
+    mine = manifest.model_copy(update={"reason": str(number)})
+    barrier.wait()
+    try:
+        registry.commit(mine, f"weights {number}".encode(), *state_of(1)[1:])
+        results.put("won")
+    except CommitConflict:
+        results.put("lost")
+
+
+def test_of_many_who_commit_one_wins_and_nothing_of_the_others_is_mixed_in(
+    registry: Registry, add: Callable[..., Adapter]
+) -> None:
+    manifest = next_manifest(None, add("news"))
+    assert together(_commit, 6, registry.root, manifest) == ["lost"] * 5 + ["won"]
+    current = registry.current()
+    assert current is not None
+    assert registry.weights(current) == f"weights {current.reason}".encode()
+    assert registry.snapshot() is not None
+
+
+def _add(number: int, barrier: Barrier, results: Any, root: Path, trained: Path) -> None:
+    folder = peft_folder(trained / str(number), seed=1)
+    registry = Registry(root)
+    barrier.wait()
+    results.put(registry.add_adapter("news", 1, folder, facts_of("news")).name)
+
+
+def test_the_same_adapter_added_by_many_is_there_once(registry: Registry, tmp_path: Path) -> None:
+    added = together(_add, 6, registry.root, tmp_path / "trained")
+    assert len(set(added)) == 1
+    (adapter,) = registry.adapters()
+    adapter.verify()
+
+
+def _read(root: Path, stop: Event, results: Any) -> None:
+    registry = Registry(root)
+    last = reads = 0
+    while not stop.is_set():
+        current = registry.current()
+        if current is None:
+            continue
+        assert current.number >= last
+        last = current.number
+        snapshot = registry.snapshot()
+        assert snapshot is not None and snapshot.manifest.number >= last
+        assert (snapshot.tensors["router.gram"] == snapshot.manifest.number).all()
+        for adapter in registry.adapters():
+            try:
+                adapter.verify()
+            except RegistryError:
+                # Pruned meanwhile, as a whole.
+                assert not adapter.path.exists()
+        registry.manifests()
+        reads += 1
+    results.put(reads)
+
+
+def test_readers_never_see_a_part(registry: Registry, add: Callable[..., Adapter]) -> None:
+    stop, results = processes.Event(), processes.Queue()
+    readers = [processes.Process(target=_read, args=(registry.root, stop, results), daemon=True) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for number in range(1, 31):
+            adapter = add("news", number)
+            registry.commit(next_manifest(registry.current(), adapter), *state_of(number))
+            registry.prune(keep_snapshots=1, keep_manifests=1)
+        stop.set()
+        assert all(results.get(timeout=60) > 0 for _ in readers)
+        for reader in readers:
+            reader.join(60)
+            assert reader.exitcode == 0
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.join()
+
+
+class TestSweeping:
+    @staticmethod
+    def left(registry: Registry, host: str, process: int, *, age: float = 0.0) -> Path:
+        path = registry.root / "staging" / f"{host}~{process}~0badc0de~00000000~half"
+        path.mkdir()
+        (path / "file").write_bytes(b"x")
+        then = time.time() - age
+        os.utime(path, (then, then))
+        return path
+
+    @pytest.fixture
+    def gone(self) -> int:
+        child = processes.Process(target=int)
+        child.start()
+        child.join()
+        assert child.pid is not None
+        return child.pid
+
+    def test_what_the_dead_left_goes(self, registry: Registry, gone: int) -> None:
+        dead = self.left(registry, socket.gethostname(), gone)
+        earlier_self = self.left(registry, socket.gethostname(), os.getpid())
+        stranger = registry.root / "staging" / "lost+found"
+        stranger.mkdir()
+        Registry(registry.root)
+        assert dead.exists()
+        Registry(registry.root, writer=True)
+        assert not dead.exists() and not earlier_self.exists() and not stranger.exists()
+
+    def test_what_the_living_write_stays(self, registry: Registry) -> None:
+        living = self.left(registry, socket.gethostname(), os.getppid())
+        elsewhere = self.left(registry, "another-host", 1)
+        Registry(registry.root, writer=True)
+        assert living.exists() and elsewhere.exists()
+
+    def test_after_a_day_it_goes_all_the_same(self, registry: Registry) -> None:
+        elsewhere = self.left(registry, "another-host", 1, age=25 * 3600)
+        Registry(registry.root, writer=True)
+        assert not elsewhere.exists()
+
+
+def test_a_root_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RegistryError, match="expected a folder"):
+        Registry(tmp_path / "file" / "registry")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "A", ".x"])
+def test_names_of_frozen_files(registry: Registry, name: str) -> None:
+    with pytest.raises(RegistryError, match="rename it"):
+        registry.freeze(name, b"")
