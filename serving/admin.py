@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -32,16 +32,22 @@ def admin_router(service: RoutedService, control: ControlPort) -> APIRouter:
         await control.remove(domain)
         return {"domain": domain, "done": "remove"}
 
-    @router.post("/domains/{domain}/{action}", status_code=202)
-    async def change(domain: str, action: Literal["rollback", "pin", "unpin"], request: Request) -> dict[str, Any]:
+    @router.post("/domains/{domain}/rollback", status_code=202)
+    async def rollback(domain: str, request: Request) -> dict[str, Any]:
         version = _version(await read_bytes(request))
-        if action == "rollback":
-            await control.rollback(domain, version)
-        elif action == "pin":
-            await control.pin(domain, version)
-        else:
-            await control.unpin(domain)
-        return {"domain": domain, "done": action, "version": version}
+        await control.rollback(domain, version)
+        return {"domain": domain, "done": "rollback", "version": version}
+
+    @router.post("/domains/{domain}/pin", status_code=202)
+    async def pin(domain: str, request: Request) -> dict[str, Any]:
+        version = _version(await read_bytes(request))
+        await control.pin(domain, version)
+        return {"domain": domain, "done": "pin", "version": version}
+
+    @router.post("/domains/{domain}/unpin", status_code=202)
+    async def unpin(domain: str) -> dict[str, Any]:
+        await control.unpin(domain)
+        return {"domain": domain, "done": "unpin"}
 
     @router.get("/status")
     async def status() -> Response:

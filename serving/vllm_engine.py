@@ -140,7 +140,13 @@ def _start_llm(options: EngineOptions) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(options)))
+    class OwnedLLM(AsyncLLM):
+        """Ends with `stop`, or by vLLM's own exit hook; its finaliser fails in an interpreter that is going down."""
+
+        def __del__(self) -> None:
+            pass
+
+    return OwnedLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(options)))
 
 
 def _engine_arguments(options: EngineOptions) -> dict[str, Any]:

@@ -1,15 +1,20 @@
-"""A service on the memory engine and a real registry; a control port that keeps what it is told."""
+"""A service on the memory engine, one on vLLM for those who ask, and a control port that keeps what it is told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from learning.errors import TemplateError
+from learning.rls import RouterWeights
+from registry.manifest import Manifest
 from registry.registry import Registry
 from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from serving.frontdoor import build_app
@@ -119,3 +124,59 @@ def client_of() -> Callable[[RoutedService, Any], httpx.AsyncClient]:
 @pytest.fixture
 def client(service: RoutedService, notebook: Notebook, client_of: Any) -> httpx.AsyncClient:
     return client_of(service, notebook)
+
+
+@dataclass
+class Theatre:
+    """One started service on vLLM, shared by all tests of the session that want it; `folders` holds PEFT folders."""
+
+    service: RoutedService
+    publisher: Publisher
+    weights: RouterWeights
+    folders: dict[str, Path]
+    model: Path
+    texts: dict[str, list[str]]
+    start_seconds: float
+
+    async def publish(self, *names: str, versions: dict[str, int] | None = None) -> Manifest:
+        """Prepare and commit a manifest with these domains, each at version 1 unless told otherwise."""
+        versions = versions or {}
+        adapters = []
+        for domain in names:
+            version = versions.get(domain, 1)
+            folder = self.folders[f"{domain}{version}" if f"{domain}{version}" in self.folders else domain]
+            adapters.append(self.publisher.adapter(domain, version, rank=8, folder=folder))
+        manifest = self.publisher.publish(adapters, self.weights, abstain_below=0.2)
+        await self.service.prepare(manifest.number)
+        await self.service.commit(manifest.number)
+        return manifest
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def theatre(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre]:
+    from tests.serving import stage
+
+    model, scratch = shared / "models" / "stories260K", tmp_path_factory.mktemp("theatre")
+    folders = {
+        name: stage.random_adapter(model, scratch / name, seed)
+        for seed, name in enumerate((*stage.DOMAINS, "banking2"))
+    }
+    style = stage.template(model)
+    texts = {d: stage.messages(shared / "data", d, "train", 60) for d in stage.DOMAINS}
+    rendered = {d: [style.render([{"role": "user", "content": t}]) for t in own] for d, own in texts.items()}
+    features = stage.extractor(model, [text for own in rendered.values() for text in own])
+    publisher = Publisher(Registry(scratch / "registry", writer=True), scratch / "plain")
+    started = time.monotonic()
+    service = await RoutedService.start(stage.options(model), publisher.registry, lambda _: features)
+    try:
+        yield Theatre(
+            service,
+            publisher,
+            stage.router(features, rendered),
+            folders,
+            model,
+            texts,
+            time.monotonic() - started,
+        )
+    finally:
+        await service.stop()
