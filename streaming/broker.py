@@ -22,7 +22,7 @@ from typing import Self
 from streaming.errors import BrokerUnavailable, StreamError
 from streaming.kafka_client import KafkaOptions, check_session
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 
 # Runs in the child before the broker: asks the kernel for SIGKILL on the parent's death, checks that the parent did not

@@ -235,8 +235,9 @@ class EmbeddedSource:
         self._paused.difference_update(partitions)
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        if self._group is not None and offsets:
-            self._log.commit(self._group, {self._logs[each.partition]: next_ for each, next_ in offsets.items()})
+        noted = {self._logs[each.partition]: next_ for each, next_ in offsets.items() if each in self._positions}
+        if self._group is not None and noted:
+            self._log.commit(self._group, noted)
 
     def close(self) -> None:
         self._log.close()

@@ -102,6 +102,8 @@ class KafkaSource:
         for each, records in batches.items():
             self._check_floor(TopicPartition(*each), records)
             found.extend(_envelope(record) for record in records)
+        if not found:
+            self._check_ends()
         return found
 
     def assignment(self) -> frozenset[TopicPartition]:
@@ -200,11 +202,18 @@ class KafkaSource:
         """An offset below where reading stands means another log than before: the client has started over."""
         floor = self._floor.get(each, 0)
         if records[0].offset < floor:
-            raise StreamError(
-                f"{each}: expected offset {floor} or later, got {records[0].offset}; the topic was recreated or has"
-                " lost records: restore it, or start with a new topic and a new home"
-            )
+            raise _lost(each, floor, f"got {records[0].offset}")
         self._floor[each] = records[-1].offset + 1
+
+    def _check_ends(self) -> None:
+        """The same, where nothing comes: some brokers let a reader wait behind the end of a log for ever."""
+        for each, floor in list(self._floor.items()):
+            try:
+                end = self._consumer.highwater(_theirs(each))
+            except IllegalStateError:
+                continue  # No longer assigned; the next assignment sets its floor anew.
+            if end is not None and end < floor:
+                raise _lost(each, floor, f"the log ends at {end}")
 
 
 class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -305,6 +314,13 @@ class KafkaSink:
         with self._lock:
             self._lost += 1
             self._first_error = self._first_error or error
+
+
+def _lost(each: TopicPartition, floor: int, got: str) -> StreamError:
+    return StreamError(
+        f"{each}: expected offset {floor} or later, {got}; the topic was recreated or has lost records: restore it, or"
+        " start with a new topic and a new home"
+    )
 
 
 def _theirs(each: TopicPartition) -> Any:

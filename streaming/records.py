@@ -47,6 +47,15 @@ def _domain(value: str) -> str:
     return value
 
 
+def _unicode(value: str) -> str:
+    """Refuse lone surrogates, which some JSON readers let through: they could not be encoded again."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("unicode", "holds a lone surrogate, which is not Unicode text") from None
+    return value
+
+
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise PydanticCustomError("blank", "expected text, got only white space")
@@ -80,7 +89,7 @@ def _check_plain(value: object, depth: int) -> None:
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):
-        _check_text(value)
+        _unicode(value)
     elif isinstance(value, int):
         if not _INT64_MIN <= value <= _UINT64_MAX:
             raise PydanticCustomError("meta", "holds an integer beyond 64 bits")
@@ -91,7 +100,7 @@ def _check_plain(value: object, depth: int) -> None:
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise PydanticCustomError("meta", "holds a key that is no string")
-            _check_text(key)
+            _unicode(key)
             _check_plain(inner, depth + 1)
     elif isinstance(value, list):
         for inner in value:
@@ -101,20 +110,14 @@ def _check_plain(value: object, depth: int) -> None:
         raise PydanticCustomError("meta", "holds a value of type {kind}, which JSON has not", {"kind": kind})
 
 
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("meta", "holds text that is not Unicode (a lone surrogate)") from None
-
-
 def _meta(value: dict[str, Any]) -> dict[str, Any]:
     _check_plain(value, 0)
     return value
 
 
 Domain = Annotated[str, AfterValidator(_domain)]
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(_unicode)]
+Said = Annotated[Text, AfterValidator(_not_blank)]
 
 
 class _Strict(BaseModel):
@@ -125,7 +128,7 @@ class Message(_Strict):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str
+    content: Text
 
 
 class TaskRecord(_Strict):
@@ -136,11 +139,11 @@ class TaskRecord(_Strict):
     Raises pydantic's ValidationError; from outside use `from_mapping`, which raises `RecordError`.
     """
 
-    id: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_record_id)] = ""
+    id: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_unicode), AfterValidator(_record_id)] = ""
     domain: Domain | None = None
-    prompt: Text | None = None
+    prompt: Said | None = None
     messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES), Strict(False)] | None = None
-    completion: Text
+    completion: Said
     split: Split | None = None
     created_at: Annotated[datetime, BeforeValidator(_instant)] | None = None
     meta: Annotated[dict[str, Any], AfterValidator(_meta)] = Field(default_factory=dict)

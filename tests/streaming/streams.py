@@ -1,0 +1,87 @@
+"""A kind of stream under test, and how the tests read from one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+
+from streaming.dead_letters import DeadLetters
+from streaming.kafka import KafkaOptions
+from streaming.location import StreamLocation, ensure_topic, open_dead_letters, open_sink, open_source
+from streaming.source import Envelope, RecordSink, RecordSource, StartAt, from_committed
+
+SCRAM_USER, SCRAM_PASSWORD = "ann", "correct horse"
+_numbers = itertools.count()
+
+
+class Stream:
+    """One kind of stream: new topics, and openers whose results are closed when the test ends, failed or not."""
+
+    def __init__(self, kind: str, folder: Path, bootstrap: str | None) -> None:
+        self.kind = kind
+        # The sessions are short because Tansu lets a joining member wait for about half of one.
+        self.options = KafkaOptions(bootstrap or "unused:1", session_timeout_ms=6_000)
+        self._folder = folder
+        self._bootstrap = bootstrap
+        self._open: list[RecordSource | RecordSink | DeadLetters] = []
+
+    @property
+    def is_kafka(self) -> bool:
+        return self._bootstrap is not None
+
+    def location(self, topic: str) -> StreamLocation:
+        if self._bootstrap is not None:
+            return StreamLocation("kafka", topic, bootstrap=self._bootstrap)
+        return StreamLocation("embedded", topic, path=self._folder / "stream.sqlite")
+
+    def new_topic(self, partitions: int = 1) -> StreamLocation:
+        location = self.location(f"topic-{next(_numbers)}")
+        assert ensure_topic(location, partitions) == partitions
+        return location
+
+    def source(
+        self, location: StreamLocation, group: str | None = "readers", start_at: StartAt = from_committed
+    ) -> RecordSource:
+        source = open_source(location, group=group, start_at=start_at, options=self.options)
+        self._open.append(source)
+        return source
+
+    def sink(self, location: StreamLocation) -> RecordSink:
+        sink = open_sink(location, options=self.options)
+        self._open.append(sink)
+        return sink
+
+    def dead_letters(self, location: StreamLocation) -> DeadLetters:
+        letters = open_dead_letters(location, options=self.options)
+        self._open.append(letters)
+        return letters
+
+    def close(self) -> None:
+        for each in reversed(self._open):
+            each.close()
+
+
+def read(source: RecordSource, count: int, *, max_records: int = 500, timeout_s: float = 30.0) -> list[Envelope]:
+    """Poll until there are `count` envelopes; fail loudly otherwise."""
+    found: list[Envelope] = []
+    deadline = time.monotonic() + timeout_s
+    while len(found) < count:
+        if time.monotonic() > deadline:
+            pytest.fail(f"expected {count} records within {timeout_s} s, got {len(found)}")
+        found += source.poll(0.2, min(max_records, count - len(found)))
+    return found
+
+
+def settle(*sources: RecordSource, timeout_s: float = 30.0) -> None:
+    """Poll until the sources hold all partitions between them and each has its share; records polled are dropped."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for source in sources:
+            source.poll(0.05, 1)
+        shares = [source.assignment() for source in sources]
+        if all(shares) and sum(map(len, shares)) == len(frozenset().union(*shares)) == len(sources[0].partitions()):
+            return
+    pytest.fail(f"the group did not settle within {timeout_s} s: {[sorted(each.assignment()) for each in sources]}")
