@@ -1,0 +1,68 @@
+# Anabranch: what one does with a checkout. `make` or `make help` lists it.
+
+EXTRA ?= cpu
+PYTHON ?= python3
+OUT ?= runs/demo
+NAME ?=
+ARGS ?=
+export PYTHON TORCH_INDEX_URL
+
+BIN := .venv/bin
+# Tests neither ask a hub nor report to anybody.
+QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
+PYTEST := $(QUIET) $(BIN)/python -m pytest -q --durations=5 $(ARGS)
+
+# $(call part,NAME,MARKER EXPRESSION): one part of the suite with its time; a part without tests is no failure.
+define part
+	@echo "== $(1)"; start=$$(date +%s); code=0; \
+	$(PYTEST) -m "$(2)" || code=$$?; \
+	echo "== $(1): $$(( $$(date +%s) - start )) s"; \
+	test $$code -eq 0 -o $$code -eq 5
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint types quick slow broker ray vllm bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo "EXTRA=cpu|gpu chooses the environment, PYTHON the interpreter, ARGS goes to pytest or the benchmark."
+
+venv: ## set up .venv from requirements/EXTRA.lock; does nothing if nothing has changed
+	@scripts/setup.sh $(EXTRA)
+
+demo: venv ## learn the example stream from nothing and serve it; the report goes to OUT (runs/demo)
+	$(BIN)/anabranch demo --out $(OUT)
+
+test: ## everything: lint, types, then the tests from quick to vllm
+	@start=$$(date +%s); \
+	$(MAKE) --no-print-directory lint types quick slow broker ray vllm && \
+	echo "== all: $$(( $$(date +%s) - start )) s"
+
+lint: venv ## ruff
+	@$(BIN)/ruff check .
+
+types: venv ## mypy --strict over configs, learning, registry and streaming
+	@$(BIN)/mypy
+
+quick: venv ## tests that start nothing: no Ray, no engine, no broker
+	$(call part,quick,not (slow or broker or ray or vllm))
+
+slow: venv ## longer tests that start nothing
+	$(call part,slow,slow and not (broker or ray or vllm))
+
+broker: venv ## tests against a Kafka-protocol broker
+	$(call part,broker,broker and not (ray or vllm))
+
+ray: venv ## tests on a local Ray
+	$(call part,ray,ray and not vllm)
+
+vllm: venv ## tests with the engine
+	$(call part,vllm,vllm)
+
+bench: venv ## one benchmark: make bench NAME=...
+	$(BIN)/anabranch bench $(NAME) $(ARGS)
+
+clean: ## remove caches and builds; .venv and runs/ stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
