@@ -134,10 +134,11 @@ class Ingest:
         envelopes = self._source.poll(timeout_s, self._options.poll_records)
         rows: list[SpooledRow] = []
         markers: list[SpooledMarker] = []
-        positions: dict[TopicPartition, int] = {}
+        spans: dict[TopicPartition, tuple[int, int]] = {}
         for envelope in envelopes:
             partition = TopicPartition(envelope.topic, envelope.partition)
-            positions[partition] = envelope.offset + 1
+            start, _ = spans.get(partition, (envelope.offset, 0))
+            spans[partition] = (start, envelope.offset + 1)
             try:
                 record = decode(envelope.value, envelope.headers, max_bytes=self._options.max_record_bytes)
                 if isinstance(record, EndOfDomain):
@@ -148,8 +149,8 @@ class Ingest:
                 self._dead_letters.put(envelope, error)
                 self._counters["dead_letters"] += 1
         if envelopes:
-            self._spool.append(rows, markers, positions)
-            self._source.commit(positions)
+            self._spool.append(rows, markers, spans)
+            self._source.commit({partition: end for partition, (_, end) in spans.items()})
             self._counters["polled"] += len(envelopes)
         return len(envelopes)
 

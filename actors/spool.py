@@ -119,9 +119,12 @@ class Spool:
             )
 
     def append(
-        self, rows: Iterable[SpooledRow], markers: Iterable[SpooledMarker], positions: Mapping[TopicPartition, int]
+        self, rows: Iterable[SpooledRow], markers: Iterable[SpooledMarker], spans: Mapping[TopicPartition, tuple[int, int]]
     ) -> None:
-        """Store rows and markers and advance the positions, in one transaction; what is there already stays."""
+        """Store rows and markers and extend the coverage by `spans` (start, end), in one transaction.
+
+        What is there already stays.
+        """
         now = time.time()
         with self._lock, self._transaction():
             self._db.executemany(
@@ -132,11 +135,11 @@ class Spool:
                 "INSERT OR IGNORE INTO markers VALUES (?,?,?,?,?)",
                 [(*m.partition, m.offset, m.domain, now) for m in markers],
             )
-            for partition, position in positions.items():
+            for partition, span in spans.items():
                 self._db.execute(
                     "INSERT INTO coverage VALUES (?,?,?,?) ON CONFLICT (topic, part) "
                     "DO UPDATE SET next=max(next, excluded.next)",
-                    (*partition, position, position),
+                    (*partition, *span),
                 )
 
     def block(self, watermarks: Watermarks, limit: int) -> Block | None:

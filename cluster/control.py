@@ -36,9 +36,9 @@ def read_record(value: dict[str, Any]) -> TaskRecord | EndOfDomain:
 class ClusterControl:
     """The control port of one replica's front door."""
 
-    def __init__(self, settings: Settings, coordinator: Any) -> None:
+    def __init__(self, settings: Settings, coordinator: AsyncRemote) -> None:
         self._settings = settings
-        self._coordinator = AsyncRemote(coordinator)
+        self._coordinator = coordinator
         self._sink: RecordSink | None = None
         self._appending = asyncio.Lock()
 

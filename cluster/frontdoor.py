@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import Any
 
 from ray import serve
 from ray.serve import Application
@@ -46,21 +45,23 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 APPLICATION = LateApplication()
 
 
-async def _application(scope: Scope, receive: Receive, send: Send) -> None:
-    # Serve copies what it is given into the replica's process; the module's own object is the one that is filled there.
-    from cluster import frontdoor
+class _OfThisProcess:
+    """The application of whichever process it is called in: Serve copies what it is given into the replica's."""
 
-    await frontdoor.APPLICATION(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from cluster import frontdoor
+
+        await frontdoor.APPLICATION(scope, receive, send)
 
 
 @serve.deployment
-@serve.ingress(_application)
+@serve.ingress(_OfThisProcess())
 class FrontDoor:
     """One replica: engine, scorer, leases, HTTP."""
 
-    async def __init__(self, settings: Settings, coordinator: Any, directory: Any) -> None:
+    async def __init__(self, settings: Settings) -> None:
         from actors.replica import Replica
-        from cluster import builders, frontdoor
+        from cluster import builders, frontdoor, names
         from cluster.control import ClusterControl
         from registry.registry import Registry
         from serving.frontdoor import build_app
@@ -71,9 +72,9 @@ class FrontDoor:
             builders.engine_options(settings), registry, builders.extractor_for(settings, registry)
         )
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._replica = Replica(name, service, AsyncRemote(directory))
+        self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))
         await self._replica.join()
-        frontdoor.APPLICATION.inner = build_app(service, ClusterControl(settings, coordinator))
+        frontdoor.APPLICATION.inner = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)))
 
     async def check_health(self) -> None:
         """Serve replaces a replica whose health check raises."""
@@ -86,7 +87,7 @@ class FrontDoor:
         await self._replica.leave()
 
 
-def application(settings: Settings, coordinator: Any, directory: Any) -> Application:
+def application(settings: Settings) -> Application:
     """Return the Serve application of all replicas."""
     serving = settings.serving
     return FrontDoor.options(  # type: ignore[attr-defined]
@@ -97,7 +98,7 @@ def application(settings: Settings, coordinator: Any, directory: Any) -> Applica
         graceful_shutdown_timeout_s=10,
         ray_actor_options={"num_cpus": serving.num_cpus, "num_gpus": serving.num_gpus},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    ).bind(settings, coordinator, directory)
+    ).bind(settings)
 
 
 def http_options(settings: Settings, port: int) -> HTTPOptions:

@@ -4,15 +4,13 @@ crash runs the constructor again and nothing else.
 
 from __future__ import annotations
 
-from typing import Any
-
 from actors.coordinator import Coordinator
 from actors.directory import ReplicaDirectory
 from actors.ingest import Ingest
 from actors.learner import LearnerWorker
 from actors.router import Router
 from actors.spool import Spool
-from cluster import builders
+from cluster import builders, names
 from cluster.remote import Remote
 from configs.settings import Settings
 from registry.registry import Registry
@@ -34,14 +32,14 @@ class RouterHost(Router):
 class IngestHost(Ingest):
     """Ingest worker `index`, with its own spool file."""
 
-    def __init__(self, settings: Settings, index: int, router: Any) -> None:
+    def __init__(self, settings: Settings, index: int) -> None:
         super().__init__(
             builders.source(settings, index),
             builders.dead_letters(settings),
             Spool(settings.home / "spool" / f"ingest-{index}.sqlite"),
             builders.bare_extractor(settings),
             builders.template(settings),
-            Remote(router),
+            Remote.named(names.ROUTER),
             builders.ingest_options(settings),
         )
         self.start()
@@ -68,18 +66,16 @@ class DirectoryHost(ReplicaDirectory):
 
 
 class CoordinatorHost(Coordinator):
-    """The coordinator, with handles of everyone it directs."""
+    """The coordinator, which knows everyone it directs by name."""
 
-    def __init__(
-        self, settings: Settings, ingests: list[Any], router: Any, learners: list[Any], directory: Any
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(
             Registry(builders.registry_root(settings)),
             builders.base_revision(settings),
-            [Remote(handle) for handle in ingests],
-            Remote(router),
-            [Remote(handle) for handle in learners],
-            Remote(directory),
+            [Remote.named(names.ingest(index)) for index in range(settings.ingest.workers)],
+            Remote.named(names.ROUTER),
+            [Remote.named(names.learner(index)) for index in range(settings.learner.workers)],
+            Remote.named(names.DIRECTORY),
             builders.coordinator_options(settings),
         )
         self.start()

@@ -11,12 +11,19 @@ from typing import Any
 
 import ray
 
+from cluster.names import NAMESPACE
+
 
 class Remote:
     """A Ray actor whose methods are called like those of a local object."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
+
+    @classmethod
+    def named(cls, name: str) -> Remote:
+        """Return the actor of that name; it need not be up yet, its methods wait for it."""
+        return cls(ray.get_actor(name, namespace=NAMESPACE))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
@@ -30,6 +37,11 @@ class AsyncRemote:
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
+
+    @classmethod
+    def named(cls, name: str) -> AsyncRemote:
+        """Return the actor of that name."""
+        return cls(ray.get_actor(name, namespace=NAMESPACE))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):

@@ -22,7 +22,7 @@ import httpx
 import ray
 from ray import serve
 
-from cluster import builders
+from cluster import builders, names
 from cluster.errors import ClusterError
 from configs.checks import check_paths
 from configs.settings import Settings
@@ -38,7 +38,6 @@ _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_NAMESPACE = "anabranch"
 
 
 class Runtime:
@@ -49,8 +48,7 @@ class Runtime:
         self.url = ""
         self._lock: int | None = None
         self._own_ray = False
-        self._actors: list[Any] = []
-        self.coordinator: Any = None
+        self._actors: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -80,10 +78,10 @@ class Runtime:
         if ray.is_initialized():
             with suppress(Exception):
                 serve.shutdown()
-            for actor in self._actors:
+            for name in (names.COORDINATOR, *map(names.ingest, range(self.settings.ingest.workers))):
                 with suppress(Exception):
-                    ray.get(actor.stop.remote(), timeout=15)
-            for actor in self._actors:
+                    ray.get(self._actors[name].stop.remote(), timeout=15)
+            for actor in self._actors.values():
                 with suppress(Exception):
                     ray.kill(actor)
             self._actors.clear()
@@ -153,7 +151,7 @@ class Runtime:
             os.environ.setdefault(name, value)
         options = self.settings.ray
         common: dict[str, Any] = {
-            "namespace": _NAMESPACE,
+            "namespace": names.NAMESPACE,
             "log_to_driver": bool(os.environ.get("ANABRANCH_LOG_TO_DRIVER")),
             "logging_level": "ERROR",
             "configure_logging": True,
@@ -199,39 +197,50 @@ class Runtime:
         from cluster import hosts
 
         settings = self.settings
-        strategy = "SPREAD" if settings.ray.placement == "spread" else "DEFAULT"
+        self._spawn(names.DIRECTORY, hosts.DirectoryHost, concurrency=1000)
+        self._spawn(names.ROUTER, hosts.RouterHost, cpus=settings.router.num_cpus)
+        for index in range(settings.ingest.workers):
+            ingest = settings.ingest
+            self._spawn(
+                names.ingest(index), hosts.IngestHost, index, cpus=ingest.num_cpus, gpus=ingest.num_gpus, concurrency=4
+            )
+        for index in range(settings.learner.workers):
+            chosen = settings.learner
+            self._spawn(
+                names.learner(index),
+                hosts.LearnerHost,
+                index,
+                cpus=chosen.num_cpus,
+                gpus=chosen.num_gpus,
+                concurrency=2,
+            )
+        self._spawn(names.COORDINATOR, hosts.CoordinatorHost, concurrency=16)
 
-        def spawn(host: type, cpus: float, gpus: float, concurrency: int | None, *args: Any) -> Any:
-            options: dict[str, Any] = {
-                "num_cpus": cpus,
-                "num_gpus": gpus,
-                "max_restarts": settings.ray.max_restarts,
-                "scheduling_strategy": strategy,
-            }
-            if concurrency is not None:
-                options["max_concurrency"] = concurrency
-            return ray.remote(host).options(**options).remote(*args)
-
-        directory = spawn(hosts.DirectoryHost, 0, 0, 1000, settings)
-        router = spawn(hosts.RouterHost, settings.router.num_cpus, 0, None, settings)
-        ingests = [
-            spawn(hosts.IngestHost, settings.ingest.num_cpus, settings.ingest.num_gpus, 4, settings, index, router)
-            for index in range(settings.ingest.workers)
-        ]
-        learners = [
-            spawn(hosts.LearnerHost, settings.learner.num_cpus, settings.learner.num_gpus, 2, settings, index)
-            for index in range(settings.learner.workers)
-        ]
-        self.coordinator = spawn(hosts.CoordinatorHost, 0, 0, 16, settings, ingests, router, learners, directory)
-        self._directory = directory
-        self._actors = [self.coordinator, *ingests]
-        self._others = [router, directory, *learners]
+    def _spawn(
+        self,
+        name: str,
+        host: type,
+        *args: Any,
+        cpus: float = 0.0,
+        gpus: float = 0.0,
+        concurrency: int | None = None,
+    ) -> None:
+        options: dict[str, Any] = {
+            "name": name,
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "max_restarts": self.settings.ray.max_restarts,
+            "scheduling_strategy": "SPREAD" if self.settings.ray.placement == "spread" else "DEFAULT",
+        }
+        if concurrency is not None:
+            options["max_concurrency"] = concurrency
+        self._actors[name] = ray.remote(host).options(**options).remote(self.settings, *args)
 
     def _start_serving(self, port: int) -> None:
         from cluster.frontdoor import application, http_options
 
         serve.start(http_options=http_options(self.settings, port))
-        serve.run(application(self.settings, self.coordinator, self._directory), name=self.settings.name)
+        serve.run(application(self.settings), name=self.settings.name)
         self.url = f"http://{self.settings.serving.host}:{port}"
 
     def _wait_until_ready(self, timeout_s: float) -> None:
@@ -241,7 +250,7 @@ class Runtime:
             try:
                 answer = httpx.get(f"{self.url}/readyz", timeout=10)
                 if answer.status_code == 200:
-                    ray.get(self.coordinator.status.remote(), timeout=60)
+                    ray.get(self._actors[names.COORDINATOR].status.remote(), timeout=60)
                     self._note_address()
                     return
                 said = f"status {answer.status_code}"
