@@ -119,7 +119,10 @@ class Spool:
             )
 
     def append(
-        self, rows: Iterable[SpooledRow], markers: Iterable[SpooledMarker], spans: Mapping[TopicPartition, tuple[int, int]]
+        self,
+        rows: Iterable[SpooledRow],
+        markers: Iterable[SpooledMarker],
+        spans: Mapping[TopicPartition, tuple[int, int]],
     ) -> None:
         """Store rows and markers and extend the coverage by `spans` (start, end), in one transaction.
 

@@ -101,11 +101,12 @@ def up(
         from cluster.runtime import Runtime
 
         stopping = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopping.set())
         runtime = Runtime(settings)
         with out.status(f"starting {settings.name}"):
             runtime.start()
+        # Only now: Ray puts handlers of its own in place when it starts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopping.set())
         try:
             out.print(f"ready: {runtime.url}/v1  (home {settings.home}); Ctrl-C stops it")
             stopping.wait()
