@@ -1,0 +1,190 @@
+"""What deploy/ names is there: presets load, paths exist, ports and addresses agree, reservations fit the nodes."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.cli import _stream_overrides
+from configs.loader import load
+from configs.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+IN_IMAGE = "/opt/anabranch/"
+
+
+def settings_of(arguments: list[str]) -> Settings:
+    """The settings with which `anabranch up` starts, from its arguments as a manifest writes them."""
+    assert arguments[0] == "up"
+    options = dict.fromkeys(arguments[2::2])
+    assert set(options) <= {"--set", "--stream"}
+    pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
+    streams = [value for option, value in pairs if option == "--stream"]
+    sets = [value for option, value in pairs if option == "--set"]
+    return load(arguments[1], [*_stream_overrides(streams[0] if streams else None), *sets])
+
+
+def reserved_cpus(settings: Settings) -> float:
+    return (
+        settings.ingest.workers * settings.ingest.num_cpus
+        + settings.router.num_cpus
+        + settings.learner.workers * settings.learner.num_cpus
+        + settings.serving.replicas * settings.serving.num_cpus
+    )
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def kubernetes() -> dict[str, dict[str, Any]]:
+    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / "rayjob.yaml").read_text())}
+
+
+# -- the image --------------------------------------------------------------------------------------------------------
+
+
+def instructions() -> list[list[str]]:
+    lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_what_the_image_copies_is_in_the_repository() -> None:
+    copied = [source for words in instructions() if words[0] == "COPY" for source in words[1:-1]]
+    assert copied
+    assert [source for source in copied if not (REPOSITORY / source).exists()] == []
+
+
+def test_the_image_holds_every_package_of_the_project() -> None:
+    copied = {source.rstrip("/") for words in instructions() if words[0] == "COPY" for source in words[1:-1]}
+    packages = {path.parent.name for path in REPOSITORY.glob("*/__init__.py")} - {"tests"}
+    assert packages <= copied
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_each_choice_of_extra_has_a_lock(extra: str) -> None:
+    assert (REPOSITORY / "requirements" / f"{extra}.lock").is_file()
+
+
+def test_the_image_runs_the_command_as_an_ordinary_user() -> None:
+    words = {line[0]: line[1:] for line in instructions()}
+    assert words["USER"] == ["anabranch"]
+    assert words["ENTRYPOINT"] == ["[anabranch]"]
+
+
+def test_the_head_script_may_be_run() -> None:
+    assert (DEPLOY / "head.sh").stat().st_mode & 0o111 == 0o111
+
+
+# -- compose ----------------------------------------------------------------------------------------------------------
+
+
+def test_compose_builds_from_this_repository(compose: dict[str, Any]) -> None:
+    build = compose["services"]["head"]["build"]
+    context = (DEPLOY / build["context"]).resolve()
+    assert context == REPOSITORY
+    assert (context / build["dockerfile"]).is_file()
+
+
+def test_compose_starts_a_preset_that_loads(compose: dict[str, Any]) -> None:
+    head = compose["services"]["head"]
+    script = head["entrypoint"][0]
+    assert (REPOSITORY / script.removeprefix(IN_IMAGE)).is_file()
+    settings = settings_of(head["command"])
+    assert settings.ray.address == "auto"
+    assert head["ports"] == [f"127.0.0.1:{settings.serving.port}:{settings.serving.port}"]
+    assert settings.serving.host == "0.0.0.0"
+    assert f":{settings.serving.port}/readyz" in head["healthcheck"]["test"][-1]
+
+
+def test_compose_shares_the_home_folder(compose: dict[str, Any]) -> None:
+    home = settings_of(compose["services"]["head"]["command"]).home
+    for name in ("head", "worker"):
+        mounts = [volume.split(":")[1] for volume in compose["services"][name]["volumes"]]
+        assert any(home.is_relative_to(mount) for mount in mounts), name
+
+
+def test_composes_broker_is_the_one_that_is_asked(compose: dict[str, Any]) -> None:
+    bootstrap = settings_of(compose["services"]["head"]["command"]).stream.bootstrap
+    broker = compose["services"]["kafka"]
+    assert bootstrap is not None
+    assert bootstrap.split(":")[0] == "kafka"
+    advertised = broker["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert f"INSIDE://{bootstrap}" in advertised.split(",")
+    assert f":{bootstrap.split(':')[1]}" in broker["environment"]["KAFKA_LISTENERS"]
+    assert broker["image"] == "apache/kafka:4.3.1"
+
+
+def test_composes_nodes_hold_all_reservations(compose: dict[str, Any]) -> None:
+    worker = next(word for word in compose["services"]["worker"]["command"] if word.startswith("--num-cpus="))
+    there = compose["services"]["head"]["environment"]["HEAD_CPUS"] + int(worker.split("=")[1])
+    assert reserved_cpus(settings_of(compose["services"]["head"]["command"])) <= there
+
+
+def test_composes_worker_joins_the_head(compose: dict[str, Any]) -> None:
+    assert "--address=head:6379" in compose["services"]["worker"]["command"]
+    assert "RAY_PORT:-6379" in (DEPLOY / "head.sh").read_text()
+    modes = [compose["services"][name]["environment"]["RAY_AUTH_MODE"] for name in ("head", "worker")]
+    assert modes == ["disabled", "disabled"]
+
+
+# -- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+def settings_on_kubernetes(kubernetes: dict[str, dict[str, Any]]) -> Settings:
+    program, *arguments = shlex.split(kubernetes["RayJob"]["spec"]["entrypoint"])
+    assert program == "anabranch"
+    return settings_of(arguments)
+
+
+def test_kubernetes_runs_the_preset_cluster(kubernetes: dict[str, dict[str, Any]]) -> None:
+    assert shlex.split(kubernetes["RayJob"]["spec"]["entrypoint"])[:3] == ["anabranch", "up", "cluster"]
+    settings = settings_on_kubernetes(kubernetes)
+    head = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert {"name": "serve", "containerPort": settings.serving.port} in head["ports"]
+    assert kubernetes["Service"]["spec"]["ports"][0]["targetPort"] == "serve"
+
+
+def test_kubernetes_uses_the_locked_ray(kubernetes: dict[str, dict[str, Any]]) -> None:
+    version = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["rayVersion"]
+    for lock in ("cpu.lock", "gpu.lock"):
+        assert f"ray=={version}" in (REPOSITORY / "requirements" / lock).read_text().splitlines()
+
+
+def test_kubernetes_service_finds_the_head(kubernetes: dict[str, dict[str, Any]]) -> None:
+    head = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["metadata"]["labels"]
+    worker = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
+    selector = kubernetes["Service"]["spec"]["selector"]
+    assert selector.items() <= head.items()
+    assert not selector.items() <= worker.items()
+
+
+def test_kubernetes_pods_share_the_home_folder(kubernetes: dict[str, dict[str, Any]]) -> None:
+    cluster = kubernetes["RayJob"]["spec"]["rayClusterSpec"]
+    home = settings_on_kubernetes(kubernetes).home
+    claim = kubernetes["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "home"}
+        assert claims == {"home": claim["metadata"]["name"]}
+        assert home.is_relative_to(mounts["home"])
+
+
+def test_kubernetes_pods_hold_all_reservations(kubernetes: dict[str, dict[str, Any]]) -> None:
+    settings = settings_on_kubernetes(kubernetes)
+    (group,) = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert int(group["rayStartParams"]["num-gpus"]) == 1
+    # On pods of one GPU each actor with a share of one may take a pod for itself.
+    takers = [settings.ingest] * settings.ingest.workers
+    takers += [settings.learner] * settings.learner.workers + [settings.serving] * settings.serving.replicas
+    assert sum(taker.num_gpus > 0 for taker in takers) <= group["replicas"]
+    per_pod = int(group["rayStartParams"]["num-cpus"])
+    assert max(taker.num_cpus for taker in takers) <= per_pod
+    assert reserved_cpus(settings) <= group["replicas"] * per_pod
