@@ -1,6 +1,6 @@
 """A whole Anabranch, started and stopped: Ray, the actors, the replicas and the front door.
 
-    checks -> lock on the home folder -> Ray -> directory, router -> ingest, learners -> coordinator -> Serve
+    checks -> lock on the home folder -> Ray, Serve -> directory, router -> ingest, learners -> coordinator -> replicas
 
 Everything that can be refused is refused before anything is started; when a later step fails, what was started is
 taken down again. A dead actor is started again by Ray and finds its state on disk.
@@ -24,6 +24,7 @@ from ray import serve
 
 from cluster import builders, names
 from cluster.errors import ClusterError
+from cluster.frontdoor import application, http_options
 from configs.checks import check_paths
 from configs.settings import Settings
 from registry.errors import RegistryError
@@ -31,12 +32,15 @@ from registry.registry import Registry
 from streaming.errors import StreamError
 from streaming.location import ensure_topic
 
-_QUIET = {
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # On a busy machine Serve's own limits (5 and 10 s) would kill a proxy that is merely slow to start.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
 
 
@@ -66,8 +70,11 @@ class Runtime:
         try:
             self._start_ray()
             self._check_resources()
+            # Serve's small processes first: they would time out behind the heavy imports of ours.
+            serve.start(http_options=http_options(self.settings, port))
             self._start_actors()
-            self._start_serving(port)
+            serve.run(application(self.settings), name=self.settings.name, blocking=False)
+            self.url = f"http://{self.settings.serving.host}:{port}"
             self._wait_until_ready(timeout_s)
         except BaseException:
             self.stop()
@@ -147,7 +154,7 @@ class Runtime:
     # -- starting -----------------------------------------------------------------------------------------------------
 
     def _start_ray(self) -> None:
-        for name, value in _QUIET.items():
+        for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         options = self.settings.ray
         common: dict[str, Any] = {
@@ -235,13 +242,6 @@ class Runtime:
         if concurrency is not None:
             options["max_concurrency"] = concurrency
         self._actors[name] = ray.remote(host).options(**options).remote(self.settings, *args)
-
-    def _start_serving(self, port: int) -> None:
-        from cluster.frontdoor import application, http_options
-
-        serve.start(http_options=http_options(self.settings, port))
-        serve.run(application(self.settings), name=self.settings.name)
-        self.url = f"http://{self.settings.serving.host}:{port}"
 
     def _wait_until_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
