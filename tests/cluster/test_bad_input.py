@@ -1,0 +1,80 @@
+"""Bad input at the command line: one clear line, exit code 2, nothing half-started left behind."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.system import run
+
+
+def refused(*arguments: str) -> str:
+    """Run a command that must be refused; returns its one line."""
+    done = run(*arguments)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert not [p for p in psutil.Process().children(recursive=True) if "ray" in p.name()]
+    return lines[0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_unknown_key(tmp_path: Path) -> None:
+    line = refused("up", "demo", "--set", "learner.rnak=8", "--set", f"home={tmp_path}")
+    assert "rnak" in line and "rank" in line
+
+
+def test_missing_base(tmp_path: Path) -> None:
+    line = refused("up", "demo", "--set", "base.model=./nowhere", "--set", f"home={tmp_path}")
+    assert "base.model" in line and "nowhere" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_rank_over_the_engines_limit(tmp_path: Path) -> None:
+    line = refused("up", "demo", "--set", "learner.rank=64", "--set", f"home={tmp_path}")
+    assert "learner.rank" in line and "serving.max_lora_rank" in line
+
+
+def test_missing_broker(tmp_path: Path) -> None:
+    where = f"127.0.0.1:{free_port()}"
+    line = refused("up", "demo", "--stream", f"kafka://{where}/topic", "--set", f"home={tmp_path}")
+    assert where in line
+
+
+def test_missing_config() -> None:
+    assert "no-such.yaml" in refused("up", "no-such.yaml")
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused("up", "demo", "--set", f"serving.port={port}", "--set", f"home={tmp_path}")
+    assert str(port) in line
+
+
+@pytest.mark.parametrize("command", [["status"], ["route", "hello"], ["domains", "list"], ["domains", "remove", "x"]])
+def test_no_service(command: list[str]) -> None:
+    assert "no answer" in refused(*command, "--url", f"http://127.0.0.1:{free_port()}")
+
+
+def test_feed_without_file() -> None:
+    assert "nothing.jsonl" in refused("feed", "nothing.jsonl")
+
+
+def test_unknown_benchmark() -> None:
+    assert "router" in refused("bench", "nothing")
+
+
+def test_config_validate() -> None:
+    done = run("config", "validate", "demo")
+    assert done.returncode == 0, done.stderr
