@@ -85,6 +85,6 @@ def _version(content: bytes) -> str | None:
     """The `version` of an optional JSON object."""
     body = parse(content) if content.strip() else {}
     version = body.get("version") if isinstance(body, dict) else body
-    if version is not None and not isinstance(version, str):
+    if not isinstance(body, dict) or (version is not None and not isinstance(version, str)):
         raise bad_request('expected {"version": full version name or null}', "version")
     return version

@@ -54,7 +54,7 @@ class Engine(Protocol):
         """Bring the adapter beside those in use. Raises EngineFailed; then nothing is loaded."""
 
     async def unload(self, adapter: LoadedAdapter) -> None:
-        """Forget the adapter; no error if the engine has dropped it by itself. Raises EngineFailed."""
+        """Forget the adapter; no error if the engine does not hold it, or no longer. Raises EngineFailed."""
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
         """Generate one token. Raises EngineFailed if that fails or its probability is no finite number."""

@@ -149,13 +149,15 @@ class Publication:
     async def _load(self, domain: str, route: Route) -> LoadedAdapter:
         folder, rank = await asyncio.to_thread(self._checked, route)
         adapter = LoadedAdapter(route.adapter, next(self._numbers), domain, folder, rank)
+        # Noted before it is loaded: a cancellation in between must not leave it behind in the engine.
+        self._loaded[adapter.name] = adapter
         try:
             await self._engine.load(adapter)
         except EngineFailed as error:
+            del self._loaded[adapter.name]
             raise PrepareFailed(
                 adapter.name, str(error), "the adapter does not fit the base model or the engine; train it again"
             ) from error
-        self._loaded[adapter.name] = adapter
         return adapter
 
     def _checked(self, route: Route) -> tuple[Path, int]:

@@ -171,6 +171,7 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
     if options.reasoning_parser is not None:
         arguments["reasoning_parser"] = options.reasoning_parser
     if options.terminator is not None:
-        # A stop text within optional whitespace, a newline above all, would cut a JSON answer short.
-        arguments["structured_outputs_config"] = {"backend": "guidance", "disable_any_whitespace": True}
+        # A stop text within optional whitespace, a newline above all, would cut a JSON answer short. Of the backends
+        # that can do without, this is the one that takes the tool parsers' grammars.
+        arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
     return arguments | options.extra

@@ -39,12 +39,14 @@ class MemoryEngine:
         self.numbers.append(adapter.number)
         self.present[adapter.name] = adapter
         self.log.append(("load", adapter.name))
+        if self.bad.get(adapter.name) == "hang":
+            await asyncio.Event().wait()
 
     async def unload(self, adapter: LoadedAdapter) -> None:
         await asyncio.sleep(0)
         if self.bad.get(adapter.name) == "unload":
             raise EngineFailed(f"{adapter.name} stays")
-        del self.present[adapter.name]
+        self.present.pop(adapter.name, None)
         self.log.append(("unload", adapter.name))
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:

@@ -175,9 +175,11 @@ async def test_abort_unloads_what_only_it_needed(
 async def test_a_cancelled_prepare_leaves_nothing(
     publication: Publication, publisher: Publisher, engine: MemoryEngine
 ) -> None:
-    publisher.publish([publisher.adapter("cats", 1), publisher.adapter("dogs", 1)])
+    cats, dogs = publisher.adapter("cats", 1), publisher.adapter("dogs", 1)
+    publisher.publish([cats, dogs])
+    engine.bad[dogs.name] = "hang"
     task = asyncio.create_task(publication.prepare(1))
-    while not engine.log:
+    while len(engine.log) < 2:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,0 +1,141 @@
+"""Publication on vLLM: versions change under load, and every answer is what its stamped version says alone."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from serving.errors import PrepareFailed
+from serving.frontdoor import build_app
+from tests.serving.conftest import Notebook, Theatre
+from tests.serving.stage import DOMAINS, Reference, template
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
+TOKENS = 12
+PUBLICATIONS = 10
+
+
+def altered(theatre: Theatre, folder: Path, scale: float) -> Path:
+    """A PEFT folder like banking's whose upper weights are multiplied by `scale`."""
+    source = theatre.folders["banking"]
+    folder.mkdir()
+    (folder / "adapter_config.json").write_bytes((source / "adapter_config.json").read_bytes())
+    weights = load_file(source / "adapter_model.safetensors")
+    save_file({name: w * scale for name, w in weights.items()}, folder / "adapter_model.safetensors")
+    return folder
+
+
+async def test_requests_flow_while_versions_are_published(theatre: Theatre, tmp_path: Path) -> None:
+    """None fails, and each answer is token for token what PEFT gives for the version and manifest on its stamp."""
+    first = theatre.publisher.registry.current()
+    version = 100
+    served: dict[str, Path] = {}
+    for domain in DOMAINS:
+        adapter = theatre.publisher.adapter(domain, 50, rank=8, folder=theatre.folders[domain])
+        served[adapter.name] = theatre.folders[domain]
+    await theatre.publish(*DOMAINS, versions=dict.fromkeys(DOMAINS, 50))
+    ids = template(theatre.model).encode_prompt("<s>once upon a time\n")
+    answers: list[tuple[str, int, tuple[int, ...]]] = []
+    failures: list[str] = []
+    done = asyncio.Event()
+    transport = httpx.ASGITransport(app=build_app(theatre.service, Notebook()))
+
+    async def ask(client: httpx.AsyncClient, model: str, stream: bool) -> None:
+        body = {"model": model, "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+        body |= {"return_token_ids": True, "add_special_tokens": False, "stream": stream}
+        while not done.is_set():
+            answer = await client.post("/v1/completions", json=body)
+            if answer.status_code != 200:
+                failures.append(answer.text)
+                continue
+            lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+            parts = [json.loads(line) for line in lines if line != "[DONE]"]
+            tokens = tuple(token for part in parts for token in part["choices"][0]["token_ids"])
+            stamp, number = answer.headers["x-anabranch-adapter"], int(answer.headers["x-anabranch-manifest"])
+            assert parts[0]["model"] == stamp
+            answers.append((stamp, number, tokens))
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=60) as client:
+        asking = [
+            asyncio.create_task(ask(client, model, stream))
+            for model in ("banking", "travel", "base", "auto")
+            for stream in (False, True)
+        ]
+        for step in range(PUBLICATIONS):
+            folder = altered(theatre, tmp_path / str(step), 1.0 + 0.2 * step)
+            theatre.folders[f"banking{version + step}"] = folder
+            manifest = await theatre.publish(
+                *DOMAINS, versions={**dict.fromkeys(DOMAINS, 50), "banking": version + step}
+            )
+            served[manifest.routes["banking"].adapter] = folder
+            seen = len(answers)
+            while len(answers) < seen + 12 and not failures:
+                await asyncio.sleep(0.01)
+        done.set()
+        await asyncio.gather(*asking)
+
+    assert not failures
+    assert first is None or min(number for _, number, _ in answers) > first.number
+    reference = Reference(theatre.model)
+    expected = {
+        stamp: tuple(reference.tokens(served.get(stamp), ids, TOKENS)) for stamp in {stamp for stamp, _, _ in answers}
+    }
+    wrong = [stamp for stamp, _, tokens in answers if tokens != expected[stamp]]
+    assert not wrong, f"{len(wrong)} of {len(answers)} answers are not their version's: {set(wrong)}"
+    banking = {stamp for stamp, _, _ in answers if stamp.startswith("banking@")}
+    assert len(banking) >= PUBLICATIONS
+    assert len({expected[stamp] for stamp in banking}) > 3, "the versions must differ to show anything"
+    await theatre.service._publication.settle()
+    health = theatre.service.health()
+    assert health["leases"] == 0 and len(health["loaded"]) == len(DOMAINS)
+    assert await theatre.service.engine._llm.list_loras() <= {
+        a.number for a in theatre.service.served().by_domain.values()
+    }
+
+
+async def test_a_poisoned_adapter_is_found_by_the_probe(theatre: Theatre, tmp_path: Path) -> None:
+    await theatre.publish(*DOMAINS)
+    before = theatre.service.health()
+    theatre.folders["banking7"] = altered(theatre, tmp_path / "nan", float("nan"))
+    with pytest.raises(PrepareFailed) as failure:
+        await theatre.publish(*DOMAINS, versions={"banking": 7})
+    assert failure.value.version.startswith("banking@v7-") and "finite" in failure.value.what
+    assert theatre.service.health() == before
+    await theatre.publish(*DOMAINS)
+
+
+async def test_more_domains_than_slots_are_served_from_their_folders(theatre: Theatre, tmp_path: Path) -> None:
+    """Eight adapters on four slots, all asked at once."""
+    names = [f"d{index}" for index in range(8)]
+    for index, name in enumerate(names):
+        theatre.folders[name] = altered(theatre, tmp_path / name, 0.5 + 0.25 * index)
+    await theatre.publish(*names)
+    ids = template(theatre.model).encode_prompt("<s>lily saw\n")
+
+    async def ask(model: str) -> list[int]:
+        body = {"model": model, "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+        reply = await theatre.service.complete({**body, "return_token_ids": True, "add_special_tokens": False})
+        assert reply.body is not None
+        return reply.body["choices"][0]["token_ids"]
+
+    asked = [*names, "base"] * 2
+    answers = await asyncio.gather(*(ask(name) for name in asked))
+    reference = Reference(theatre.model)
+    for name, tokens in zip(asked, answers, strict=True):
+        assert tokens == reference.tokens(theatre.folders.get(name), ids, TOKENS), name
+    await theatre.publish(*DOMAINS)
+
+
+async def test_an_older_version_comes_back(theatre: Theatre) -> None:
+    ids = template(theatre.model).encode_prompt("<s>the big dog\n")
+    body = {"model": "banking", "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+    texts = []
+    for version in (1, 2, 1):
+        await theatre.publish(*DOMAINS, versions={"banking": version})
+        reply = await theatre.service.complete(body)
+        assert reply.body is not None and reply.body["model"].startswith(f"banking@v{version}-")
+        texts.append(reply.body["choices"][0]["text"])
+    assert texts[0] == texts[2] != texts[1]
