@@ -4,7 +4,7 @@
                                                      \\-> rejected --reopen--> open
 
 Nothing of this is kept here: the stage of every domain follows from what is durable. Rows sealed under vN without an
-adapter vN are trained; with an accepted one that no manifest has named, published; with one that a manifest has named,
+adapter vN are trained; with an accepted one, published (which changes nothing where it is in service already) and
 released; with a rejected one, opened again. So a coordinator killed anywhere goes on where it was, and nothing is
 learned twice. What it does keep in memory is who works on what now, and figures for the status.
 """
@@ -15,7 +15,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from actors.overview import Stage, describe_domain, describe_ingest
 from actors.ports import DirectoryPort, IngestPort, LearnerPort, RouterPort
 from actors.spool import DomainBacklog
 from learning.contract import Example, TrainingResult
+from learning.errors import LearningError
 from learning.gate import Gate, Verdict
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest
@@ -39,7 +40,8 @@ from streaming.source import TopicPartition
 
 @dataclass(frozen=True)
 class CoordinatorOptions:
-    """`seed` of every training; attempts before a training that fails is left alone; snapshots and manifests kept."""
+    """`seed` of every training; attempts before what the learner or all replicas refuse is left alone; snapshots and
+    manifests kept."""
 
     closing: ClosingRule
     gate: Gate
@@ -76,6 +78,7 @@ class Coordinator:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble: str | None = None
+        self._stalled: str | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -107,34 +110,51 @@ class Coordinator:
         """Look at every domain once and start what is due."""
         self._reports = tuple(ingest.report() for ingest in self._ingests)
         partitions = frozenset(p for report in self._reports for p in report.partitions)
-        full = any(report.full for report in self._reports)
         backlogs = merge_backlogs(self._reports)
         for domain in [d for d, job in self._jobs.items() if job.done()]:
             del self._jobs[domain]
-        for domain, backlog in sorted(backlogs.items()):
-            if domain in self._jobs or self._stages.setdefault(domain, Stage()).retry_at > time.monotonic():
-                continue
+        due = {domain: backlog for domain, backlog in sorted(backlogs.items()) if self._is_due(domain, backlog)}
+        for domain, backlog in due.items():
             if backlog.sealed:
                 self._submit(domain, min(backlog.sealed))
             elif self._options.closing.closes(backlog, partitions, time.time()):
-                if backlog.train + backlog.held_out:
+                if backlog.train and backlog.fresh:
                     self._submit(domain, self._next_version(domain))
-                else:
+                elif backlog.markers:
+                    # Sent again, or for a domain without anything new to train on.
                     for ingest in self._ingests:
                         ingest.drop_markers(domain)
-            elif full and backlog.fresh and domain == max(backlogs, key=lambda d: backlogs[d].fresh):
-                # A full spool would wait for ever for a domain that never ends: the largest one is closed as it is.
-                self._submit(domain, self._next_version(domain))
+        self._stalled = None
+        if any(report.full for report in self._reports) and not self._jobs:
+            self._make_room(due)
+
+    def _is_due(self, domain: str, backlog: DomainBacklog) -> bool:
+        stage = self._stages.get(domain, Stage())
+        if domain in self._jobs:
+            return False
+        return stage.retry_at <= time.monotonic() or (stage.awaits_examples and backlog.fresh > 0)
+
+    def _make_room(self, due: Mapping[str, DomainBacklog]) -> None:
+        """Close the largest domain as it is: a full spool would wait for ever for one that never ends."""
+        fresh = {domain: backlog.fresh for domain, backlog in due.items() if backlog.train and backlog.fresh}
+        if fresh:
+            largest = max(fresh, key=lambda domain: fresh[domain])
+            self._submit(largest, self._next_version(largest))
+        else:
+            self._stalled = (
+                "the spools are full and no domain can be closed: remove one whose versions were rejected or failed, "
+                "or raise ingest.spool_limit"
+            )
 
     def _next_version(self, domain: str) -> int:
         return max((adapter.version for adapter in self._registry.adapters(domain)), default=0) + 1
 
     def _submit(self, domain: str, version: int) -> None:
-        self._stages[domain] = Stage("closed", version, attempts=self._stages[domain].attempts)
-        self._jobs[domain] = self._pool.submit(self._advance_or_note, domain, version)
+        stage = Stage("closed", version, attempts=self._stages.get(domain, Stage()).attempts)
+        self._stages[domain] = stage
+        self._jobs[domain] = self._pool.submit(self._advance_or_note, domain, version, stage)
 
-    def _advance_or_note(self, domain: str, version: int) -> None:
-        stage = self._stages[domain]
+    def _advance_or_note(self, domain: str, version: int, stage: Stage) -> None:
         try:
             self._advance(domain, version, stage)
         except NotCaughtUp as error:
@@ -142,41 +162,48 @@ class Coordinator:
         except Exception as error:
             stage.attempts += 1
             stage.state, stage.detail = "failed", f"{type(error).__name__}: {error}"
-            last = stage.attempts >= self._options.attempts
-            stage.retry_at = float("inf") if last else time.monotonic() + 2.0 * stage.attempts
+            # A learner or a replica that is down comes back, however long it takes; what was refused stays refused.
+            refused = isinstance(error, (LearningError, PublicationFailed))
+            if refused and stage.attempts >= self._options.attempts:
+                stage.retry_at, stage.awaits_examples = float("inf"), isinstance(error, LearningError)
+            else:
+                stage.retry_at = time.monotonic() + min(2.0**stage.attempts, 60.0)
 
     def _advance(self, domain: str, version: int, stage: Stage) -> None:
         """Take a sealed version as far as it goes, from wherever it is."""
         adapter = self._trained(domain, version)
         if adapter is None:
             # Until the adapter exists the seal may take in rows, so repeating it completes one that was cut short.
+            # All spools seal up to the same watermarks: where two hold copies of a row, both seal theirs.
+            watermarks = self._router.watermarks()
             for ingest in self._ingests:
-                ingest.seal(domain, version)
+                ingest.seal(domain, version, watermarks)
+            if not self._sealed_to(domain, version):
+                return
             adapter = self._learn(domain, version, stage)
         if adapter.facts.status == "rejected":
             stage.state, stage.detail = "rejected", adapter.facts.reason
             for ingest in self._ingests:
                 ingest.reopen(domain, version)
             return
-        if self._was_published(adapter):
-            self._announce(self._registry.current())
-        else:
-            seals = [ingest.sealed(domain, version) for ingest in self._ingests]
-            self._publish_adapter(adapter, highest(seal.watermarks for seal in seals), stage)
+        with self._writing:
+            sealed = self._sealed_to(domain, version)
+            if not sealed:
+                # The domain was removed while it was learned: what was learned is not to be served.
+                stage.state, stage.detail = "open", f"{adapter.name} was not published: the domain was removed"
+                return
+            self._publish_adapter(adapter, sealed, stage)
         for ingest in self._ingests:
-            ingest.release(domain, version)
+            ingest.release(domain, version, sealed)
         stage.state, stage.detail, stage.attempts = "published", adapter.name, 0
         self._registry.prune(self._options.keep_snapshots, self._options.keep_manifests)
 
+    def _sealed_to(self, domain: str, version: int) -> Watermarks:
+        """Return the ends of what is sealed under a version, by partition; empty when nothing is."""
+        return highest(ingest.sealed(domain, version).watermarks for ingest in self._ingests)
+
     def _trained(self, domain: str, version: int) -> Adapter | None:
         return next((a for a in self._registry.adapters(domain) if a.version == version), None)
-
-    def _was_published(self, adapter: Adapter) -> bool:
-        return any(
-            route.adapter == adapter.name
-            for manifest in self._registry.manifests()
-            for route in manifest.routes.values()
-        )
 
     def _learn(self, domain: str, version: int, stage: Stage) -> Adapter:
         train, held_out = self._examples(domain, version)
@@ -242,49 +269,56 @@ class Coordinator:
     def _publish_adapter(self, adapter: Adapter, required: Watermarks, stage: Stage) -> None:
         stage.state = "publishing"
         started = time.monotonic()
-        before = self._registry.current()
-        change = Change(reason=f"{adapter.name} learned", domain=adapter.domain, adapter=adapter.name)
-        try:
-            self._publish(change, required)
-        except PublicationFailed:
-            # The manifest is in force but nobody can serve it: what was before it is put in force under a new number.
-            route = before.routes.get(adapter.domain) if before else None
-            reason = f"{adapter.name} could not be loaded"
-            self._publish(
-                Change(reason=reason, domain=adapter.domain, adapter=route.adapter, override=True)
-                if route
-                else Change(reason=reason, withdraws=frozenset({adapter.domain})),
-                {},
-            )
-            raise
+        self._publish(Change(reason=f"{adapter.name} learned", domain=adapter.domain, adapter=adapter.name), required)
         stage.timings["publication_seconds"] = time.monotonic() - started
 
     def _publish(self, change: Change, required: Watermarks) -> Manifest:
         with self._writing:
             manifest = self._router.publish(change, required)
-            self._announce(manifest)
+            try:
+                self._directory.publish(manifest.number)
+            except PublicationFailed:
+                self._put_back(manifest, change)
+                raise
             return manifest
 
-    def _announce(self, manifest: Manifest | None) -> None:
-        if manifest is not None:
-            self._directory.publish(manifest.number)
+    def _put_back(self, manifest: Manifest, change: Change) -> None:
+        """Put the domain's route before the one nobody can serve in force again, under a new number."""
+        failed = manifest.routes.get(change.domain or "")
+        if failed is None or change.domain is None:
+            return
+        earlier = (m.routes.get(change.domain) for m in reversed(self._registry.manifests()))
+        before = next((route for route in earlier if route != failed), None)
+        reason = f"{failed.adapter} could not be loaded"
+        if before is None:
+            back = Change(reason=reason, withdraws=frozenset({change.domain}))
+        else:
+            back = Change(
+                reason=reason, domain=change.domain, adapter=before.adapter, pinned=before.pinned, override=True
+            )
+        self._directory.publish(self._router.publish(back, {}).number)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def remove(self, domain: str) -> Manifest:
-        """Take a domain out of service and out of the router's sums, and delete what waits of it."""
+        """Take a domain out of service and out of the router's sums, and delete what waits of it.
+
+        Examples that arrive later begin the domain anew.
+        """
         known = domain in self._router.counts() or domain in merge_backlogs(self._reports)
         if not known:
             raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(self._router.counts()) or 'none'}")
-        self._forget(domain)
-        manifest = self._publish(Change(reason=f"{domain} removed", removes=frozenset({domain})), {})
-        self._forget(domain)
+        with self._writing:
+            for ingest in self._ingests:
+                ingest.forget(domain)
+            manifest = self._router.publish(Change(reason=f"{domain} removed", removes=frozenset({domain})), {})
+            # What was counted in between has just left the sums; what is counted from now on stays there.
+            watermarks = self._router.published_watermarks()
+            for ingest in self._ingests:
+                ingest.forget(domain, watermarks)
+            self._directory.publish(manifest.number)
         self._stages.pop(domain, None)
         return manifest
-
-    def _forget(self, domain: str) -> None:
-        for ingest in self._ingests:
-            ingest.forget(domain)
 
     def rollback(self, domain: str, version: str | None = None) -> Manifest:
         """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""
@@ -354,7 +388,7 @@ class Coordinator:
             "domains": self.domains(),
             "ingest": [describe_ingest(report) for report in self._reports],
             "replicas": self._directory.replicas(),
-            "trouble": self._trouble,
+            "trouble": self._trouble or self._stalled,
         }
 
 

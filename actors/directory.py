@@ -6,7 +6,8 @@
 
 Replicas pull: each holds one long call to `next_order`, which says where it stands and returns what it shall do. So a
 replica can come and go by itself, nobody keeps addresses, and a new one is led to the manifest in force by the same
-orders. A replica that is silent for longer than its lease is no longer waited for, and fences itself when it notices.
+orders. A replica that is silent for longer than its lease is forgotten, and fences itself before that: if it comes back
+it is a new one.
 
 Plain asyncio; this module knows neither the engine nor the transport.
 """
@@ -33,9 +34,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a replica stands: the manifest it serves, the one it has prepared, and why it could not, if it couldn't."""
+    """Where a replica stands: the manifest it serves, the one it is preparing, has prepared or could not, and why."""
 
     serves: int = 0
+    preparing: int | None = None
     prepared: int | None = None
     failed: int | None = None
     failure: str = ""
@@ -106,6 +108,7 @@ class ReplicaDirectory:
         """
         async with self._publishing:
             started = time.monotonic()
+            number = max(number, self._committed)
             self._preparing = number
             try:
                 await self._wait_for(lambda m: self._is_prepared(m, number) or m.standing.failed == number)
@@ -122,31 +125,33 @@ class ReplicaDirectory:
             return PublicationReport(
                 number=number,
                 replicas=len(self._serving()),
-                fenced={name: member.fenced for name, member in self._members.items() if member.fenced},
+                fenced={name: member.fenced for name, member in self._live().items() if member.fenced},
                 seconds=time.monotonic() - started,
             )
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _order(self, member: _Member) -> Order:
-        standing = member.standing
+        standing, publishing = member.standing, self._preparing is not None
+        wanted = self._committed if self._preparing is None else self._preparing
         if member.fenced:
             return Order("fence", standing.serves, member.fenced)
-        if (number := self._preparing) is not None and not self._is_prepared(member, number):
-            return Order("stay") if standing.failed == number else Order("prepare", number)
-        if self._preparing is None and standing.serves < self._committed:
-            if standing.failed == self._committed:
-                return Order("fence", standing.serves, standing.failure)
-            return Order("commit" if standing.prepared == self._committed else "prepare", self._committed)
-        return Order("stay", standing.serves)
+        if standing.serves >= wanted or standing.preparing == wanted:
+            return Order("stay", standing.serves)
+        if standing.prepared == wanted:
+            return Order("stay", standing.serves) if publishing else Order("commit", wanted)
+        if standing.failed == wanted:
+            return Order("stay", standing.serves) if publishing else Order("fence", standing.serves, standing.failure)
+        return Order("prepare", wanted)
 
     @staticmethod
     def _is_prepared(member: _Member, number: int) -> bool:
         return member.standing.prepared == number or member.standing.serves >= number
 
     def _live(self) -> dict[str, _Member]:
-        now = time.monotonic()
-        return {name: member for name, member in self._members.items() if now - member.seen <= self._lease}
+        heard_since = time.monotonic() - self._lease
+        self._members = {name: member for name, member in self._members.items() if member.seen >= heard_since}
+        return self._members
 
     def _serving(self) -> dict[str, _Member]:
         return {name: member for name, member in self._live().items() if not member.fenced}

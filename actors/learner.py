@@ -1,4 +1,8 @@
-"""A learner worker: trains one job at a time and says how far it is. The method is `learning`'s."""
+"""A learner worker: trains one job at a time and says how far it is. The method is `learning`'s.
+
+A coordinator that was restarted may ask for a training while the one its predecessor asked for still runs: the second
+waits for the first.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ class LearnerWorker:
         self._learner, self._work = learner, work
         self._progress: Progress | None = None
         self._lock = threading.Lock()
+        self._training = threading.Lock()
 
     def train(
         self,
@@ -29,29 +34,29 @@ class LearnerWorker:
         seed: int,
     ) -> TrainingResult:
         """Train a version of a domain from the frozen base, or on from `initial_adapter`."""
-        output = self._work / f"{domain}@v{version}"
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir(parents=True)
-        job = TrainingJob(
-            domain=domain,
-            version=version,
-            train=tuple(train),
-            held_out=tuple(held_out),
-            output=output,
-            initial_adapter=initial_adapter,
-            seed=seed,
-        )
-        try:
-            return self._learner.train(job, self._note)
-        finally:
-            with self._lock:
-                self._progress = None
+        with self._training:
+            output = self._work / f"{domain}@v{version}"
+            shutil.rmtree(output, ignore_errors=True)
+            output.mkdir(parents=True)
+            job = TrainingJob(
+                domain=domain,
+                version=version,
+                train=tuple(train),
+                held_out=tuple(held_out),
+                output=output,
+                initial_adapter=initial_adapter,
+                seed=seed,
+            )
+            try:
+                return self._learner.train(job, self._note)
+            finally:
+                self._note(None)
 
     def progress(self) -> Progress | None:
         """Return how far the training under way is, or None."""
         with self._lock:
             return replace(self._progress) if self._progress else None
 
-    def _note(self, progress: Progress) -> None:
+    def _note(self, progress: Progress | None) -> None:
         with self._lock:
             self._progress = progress

@@ -14,7 +14,7 @@ from registry.registry import Registry
 
 @dataclass
 class Stage:
-    """What happens to a domain now, for the status; never consulted for a decision."""
+    """What happens to a domain now, for the status. Of the decisions, only when to try again rests on it."""
 
     state: str = "open"
     version: int | None = None
@@ -22,6 +22,9 @@ class Stage:
     learner: LearnerPort | None = None
     attempts: int = 0
     retry_at: float = 0.0
+    """Monotonic time before which a failed stage is left alone; infinite when trying again would change nothing."""
+    awaits_examples: bool = False
+    """Whether new examples make it worth trying again."""
     timings: dict[str, float] = field(default_factory=dict)
 
 

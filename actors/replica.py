@@ -10,14 +10,14 @@ import time
 from typing import Protocol
 
 from actors.directory import Order, Standing
-from serving.errors import PrepareFailed
+from actors.errors import PublicationFailed
 from serving.service import RoutedService
 
 
 class DirectoryPort(Protocol):
     """What a replica needs of the directory."""
 
-    async def next_order(self, replica: str, standing: Standing) -> Order: ...
+    async def next_order(self, replica: str, standing: Standing, wait_seconds: float) -> Order: ...
 
     async def leave(self, replica: str) -> None: ...
 
@@ -25,7 +25,8 @@ class DirectoryPort(Protocol):
 class Replica:
     """One replica, named `name`, around a started `RoutedService`.
 
-    `lease_seconds` is how long it serves on without hearing from the directory.
+    `lease_seconds` is how long it serves on without hearing from the directory. It counts from when a question was
+    sent, so it ends before the directory's own lease of the same length, and an answer that never comes counts as none.
     """
 
     def __init__(
@@ -33,61 +34,95 @@ class Replica:
     ) -> None:
         self.name, self.service = name, service
         self._directory, self._lease = directory, lease_seconds
+        self._beat = min(2.0, lease_seconds / 4)
         self._standing = Standing(serves=self._serves())
         self._heard = time.monotonic()
         self._task: asyncio.Task[None] | None = None
-        self._confirmed = asyncio.Event()
+        self._preparing: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
         self.fatal: str | None = None
         """Why this replica must be replaced, or None."""
 
     async def join(self, timeout_seconds: float = 60.0) -> None:
-        """Start following orders, and return once the directory has nothing more for it to catch up with."""
+        """Start following orders, and return once the directory has nothing more for it to catch up with.
+
+        Raises `TimeoutError` when that takes too long, and `PublicationFailed` when it can't be done.
+        """
         self._task = asyncio.create_task(self._follow(), name=f"replica {self.name}")
-        await asyncio.wait_for(self._confirmed.wait(), timeout_seconds)
+        await asyncio.wait_for(self._settled.wait(), timeout_seconds)
+        if self.fatal is not None:
+            raise PublicationFailed(f"replica {self.name} can't serve the manifest in force: {self.fatal}")
 
     async def leave(self) -> None:
         """Leave the directory and stop the service."""
-        if self._task is not None:
-            self._task.cancel()
-        await self._directory.leave(self.name)
-        await self.service.stop()
+        for task in (self._task, self._preparing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        try:
+            await self._directory.leave(self.name)
+        finally:
+            await self.service.stop()
 
     async def _follow(self) -> None:
+        answered = True
         while self.fatal is None:
+            if self._preparing is not None:
+                # A long preparation is no silence: the directory hears of it meanwhile.
+                await asyncio.wait({self._preparing}, timeout=self._beat)
+            busy = self._preparing is not None and not self._preparing.done()
+            asked = time.monotonic()
+            left = self._heard + self._lease - asked
+            patience = left if 0 < left < self._lease / 2 else self._lease / 2
+            wait = self._beat if answered and not busy else 0.0
             try:
-                order = await self._directory.next_order(self.name, self._standing)
-            except asyncio.CancelledError:
-                raise
+                question = self._directory.next_order(self.name, self._standing, wait)
+                order = await asyncio.wait_for(question, patience)
             except Exception as error:
-                if time.monotonic() - self._heard > self._lease:
-                    self.service.fence(f"cut off from the directory for {self._lease:.0f} s: {error}")
-                await asyncio.sleep(0.5)
+                answered = False
+                if time.monotonic() - self._heard >= self._lease:
+                    said = str(error) or type(error).__name__
+                    self.service.fence(f"cut off from the directory for {self._lease:g} s: {said}")
+                await asyncio.sleep(min(0.5, self._beat))
                 continue
-            self._heard = time.monotonic()
+            answered, self._heard = True, asked
             await self._obey(order)
 
     async def _obey(self, order: Order) -> None:
+        busy = self._preparing is not None and not self._preparing.done()
         match order.action:
-            case "prepare":
-                await self._prepare(order.number)
+            case "prepare" if not busy:
+                self._standing = Standing(serves=self._serves(), preparing=order.number)
+                self._preparing = asyncio.create_task(self._prepare(order.number))
             case "commit":
-                await self.service.commit(order.number)
-                self._standing = Standing(serves=self._serves())
+                await self._commit(order.number)
             case "fence":
-                self.fatal = order.reason
-                self.service.fence(order.reason)
-            case "stay":
-                if not self._confirmed.is_set() or self.service.fenced:
-                    self.service.unfence()
-                    self._confirmed.set()
+                self._give_up(order.reason)
+            case "stay" if not busy and (not self._settled.is_set() or self.service.fenced):
+                self.service.unfence()
+                self._settled.set()
 
     async def _prepare(self, number: int) -> None:
         try:
             await self.service.prepare(number)
-        except PrepareFailed as error:
-            self._standing = Standing(serves=self._serves(), failed=number, failure=str(error))
+        except Exception as error:
+            # Whatever it was, this replica serves on as it was; the directory decides what follows.
+            self._standing = Standing(serves=self._serves(), failed=number, failure=str(error) or repr(error))
         else:
             self._standing = Standing(serves=self._serves(), prepared=number)
+
+    async def _commit(self, number: int) -> None:
+        try:
+            await self.service.commit(number)
+        except Exception as error:
+            self._give_up(f"manifest {number} was prepared but could not be committed: {error}")
+        else:
+            self._standing = Standing(serves=self._serves())
+
+    def _give_up(self, reason: str) -> None:
+        self.fatal = reason
+        self.service.fence(reason)
+        self._settled.set()
 
     def _serves(self) -> int:
         return self.service.manifest.number if self.service.manifest else 0

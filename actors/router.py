@@ -18,8 +18,8 @@ import numpy as np
 from actors.change import Change, next_routes
 from actors.errors import NotCaughtUp
 from actors.observation import Observation, Receipt, Watermarks
-from learning.rls import StreamingRidge
-from registry.manifest import BaseRevision, Manifest, RouterRef
+from learning.rls import ClassWeighting, StreamingRidge
+from registry.manifest import BaseRevision, Manifest, Route, RouterRef
 from registry.registry import Registry
 from streaming.source import TopicPartition
 
@@ -34,20 +34,32 @@ class Router:
     """
 
     def __init__(
-        self, registry: Registry, base: BaseRevision, *, ridge: float, class_weighting: str, abstain_below: float
+        self,
+        registry: Registry,
+        base: BaseRevision,
+        *,
+        ridge: float,
+        class_weighting: ClassWeighting,
+        abstain_below: float,
     ) -> None:
         self._registry, self._base = registry, base
         self._ridge_penalty, self._class_weighting, self._abstain_below = ridge, class_weighting, abstain_below
         self._sums: StreamingRidge | None = None
         self._watermarks: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        """The watermarks of the snapshot in force: what a restart would go back to."""
         self._known: dict[str, set[bytes]] = {}
         self._restore()
 
     # -- observing ----------------------------------------------------------------------------------------------------
 
     def watermarks(self) -> Watermarks:
-        """Return the next offset to be applied of each partition."""
+        """Return the next offset to be applied of each partition; one that is absent stands at 0."""
         return dict(self._watermarks)
+
+    def published_watermarks(self) -> Watermarks:
+        """Return the watermarks as of the manifest in force."""
+        return dict(self._committed)
 
     def examples(self) -> dict[str, int]:
         """Return the number of distinct examples known of each domain, held-out ones included."""
@@ -63,7 +75,7 @@ class Router:
         Raises `learning.errors.FingerprintMismatch` when the rows come from another feature map.
         """
         for partition, (start, _) in observation.spans.items():
-            if self._watermarks.get(partition, start) != start:
+            if self._watermarks.get(partition, 0) != start:
                 return Receipt(False, self.watermarks())
         duplicates = frozenset(
             digest
@@ -112,7 +124,8 @@ class Router:
         """Solve, write the snapshot, and return the new manifest; it is in force once this returns.
 
         `required` are the watermarks the change rests on. Raises `NotCaughtUp` when the sums do not cover them yet.
-        A change that leaves everything as it is returns the manifest in force.
+        A change that leaves everything as it is returns the manifest in force, unless its snapshot lies behind
+        `required`: whoever asks will then delete what only a new snapshot remembers.
         """
         behind = {
             f"{p.topic}[{p.partition}]": (end, self._watermarks.get(p, 0))
@@ -127,7 +140,8 @@ class Router:
         if unknown:
             raise NotCaughtUp(f"the router has no examples of {unknown}: feed them before their adapters are published")
         removed = set(self._known) & change.removes
-        if current is not None and routes == current.routes and not removed:
+        covered = all(self._committed.get(partition, 0) >= end for partition, end in required.items())
+        if current is not None and routes == current.routes and not removed and covered:
             return current
         for domain in removed:
             self._known.pop(domain)
@@ -135,7 +149,7 @@ class Router:
                 self._sums.remove(domain)
         return self._commit(current, routes, change.reason)
 
-    def _commit(self, current: Manifest | None, routes: Mapping, reason: str) -> Manifest:
+    def _commit(self, current: Manifest | None, routes: Mapping[str, Route], reason: str) -> Manifest:
         weights: bytes | None = None
         router: RouterRef | None = None
         if routes and self._sums is not None:
@@ -156,7 +170,10 @@ class Router:
         for domain, known in self._known.items():
             tensors[_DIGESTS + domain] = np.frombuffer(b"".join(sorted(known)), dtype=np.uint8).reshape(-1, 16)
         watermarks = [[*partition, offset] for partition, offset in sorted(self._watermarks.items())]
-        return self._registry.commit(manifest, weights, tensors, {**metadata, "watermarks": json.dumps(watermarks)})
+        metadata = {**metadata, "watermarks": json.dumps(watermarks)}
+        committed = self._registry.commit(manifest, weights, tensors, metadata)
+        self._committed = dict(self._watermarks)
+        return committed
 
     def _restore(self) -> None:
         snapshot = self._registry.snapshot()
@@ -170,3 +187,4 @@ class Router:
             self._known[name.removeprefix(_DIGESTS)] = {bytes(row) for row in value}
         for topic, partition, offset in json.loads(snapshot.metadata["watermarks"]):
             self._watermarks[TopicPartition(topic, partition)] = offset
+        self._committed = dict(self._watermarks)

@@ -1,9 +1,12 @@
 """A durable waiting room for the examples of domains that are not published yet.
 
 One SQLite file an ingest worker. Rows are keyed by topic, partition and offset, so spooling a record twice is spooling
-it once, and the position up to which each partition was spooled is stored in the same transaction. WAL with
-`synchronous=NORMAL` suffices: if power fails, the last transactions are lost together with the position that covers
-them, and the stream is read again from there.
+it once, and the offsets that were covered are stored in the same transaction. A transaction is on disk when it returns
+(`synchronous=FULL`): the registry's snapshots speak of rows that must then still be here, and a seal must not be
+forgotten once its adapter is kept. The file is locked to this process, which also spares WAL its shared memory.
+
+Coverage is a set of intervals: a partition that went to another worker and came back leaves a hole between what was
+read before and after. What lies in a hole is the other worker's to supply.
 
 A row is *open* until its domain closes, then *sealed* under the version that is trained from it, then deleted when that
 version is published. The spool knows nothing of features, training or publication.
@@ -33,7 +36,7 @@ CREATE TABLE IF NOT EXISTS markers (
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS coverage (
     topic TEXT NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL,
-    PRIMARY KEY (topic, part)) WITHOUT ROWID;
+    PRIMARY KEY (topic, part, first)) WITHOUT ROWID;
 """
 
 
@@ -94,8 +97,9 @@ class Spool:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -103,20 +107,11 @@ class Spool:
         with self._lock:
             self._db.close()
 
-    def position(self, partition: TopicPartition) -> int | None:
-        """Return the next offset to spool, or None when this spool has never covered the partition."""
+    def continuation(self, partition: TopicPartition, offset: int) -> int:
+        """Return where reading has to go on, so that everything from `offset` on is covered without a hole."""
         with self._lock:
-            row = self._db.execute("SELECT next FROM coverage WHERE topic=? AND part=?", partition).fetchone()
-        return None if row is None else int(row[0])
-
-    def cover_from(self, partition: TopicPartition, offset: int) -> None:
-        """Begin coverage of a partition at `offset`, forgetting an earlier coverage that ended before it."""
-        with self._lock:
-            self._db.execute(
-                "INSERT INTO coverage VALUES (?,?,?,?) ON CONFLICT (topic, part) "
-                "DO UPDATE SET first=excluded.first, next=excluded.next WHERE excluded.next > next",
-                (*partition, offset, offset),
-            )
+            end = self._covered_to(partition, offset)
+        return offset if end is None else end
 
     def append(
         self,
@@ -124,7 +119,7 @@ class Spool:
         markers: Iterable[SpooledMarker],
         spans: Mapping[TopicPartition, tuple[int, int]],
     ) -> None:
-        """Store rows and markers and extend the coverage by `spans` (start, end), in one transaction.
+        """Store rows and markers and cover `spans` (first offset, next offset), in one transaction.
 
         What is there already stays.
         """
@@ -138,31 +133,31 @@ class Spool:
                 "INSERT OR IGNORE INTO markers VALUES (?,?,?,?,?)",
                 [(*m.partition, m.offset, m.domain, now) for m in markers],
             )
-            for partition, span in spans.items():
-                self._db.execute(
-                    "INSERT INTO coverage VALUES (?,?,?,?) ON CONFLICT (topic, part) "
-                    "DO UPDATE SET next=max(next, excluded.next)",
-                    (*partition, *span),
-                )
+            for partition, (start, end) in spans.items():
+                self._cover(partition, start, end)
 
     def block(self, watermarks: Watermarks, limit: int) -> Block | None:
-        """Return up to `limit` rows the router has not applied, in stream order, or None when it has seen them all."""
+        """Return up to `limit` rows the router has not applied, in stream order, or None when it has seen them all.
+
+        A partition without a watermark begins at offset 0. Where the watermark lies in a hole of the coverage, nothing
+        of that partition is returned.
+        """
         rows: list[SpooledRow] = []
         spans: dict[TopicPartition, tuple[int, int]] = {}
         with self._lock:
-            covered = self._db.execute("SELECT topic, part, first, next FROM coverage ORDER BY topic, part").fetchall()
-            for topic, part, first, end in covered:
-                partition = TopicPartition(topic, part)
-                start = watermarks.get(partition, first)
-                if start < first or start >= end or len(rows) >= limit:
-                    continue
+            known = self._db.execute("SELECT DISTINCT topic, part FROM coverage ORDER BY topic, part").fetchall()
+            for partition in (TopicPartition(*each) for each in known):
+                start = watermarks.get(partition, 0)
+                end = self._covered_to(partition, start)
                 wanted = limit - len(rows)
+                if end is None or wanted <= 0:
+                    continue
                 found = [
                     SpooledRow(partition, pos, domain, record_id, bool(held), body)
                     for pos, domain, record_id, held, body in self._db.execute(
                         "SELECT pos, domain, record_id, held_out, body FROM rows "
-                        "WHERE topic=? AND part=? AND pos>=? ORDER BY pos LIMIT ?",
-                        (topic, part, start, wanted + 1),
+                        "WHERE topic=? AND part=? AND pos>=? AND pos<? ORDER BY pos LIMIT ?",
+                        (*partition, start, end, wanted + 1),
                     )
                 ]
                 if len(found) > wanted:
@@ -243,10 +238,20 @@ class Spool:
             ).fetchall()
         return [SpooledRow(TopicPartition(t, p), pos, d, i, bool(h), b) for t, p, pos, d, i, h, b in found]
 
-    def release(self, domain: str, version: int) -> int:
-        """Delete the rows sealed under a published version; returns their number."""
-        with self._lock:
-            return self._db.execute("DELETE FROM rows WHERE domain=? AND sealed=?", (domain, version)).rowcount
+    def release(self, domain: str, version: int, watermarks: Watermarks) -> int:
+        """Delete the rows sealed under a published version; returns their number.
+
+        An open row of the domain below `watermarks`, the ends of what was sealed anywhere, is a copy of one that
+        another worker sealed: it goes too, or it would be learned twice.
+        """
+        with self._lock, self._transaction():
+            released = self._db.execute("DELETE FROM rows WHERE domain=? AND sealed=?", (domain, version)).rowcount
+            for partition, offset in watermarks.items():
+                self._db.execute(
+                    "DELETE FROM rows WHERE domain=? AND sealed IS NULL AND topic=? AND part=? AND pos<?",
+                    (domain, *partition, offset),
+                )
+        return released
 
     def reopen(self, domain: str, version: int) -> None:
         """Open the rows of a rejected version again: they join the next training of the domain."""
@@ -255,11 +260,19 @@ class Spool:
                 "UPDATE rows SET sealed=NULL, tried=? WHERE domain=? AND sealed=?", (version, domain, version)
             )
 
-    def forget(self, domain: str) -> int:
-        """Delete everything of a domain; returns the number of rows deleted."""
+    def forget(self, domain: str, watermarks: Watermarks | None = None) -> int:
+        """Delete everything of a domain, or what lies below `watermarks`; returns the number of rows deleted."""
         with self._lock, self._transaction():
-            self._db.execute("DELETE FROM markers WHERE domain=?", (domain,))
-            return self._db.execute("DELETE FROM rows WHERE domain=?", (domain,)).rowcount
+            if watermarks is None:
+                self._db.execute("DELETE FROM markers WHERE domain=?", (domain,))
+                return self._db.execute("DELETE FROM rows WHERE domain=?", (domain,)).rowcount
+            self._drop_markers(domain, watermarks)
+            return sum(
+                self._db.execute(
+                    "DELETE FROM rows WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
+                ).rowcount
+                for partition, offset in watermarks.items()
+            )
 
     def drop_markers(self, domain: str, watermarks: Watermarks) -> None:
         """Drop the observed markers of a domain that has nothing to train on."""
@@ -272,10 +285,10 @@ class Spool:
             return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
     def prompts(self, limit: int) -> Collection[SpooledRow]:
-        """Return the first rows in stream order, up to `limit`."""
+        """Return the first training rows in stream order, up to `limit`."""
         with self._lock:
             found = self._db.execute(
-                "SELECT topic, part, pos, domain, record_id, held_out, body FROM rows "
+                "SELECT topic, part, pos, domain, record_id, held_out, body FROM rows WHERE held_out=0 "
                 "ORDER BY pos, topic, part LIMIT ?",
                 (limit,),
             ).fetchall()
@@ -292,12 +305,29 @@ class Spool:
                 "DELETE FROM markers WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
             )
 
+    def _covered_to(self, partition: TopicPartition, offset: int) -> int | None:
+        """Return the end of the covered interval that `offset` lies in, or None when it lies in none."""
+        row = self._db.execute(
+            "SELECT next FROM coverage WHERE topic=? AND part=? AND first<=? AND next>?", (*partition, offset, offset)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def _cover(self, partition: TopicPartition, start: int, end: int) -> None:
+        """Add an interval to the coverage and join it with those it touches."""
+        touching = "topic=? AND part=? AND first<=? AND next>=?"
+        place = (*partition, end, start)
+        first, last = self._db.execute(f"SELECT min(first), max(next) FROM coverage WHERE {touching}", place).fetchone()
+        if first is not None:
+            start, end = min(start, first), max(end, last)
+            self._db.execute(f"DELETE FROM coverage WHERE {touching}", place)
+        self._db.execute("INSERT INTO coverage VALUES (?,?,?,?)", (*partition, start, end))
+
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
 
 
 class _Transaction:
-    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK when the body raises."""
+    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK when the body or the commit raises."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -306,4 +336,9 @@ class _Transaction:
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
