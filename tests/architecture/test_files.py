@@ -1,0 +1,54 @@
+"""What every file of ours keeps to."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.sources import REPOSITORY, Source, sources
+
+LONGEST_FILE = 500
+PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+LOADERS = {("torch", "load"), ("torch", "save"), ("pandas", "read_pickle"), ("ray", "cloudpickle")}
+
+each_source = pytest.mark.parametrize("source", sources(), ids=lambda source: source.place)
+
+
+@each_source
+def test_it_says_what_it_is_for(source: Source) -> None:
+    assert ast.get_docstring(source.tree), f"{source.place} has no docstring"
+
+
+@each_source
+def test_nothing_is_pickled(source: Source) -> None:
+    imported = {name.split(".")[0] for name in source.imports()}
+    assert not imported & PICKLES
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in LOADERS, f"{source.place}:{node.lineno}"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant) and node.value.value is False, f"{source.place}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    "source", [s for s in sources() if s.path.name == "__init__.py"], ids=lambda source: source.place
+)
+def test_a_package_file_is_a_docstring_and_nothing_else(source: Source) -> None:
+    (only,) = source.tree.body
+    assert isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant) and isinstance(only.value.value, str)
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {source.path.parent for source in sources()}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_no_file_is_too_long() -> None:
+    ours = [source.path for source in sources()] + sorted((REPOSITORY / "tests").rglob("*.py"))
+    lengths = {path.relative_to(REPOSITORY): len(path.read_text(encoding="utf-8").splitlines()) for path in ours}
+    assert {str(path): lines for path, lines in lengths.items() if lines > LONGEST_FILE} == {}
+
+
+def test_names_of_files_say_what_is_inside() -> None:
+    vague = {"utils", "util", "helpers", "helper", "manager", "core", "base", "common", "misc"}
+    assert [source.place for source in sources() if Path(source.place).stem in vague] == []
