@@ -59,6 +59,8 @@ class _ChildBroker:
         """Start and wait until a client gets an answer. Raises StreamError with the log's end if that fails."""
         if self._process is not None:
             return
+        if self._answers():
+            raise StreamError(f"{self.name}: port {self.port} is taken by another process; stop it")
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self._command()]
         with self.log.open("ab") as log:
@@ -113,15 +115,22 @@ class _ChildBroker:
             if self._process is None or self._process.poll() is not None:
                 code = "unknown" if self._process is None else self._process.returncode
                 raise StreamError(f"{self.name} ended with code {code} while starting: {self._log_end()}")
-            try:
-                # First the port alone: a client that meets a closed port backs off for longer than the start takes.
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                check_session(KafkaOptions(self.bootstrap, bootstrap_timeout_ms=3_000))
-                return
-            except (OSError, BrokerUnavailable) as error:
-                trouble = str(error)
-                time.sleep(0.05)
+            # First the port alone: a client that meets a closed port backs off for longer than the start takes.
+            if self._answers():
+                try:
+                    check_session(KafkaOptions(self.bootstrap, bootstrap_timeout_ms=3_000))
+                    return
+                except BrokerUnavailable as error:
+                    trouble = str(error)
+            time.sleep(0.05)
         raise StreamError(f"{self.name} was not ready within {START_TIMEOUT_S:.0f} s ({trouble}): {self._log_end()}")
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def _log_end(self) -> str:
         text = self.log.read_bytes()[-2_000:].decode(errors="replace").strip()

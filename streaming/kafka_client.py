@@ -1,16 +1,19 @@
 """What every Kafka client here shares: its options, its errors in plain words, and the making of topics.
 
 kafka-python reports a refused password as a time-out of its bootstrap and tells the cause only to its log. So its log
-is listened to while a client is being built, and what it said becomes part of the error. It does not know records.
+is listened to while a client is being built, and what it said becomes part of the error; afterwards one line a minute
+of it is passed on. It does not know records.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient
@@ -29,6 +32,9 @@ from streaming.errors import BrokerUnavailable, StreamError
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _PROBE_S = 1.0
+_MURMUR_S = 60
+
+_log = logging.getLogger(__name__)
 
 Client = TypeVar("Client")
 
@@ -105,10 +111,11 @@ class KafkaOptions:
 
 def build(kind: Callable[..., Client], options: KafkaOptions, **settings: Any) -> Client:
     """A kafka-python client with a session. Raises BrokerUnavailable with the likely cause, within ten seconds."""
-    library = logging.getLogger("kafka")
-    if library.level == logging.NOTSET:
-        # Every reconnect is a dozen lines otherwise; whoever debugs sets a level of their own.
-        library.setLevel(logging.ERROR)
+    _hush()
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        file = getattr(options, name)
+        if file is not None and not Path(file).is_file():
+            raise StreamError(f"{options}: {name} {file!r} is no file; correct the path")
     network: list[Any] = []
 
     def network_client(**configuration: Any) -> Any:
@@ -118,6 +125,7 @@ def build(kind: Callable[..., Client], options: KafkaOptions, **settings: Any) -
     last_words = _LastWords()
     connections = logging.getLogger("kafka.net.connection")
     connections.addHandler(last_words)
+    _murmur.held += 1
     try:
         return kind(**options.client_settings(), kafka_client=network_client, **settings)
     except BaseException as error:
@@ -130,6 +138,7 @@ def build(kind: Callable[..., Client], options: KafkaOptions, **settings: Any) -
             raise _unavailable(options, last_words.text or str(error)) from error
         raise
     finally:
+        _murmur.held -= 1
         connections.removeHandler(last_words)
 
 
@@ -189,6 +198,37 @@ def partition_count(options: KafkaOptions, topic: str) -> int:
 def _partition_count(admin: KafkaAdminClient, topic: str) -> int:
     described = admin.describe_topics([topic])
     return max((len(each["partitions"]) for each in described if each["error_code"] == 0), default=0)
+
+
+class _Murmur(logging.Handler):
+    """Passes on one of kafka-python's error lines a minute: an outage is ten a second, and all say the same.
+
+    Lines are `held` back altogether while a client is being built, where an error is raised instead.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.held = 0
+        self._next = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if not self.held and now >= self._next:
+            self._next = now + _MURMUR_S
+            text = " ".join(record.getMessage().split())[:300]
+            _log.warning("kafka-python keeps trying: %s (more of these are held back for %d s)", text, _MURMUR_S)
+
+
+_murmur = _Murmur()
+
+
+def _hush() -> None:
+    """Take over kafka-python's log, unless someone has set its level, who then wants to see it."""
+    library = logging.getLogger("kafka")
+    if library.level == logging.NOTSET:
+        library.setLevel(logging.ERROR)
+        library.addHandler(_murmur)
+        library.propagate = False
 
 
 class _LastWords(logging.Handler):

@@ -1,0 +1,351 @@
+"""What only Kafka has: groups that rebalance, brokers that die, logins, and errors that name the cause."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streaming.broker import ApacheKafkaBroker, TansuBroker, free_port, kafka_home
+from streaming.embedded import EmbeddedLog
+from streaming.errors import BrokerUnavailable, StreamError
+from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource, ensure_topic
+from streaming.kafka_client import _murmur, check_session
+from streaming.records import TaskRecord
+from streaming.source import Envelope, TopicPartition
+from tests.streaming.streams import SCRAM_PASSWORD, SCRAM_USER, Stream, read, settle
+
+
+def example(name: str) -> TaskRecord:
+    return TaskRecord(id=name, domain="bank", prompt="question", completion="x")
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("wrong", "named"),
+        [
+            ({"security_protocol": "TLS"}, "security_protocol"),
+            ({"security_protocol": "SASL_SSL"}, "sasl_mechanism"),
+            ({"security_protocol": "SASL_SSL", "sasl_mechanism": "GSSAPI"}, "SCRAM-SHA-512"),
+            ({"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_username": "a"}, "password"),
+        ],
+    )
+    def test_contradictions_are_named(self, wrong: dict[str, str], named: str) -> None:
+        with pytest.raises(StreamError, match=named):
+            KafkaOptions("localhost:9092", **wrong)
+
+    def test_the_password_is_never_shown(self) -> None:
+        options = scram("localhost:9092", "secret-word")
+        assert "secret-word" not in repr(options) + str(options)
+        assert SCRAM_USER in str(options)
+
+    def test_security_passes_through(self) -> None:
+        options = replace(scram("a:1,b:2", "w"), security_protocol="SASL_SSL", ssl_cafile="ca", ssl_keyfile="key")
+        settings = options.client_settings()
+        assert settings["bootstrap_servers"] == ["a:1", "b:2"]
+        assert settings["sasl_plain_username"] == SCRAM_USER and settings["sasl_plain_password"] == "w"
+        assert settings["ssl_cafile"] == "ca" and settings["ssl_keyfile"] == "key" and "ssl_certfile" not in settings
+
+    def test_a_missing_certificate_file_is_no_outage(self) -> None:
+        options = KafkaOptions("127.0.0.1:1", security_protocol="SSL", ssl_cafile="/nowhere/ca.pem")
+        with pytest.raises(StreamError, match=r"ca\.pem"):
+            check_session(options)
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Names of the loggers whose lines reach the root, as they would an application. (pytest's own capture also listens
+    to loggers that don't propagate.)"""
+    names: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: names.append(record.name)  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    yield names
+    logging.getLogger().removeHandler(handler)
+
+
+class TestUnavailable:
+    """Within ten seconds, one line: what, where, what was heard, what to do."""
+
+    def test_no_broker(self) -> None:
+        port = free_port()
+        began = time.monotonic()
+        for attempt in (
+            lambda options: KafkaSource(options, "t", group="g"),
+            lambda options: KafkaSink(options, "t"),
+            lambda options: ensure_topic(options, "t", 1),
+        ):
+            with pytest.raises(BrokerUnavailable, match="nothing answers at this address") as caught:
+                attempt(KafkaOptions(f"127.0.0.1:{port}", bootstrap_timeout_ms=1_000))
+            assert f"127.0.0.1:{port}" in str(caught.value) and "\n" not in str(caught.value)
+        assert time.monotonic() - began < 10
+
+    def test_with_the_default_patience(self) -> None:
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            check_session(KafkaOptions(f"127.0.0.1:{free_port()}"))
+        assert time.monotonic() - began < 10
+
+    def test_an_unknown_host(self) -> None:
+        with pytest.raises(BrokerUnavailable, match=r"broker\.invalid:9092.*DNS"):
+            check_session(KafkaOptions("broker.invalid:9092", bootstrap_timeout_ms=1_000))
+
+    def test_failed_attempts_leave_no_threads(self) -> None:
+        before = threading.active_count()
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable):
+                check_session(KafkaOptions(f"127.0.0.1:{free_port()}", bootstrap_timeout_ms=300))
+        assert threading.active_count() == before
+
+    @pytest.mark.broker
+    def test_the_library_keeps_quiet(self, apache: ApacheKafkaBroker, log: list[str]) -> None:
+        check_session(KafkaOptions(apache.bootstrap))
+        assert log == []
+
+    @pytest.mark.broker
+    def test_an_outage_is_one_line_in_the_log(self, tmp_path: Path, log: list[str]) -> None:
+        with TansuBroker(tmp_path) as broker:
+            options = KafkaOptions(broker.bootstrap)
+            ensure_topic(options, "quiet", 1)
+            source = KafkaSource(options, "quiet", group=None)
+            source.poll(0.2, 10)
+            _murmur._next = 0.0
+            broker.kill()
+            for _ in range(6):
+                assert source.poll(0.5, 10) == []
+            source.close()
+        assert log == ["streaming.kafka_client"]
+
+
+def scram(bootstrap: str, password: str) -> KafkaOptions:
+    return KafkaOptions(
+        bootstrap,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="SCRAM-SHA-512",
+        sasl_username=SCRAM_USER,
+        sasl_password=password,
+        bootstrap_timeout_ms=3_000,
+        session_timeout_ms=6_000,
+    )
+
+
+@pytest.mark.broker
+class TestLogin:
+    def test_the_right_password(self, apache: ApacheKafkaBroker) -> None:
+        options = scram(apache.scram_bootstrap, SCRAM_PASSWORD)
+        ensure_topic(options, "behind-a-login", 1)
+        sink = KafkaSink(options, "behind-a-login")
+        sink.append(example("r1"))
+        sink.close()
+        source = KafkaSource(options, "behind-a-login", group="logged-in")
+        try:
+            assert read(source, 1)[0].key == b"r1"
+        finally:
+            source.close()
+
+    @pytest.mark.parametrize(
+        "wrong", [{"sasl_password": "guessed"}, {"sasl_username": "bob"}, {"sasl_mechanism": "PLAIN"}]
+    )
+    def test_a_wrong_login_is_not_called_unreachable(self, apache: ApacheKafkaBroker, wrong: dict[str, str]) -> None:
+        with pytest.raises(BrokerUnavailable) as caught:
+            check_session(replace(scram(apache.scram_bootstrap, SCRAM_PASSWORD), **wrong))
+        message = str(caught.value)
+        assert "the port answers" in message and "password" in message and "listener" in message
+        assert "guessed" not in message and SCRAM_PASSWORD not in message
+
+    def test_a_login_where_none_is_asked(self, apache: ApacheKafkaBroker) -> None:
+        with pytest.raises(BrokerUnavailable, match=r"does not speak SASL_PLAINTEXT.*SaslState"):
+            check_session(scram(apache.bootstrap, SCRAM_PASSWORD))
+
+    @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
+    def test_the_wrong_protocol(self, apache: ApacheKafkaBroker, protocol: str) -> None:
+        options = KafkaOptions(apache.scram_bootstrap, security_protocol=protocol, bootstrap_timeout_ms=2_000)
+        with pytest.raises(BrokerUnavailable, match=f"not as a {protocol} listener"):
+            check_session(options)
+
+
+@pytest.mark.broker
+class TestGroup:
+    def test_two_members_share_and_take_over(self, kafka_stream: Stream) -> None:
+        location = kafka_stream.new_topic(4)
+        first, second = kafka_stream.source(location), kafka_stream.source(location)
+        settle(first, second)
+        assert not first.assignment() & second.assignment()
+        first.close()
+        settle(second)
+        assert second.assignment() == second.partitions()
+        fill(kafka_stream, location, 40)
+        assert len(read(second, 40)) == 40
+
+    def test_each_assignment_begins_where_the_caller_says(self, kafka_stream: Stream) -> None:
+        """What a member had read and not noted is read again by whoever takes over; nothing is skipped."""
+        location = kafka_stream.new_topic(2)
+        fill(kafka_stream, location, 100)
+        noted: dict[TopicPartition, int] = {}
+        asked: list[TopicPartition] = []
+
+        def start_at(each: TopicPartition) -> int:
+            asked.append(each)
+            return noted.get(each, 0)
+
+        first = kafka_stream.source(location, start_at=start_at)
+        found = read(first, 60)
+        for each in found[:30]:
+            noted[each.topic_partition] = each.offset + 1
+        second = kafka_stream.source(location, start_at=start_at)
+        rest: list[Envelope] = []
+        deadline = time.monotonic() + 30
+        while not (len(asked) >= 4 and len(rest) >= 70) and time.monotonic() < deadline:
+            rest += [*first.poll(0.1, 50), *second.poll(0.1, 50)]
+        assert len(first.assignment()) == len(second.assignment()) == 1
+        kept = {(each.partition, each.offset) for each in found[:30]}
+        again = {(each.partition, each.offset) for each in rest}
+        assert len(kept | again) == 100
+
+    def test_a_pause_outlasts_a_rebalance(self, kafka_stream: Stream) -> None:
+        location = kafka_stream.new_topic(2)
+        fill(kafka_stream, location, 40)
+        first = kafka_stream.source(location)
+        first.pause(TopicPartition(location.topic, number) for number in range(2))
+        settle(first)
+        second = kafka_stream.source(location)
+        second.pause(TopicPartition(location.topic, number) for number in range(2))
+        settle(first, second)
+        assert first.poll(1.0, 10) == []
+        second.close()
+        settle(first)
+        assert first.poll(1.0, 10) == []
+        first.resume(first.partitions())
+        assert len(read(first, 40)) == 40
+
+    def test_a_commit_after_the_partitions_are_gone_is_no_error(self, kafka_stream: Stream) -> None:
+        location = kafka_stream.new_topic(1)
+        fill(kafka_stream, location, 5)
+        options = replace(kafka_stream.options, max_poll_interval_ms=3_000)
+        late = KafkaSource(options, location.topic, group="late")
+        try:
+            found = read(late, 5)
+            time.sleep(4)  # Longer than the longest pause between polls: the member is put out of its group.
+            late.commit({found[0].topic_partition: 5})
+        finally:
+            late.close()
+
+
+@pytest.mark.broker
+def test_a_record_above_the_limit_is_refused_with_its_size(kafka_stream: Stream) -> None:
+    location = kafka_stream.new_topic()
+    sink = kafka_stream.sink(location)
+    with pytest.raises(StreamError, match="2000"):
+        sink.append_raw(b"x" * 2_000_000)
+    sink.append(example("small"))
+    sink.flush()
+
+
+@pytest.mark.broker
+def test_ids_choose_the_same_partition_as_every_kafka_client(kafka_stream: Stream) -> None:
+    """Known answers of murmur2 with four partitions: a producer in another language agrees."""
+    from kafka.partitioner.default import murmur2
+
+    location = kafka_stream.new_topic(4)
+    fill(kafka_stream, location, 20)
+    for each in read(kafka_stream.source(location), 20):
+        assert each.key is not None
+        assert each.partition == (murmur2(each.key) & 0x7FFFFFFF) % 4
+    assert murmur2(b"21") == -973932308 & 0xFFFFFFFF
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[ApacheKafkaBroker]:
+    """A broker of the test's own, to be killed."""
+    home = kafka_home()
+    if home is None:
+        pytest.skip("no Apache Kafka: set KAFKA_HOME to a folder with libs/*.jar")
+    with ApacheKafkaBroker(home, tmp_path / "mortal") as broker:
+        yield broker
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_acknowledged_records_survive_the_brokers_death(mortal: ApacheKafkaBroker) -> None:
+    """SIGKILL while a producer writes, then a restart: what was acknowledged is there once, and the reader goes on."""
+    options = KafkaOptions(mortal.bootstrap, session_timeout_ms=6_000)
+    ensure_topic(options, "durable", 2)
+    source = KafkaSource(options, "durable", group="survivors")
+    sink = KafkaSink(options, "durable")
+    try:
+        found = []
+        for number in range(3_000):
+            sink.append(example(f"r{number}"))
+            if number == 1_000:
+                sink.flush()
+                found += read(source, 500)
+            if number == 2_000:
+                mortal.kill()
+                assert source.poll(0.5, 10) is not None
+        restart = threading.Thread(target=mortal.start)
+        restart.start()
+        sink.flush()
+        restart.join()
+        found += read(source, 3_000 - len(found), timeout_s=60)
+        assert len({(each.partition, each.offset) for each in found}) == 3_000
+        assert {each.key for each in found} == {f"r{number}".encode() for number in range(3_000)}
+        assert source.poll(1.0, 10) == []
+    finally:
+        source.close()
+        sink.close()
+
+
+@pytest.mark.broker
+def test_a_flush_without_a_broker_raises(tmp_path: Path) -> None:
+    with TansuBroker(tmp_path) as broker:
+        options = KafkaOptions(broker.bootstrap, delivery_timeout_ms=3_000)
+        ensure_topic(options, "lost", 1)
+        sink = KafkaSink(options, "lost")
+        sink.append(example("kept"))
+        sink.flush()
+        broker.kill()
+        sink.append(example("lost"))
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="'lost'"):
+            sink.flush()
+        assert time.monotonic() - began < 20
+        sink.close()
+
+
+@pytest.mark.broker
+def test_a_broker_that_forgot_everything_is_noticed(tmp_path: Path) -> None:
+    """Tansu keeps its log in memory: after a restart the old positions belong to no log."""
+    with TansuBroker(tmp_path) as broker:
+        options = KafkaOptions(broker.bootstrap, session_timeout_ms=3_000)
+        ensure_topic(options, "forgotten", 1)
+        sink = KafkaSink(options, "forgotten")
+        for number in range(10):
+            sink.append(example(f"r{number}"))
+        sink.close()
+        source = KafkaSource(options, "forgotten", group=None)
+        try:
+            read(source, 10)
+            broker.restart()
+            ensure_topic(options, "forgotten", 1)
+            deadline = time.monotonic() + 60
+            with pytest.raises(StreamError, match="expected offset 10 or later"):
+                while time.monotonic() < deadline:
+                    source.poll(0.5, 10)
+        finally:
+            source.close()
+
+
+def fill(stream: Stream, location, count: int) -> None:
+    sink = stream.sink(location)
+    for number in range(count):
+        sink.append(example(f"r{number}"))
+    sink.flush()
+
+
+def test_the_embedded_log_needs_no_broker(tmp_path: Path) -> None:
+    assert EmbeddedLog(tmp_path / "s.sqlite").ensure_topic("t", 1) == 1
