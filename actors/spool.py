@@ -126,11 +126,11 @@ class Spool:
         now = time.time()
         with self._lock, self._transaction():
             self._db.executemany(
-                "INSERT OR IGNORE INTO rows VALUES (?,?,?,?,?,?,?,?,NULL,NULL)",
+                "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,NULL,NULL) ON CONFLICT DO NOTHING",
                 [(*r.partition, r.offset, r.domain, r.record_id, int(r.held_out), r.body, now) for r in rows],
             )
             self._db.executemany(
-                "INSERT OR IGNORE INTO markers VALUES (?,?,?,?,?)",
+                "INSERT INTO markers VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
                 [(*m.partition, m.offset, m.domain, now) for m in markers],
             )
             for partition, (start, end) in spans.items():
