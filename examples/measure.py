@@ -12,6 +12,7 @@ import json
 import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +96,16 @@ def adapt(base: torch.nn.Module, chosen: list[Turn], plan: Adaptation) -> torch.
 @torch.inference_mode()
 def pooled(base: torch.nn.Module, chosen: list[Turn], layers: list[int]) -> torch.Tensor:
     """Mean, maximum and deviation over the prompt's tokens of some layers' states: ``[rows, 3 * layers * width]``."""
-    rows = []
-    for ids, prompt_length in chosen:
-        states = base(input_ids=torch.tensor([ids[:prompt_length]]), output_hidden_states=True).hidden_states
-        parts = [states[layer][0].double() for layer in layers]
-        rows.append(torch.cat([v for x in parts for v in (x.mean(0), x.amax(0), x.std(0, unbiased=False))]))
-    return torch.stack(rows)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, (_, prompt_length) in enumerate(chosen):
+        groups[prompt_length].append(row)
+    result = torch.empty(len(chosen), 3 * len(layers) * base.config.hidden_size, dtype=torch.float64)
+    for prompt_length, rows in groups.items():
+        ids_BT = torch.tensor([chosen[row][0][:prompt_length] for row in rows])
+        states = base.model(input_ids=ids_BT, output_hidden_states=True).hidden_states
+        parts = [states[layer].double() for layer in layers]
+        result[rows] = torch.cat([v for x in parts for v in (x.mean(1), x.amax(1), x.std(1, unbiased=False))], dim=1)
+    return result
 
 
 def routing(train: list[torch.Tensor], test: list[torch.Tensor], expansion: int, ridge: float) -> float:
@@ -140,6 +145,8 @@ def main() -> None:
         base = model.unload()
         print(f"{slug:16s} base {before:.3f}  adapter {after:.3f}  {seconds:.1f} s", flush=True)
     layers = list(range(plan.frozen_layers + 1))
+    # One layer more than is read: the last state of a Hugging Face trunk has passed the final norm.
+    base.model.layers = base.model.layers[: plan.frozen_layers + 1]
     seen, unseen = ([pooled(base, turns(part[slug]), layers) for slug in train] for part in (train, test))
     for expansion in (1024, 2048):
         for ridge in (1.0, 10.0, 100.0):

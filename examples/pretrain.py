@@ -128,7 +128,7 @@ def save(model: LlamaForCausalLM, out: Path, card: str) -> None:
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=64
     )
     model.save_pretrained(out)
-    byte_tokenizer(model.config.max_position_embeddings).save_pretrained(out)
+    byte_tokenizer(model.config.max_position_embeddings).save_pretrained(out, save_jinja_files=False)
     (out / "README.md").write_text(card)
 
 
