@@ -27,11 +27,12 @@ def model_not_found(model: object) -> Refused:
 def ended_by(body: Mapping[str, Any], terminator: str | None) -> dict[str, Any]:
     """The request with the terminator among its stop texts.
 
-    `ignore_eos` asks for answers of full length, so it overrules the terminator as it does the end-of-text token. A
+    `ignore_eos` asks for answers of full length, so it overrules the terminator as it does the end-of-text token. Where
+    a grammar says when the answer is complete, the terminator (a newline, say) may be part of it and must not cut it. A
     `stop` of a wrong type is left for the engine to refuse.
     """
     request = dict(body)
-    if terminator is None or request.get("ignore_eos") is True:
+    if terminator is None or request.get("ignore_eos") is True or _ends_by_grammar(request):
         return request
     stop = request.get("stop")
     if stop is None:
@@ -41,6 +42,15 @@ def ended_by(body: Mapping[str, Any], terminator: str | None) -> dict[str, Any]:
     elif isinstance(stop, list) and terminator not in stop:
         request["stop"] = [*stop, terminator]
     return request
+
+
+def _ends_by_grammar(request: Mapping[str, Any]) -> bool:
+    response_format = request.get("response_format")
+    if isinstance(response_format, Mapping) and response_format.get("type") not in (None, "text"):
+        return True
+    if request.get("structured_outputs") is not None:
+        return True
+    return bool(request.get("tools")) and request.get("tool_choice") not in (None, "auto", "none")
 
 
 def prompts_of(body: Mapping[str, Any]) -> list[Prompt]:

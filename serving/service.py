@@ -162,6 +162,10 @@ class RoutedService:
         """Forget a prepared manifest."""
         await self._publication.abort(number)
 
+    async def settle(self) -> None:
+        """Return once every version that nothing needs any more is unloaded."""
+        await self._publication.settle()
+
     # -- health -----------------------------------------------------------------------------------------------------
 
     def fence(self, reason: str) -> None:
@@ -194,7 +198,7 @@ class RoutedService:
         deadline = time.monotonic() + drain_seconds
         while len(self._publication.leases) and self.engine.failure is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        await self._publication.settle()
+        await self.settle()
         self._queue.close()
         await self.engine.stop()
 

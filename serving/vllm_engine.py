@@ -171,7 +171,7 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
     if options.reasoning_parser is not None:
         arguments["reasoning_parser"] = options.reasoning_parser
     if options.terminator is not None:
-        # A stop text within optional whitespace, a newline above all, would cut a JSON answer short. Of the backends
-        # that can do without, this is the one that takes the tool parsers' grammars.
+        # A model that ends its answers with a newline writes newlines without end where JSON allows whitespace and
+        # the terminator is not the grammar's end. Compact JSON leaves it no such place.
         arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
     return arguments | options.extra

@@ -145,9 +145,15 @@ async def test_the_terminator_is_among_the_stops(
     seen: list[Any] = []
     parse = engine.parse
     monkeypatch.setattr(engine, "parse", lambda kind, body: seen.append(body.get("stop")) or parse(kind, body))
-    for more in ({}, {"stop": "x"}, {"stop": ["x", "y"]}, {"stop": ["\n"]}, {"ignore_eos": True}):
+    plain = ({}, {"stop": "x"}, {"stop": ["x", "y"]}, {"stop": ["\n"]}, {"response_format": {"type": "text"}})
+    for more in (*plain, {"tools": [{}], "tool_choice": "auto"}):
         await client.post("/v1/chat/completions", json=chat("base", "hi", **more))
-    assert seen == [["\n"], ["x", "\n"], ["x", "y", "\n"], ["\n"], None]
+    assert seen == [["\n"], ["x", "\n"], ["x", "y", "\n"], ["\n"], ["\n"], ["\n"]]
+    seen.clear()
+    grammars = ({"response_format": {"type": "json_object"}}, {"structured_outputs": {"regex": "a"}})
+    for more in (*grammars, {"tools": [{}], "tool_choice": "required"}, {"ignore_eos": True}):
+        await client.post("/v1/chat/completions", json=chat("base", "hi", **more))
+    assert seen == [None] * 4
 
 
 async def test_a_request_keeps_its_version_while_another_is_published(
@@ -172,7 +178,7 @@ async def test_a_request_keeps_its_version_while_another_is_published(
     assert (await early).json()["model"] == cast["cats"].name
     assert (await early).headers["x-anabranch-manifest"] == "1"
     assert (await late).json()["model"] == cats2.name
-    await service._publication.settle()
+    await service.settle()
     assert cast["cats"].name not in engine.present
     assert service.health()["leases"] == 0
 

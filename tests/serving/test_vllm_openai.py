@@ -113,29 +113,21 @@ async def test_a_json_schema_is_kept(ai: openai.AsyncOpenAI, model: str) -> None
     assert child["mood"] in ("happy", "sad") and 0 <= child["age"] <= 99
 
 
-async def test_a_required_tool_call_is_parsed(ai: openai.AsyncOpenAI) -> None:
-    tool = {
-        "type": "function",
-        "function": {
-            "name": "paint",
-            "parameters": {
-                "type": "object",
-                "properties": {"colour": {"enum": ["red", "blue"]}},
-                "required": ["colour"],
-                "additionalProperties": False,
-            },
-        },
-    }
-    answer = await ai.chat.completions.create(
-        model="base",
-        messages=STORY,
-        tools=[tool],
-        tool_choice={"type": "function", "function": {"name": "paint"}},
-        max_tokens=60,
-    )
-    calls = answer.choices[0].message.tool_calls
-    assert calls and calls[0].function.name == "paint"
+async def test_a_tool_call_is_parsed(ai: openai.AsyncOpenAI) -> None:
+    """A story model calls no tools by itself, so a grammar makes it write the call; the parser is what is looked at."""
+    parameters = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}}
+    call = r'<tool_call>\n\{"name": "paint", "arguments": \{"colour": "(red|blue)"\}\}\n</tool_call>'
+    more = {"tools": [{"type": "function", "function": {"name": "paint", "parameters": parameters}}]}
+    more |= {"model": "base", "messages": STORY, "tool_choice": "auto", "max_tokens": 150}
+    more |= {"extra_body": {"structured_outputs": {"regex": call}}}
+    whole = await ai.chat.completions.create(**more)
+    calls = whole.choices[0].message.tool_calls
+    assert whole.choices[0].finish_reason == "tool_calls" and calls and calls[0].function.name == "paint"
     assert json.loads(calls[0].function.arguments)["colour"] in ("red", "blue")
+    parts = [part async for part in await ai.chat.completions.create(**more, stream=True)]
+    deltas = [call for part in parts for choice in part.choices for call in choice.delta.tool_calls or ()]
+    arguments = "".join(delta.function.arguments or "" for delta in deltas if delta.function)
+    assert json.loads(arguments)["colour"] in ("red", "blue")
 
 
 async def test_a_batch_by_content_equals_each_prompt_alone(ai: openai.AsyncOpenAI, theatre: Theatre) -> None:
