@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from registry.atomic import Staging, discard, exclusive, place_folder, write_file
+from registry.atomic import Staging, discard, exclusive, place_folder, sync_folder, write_file
 from registry.errors import DigestMismatch, RegistryError, UnknownAdapter
 from registry.manifest import Record, Route, Sha256, Slug, adapter_name
 from registry.tensors import check_layout
@@ -107,7 +107,10 @@ class AdapterStore:
         with exclusive(self._lock):
             for existing in self.select(domain):
                 if existing.version == version:
-                    return _same(existing, digest, facts)
+                    found = _same(existing, digest, facts)
+                    # The first attempt may have been interrupted just before its last fsync.
+                    sync_folder(self._folder)
+                    return found
             try:
                 staged.mkdir()
                 write_file(staged / CONFIG, config)

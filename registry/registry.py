@@ -1,19 +1,11 @@
 """The registry: one writer publishes, any number of readers on any machine see the old state or the new.
 
-    adapters/<domain>@v<N>-<digest8>/   immutable PEFT folders
-    routers/NNNNNN.safetensors          the weights that manifest NNNNNN routes with
-    manifests/NNNNNN.json               history, readable by people
-    snapshots/NNNNNN.safetensors        router state + watermarks + manifest: its rename IS the commit
-    frozen/<name>                       written once, for good
-    staging/                            unfinished writes; nobody reads here
-
-A crash before the rename leaves files of a number that was never committed; they are not listed, and the next commit
-of that number replaces them. What this module does not know: how anything in the files is used; what a watermark is.
+A commit writes the router's weights, the manifest and last the snapshot; the rename of the snapshot IS the commit. A
+crash before it leaves files of a number that was never committed; they are not listed, and the next commit of that
+number replaces them. What this module does not know: how anything in the files is used; what a watermark is.
 """
 
 import hashlib
-import os
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +15,10 @@ import numpy as np
 from registry.adapters import Adapter, AdapterFacts, AdapterStore
 from registry.atomic import Staging, claim_file, discard, exclusive, remove_folder, replace_file, sync_folder
 from registry.errors import CommitConflict, DigestMismatch, RegistryError, UnknownManifest
+from registry.layout import Layout
 from registry.manifest import Manifest, RouterRef, is_after
 from registry.retention import Retention, retain
 from registry.snapshots import Snapshot, read_manifest
-
-_FROZEN_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,127}$")
-_FOLDERS = ("adapters", "routers", "manifests", "snapshots", "frozen", "staging")
 
 
 class Registry:
@@ -36,25 +26,13 @@ class Registry:
 
     def __init__(self, root: Path, *, writer: bool = False) -> None:
         """Open, and create where there is nothing. `writer` also sweeps what interrupted writes have left behind."""
-        self.root = Path(root).absolute()
-        try:
-            self._create()
-        except OSError as error:
-            raise RegistryError(f"{self.root}: expected a folder to write to, got {error}; correct the path") from error
-        self._staging = Staging(self.root / "staging")
-        self._lock = self.root / "lock"
-        self._adapters = AdapterStore(self.root / "adapters", self._staging, self._lock)
+        self._layout = Layout(Path(root))
+        self._layout.create()
+        self.root = self._layout.root
+        self._staging = Staging(self._layout.staging)
+        self._adapters = AdapterStore(self._layout.adapters, self._staging, self._layout.lock)
         if writer:
             self._staging.sweep()
-
-    def _create(self) -> None:
-        missing = [self.root / name for name in _FOLDERS if not (self.root / name).is_dir()]
-        if missing:
-            new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
-            for folder in missing:
-                folder.mkdir(parents=True, exist_ok=True)
-            for folder in (self.root, *(folder.parent for folder in new)):
-                sync_folder(folder)
 
     # Adapters
 
@@ -85,7 +63,7 @@ class Registry:
         The same commit again, after an interruption, returns what was committed. Raises CommitConflict if the
         manifest does not follow the current one, UnknownAdapter or DigestMismatch if what it names is not there.
         """
-        with exclusive(self._lock):
+        with exclusive(self._layout.lock):
             current = self.current()
             complete = self._with_router(manifest, weights)
             snapshot = Snapshot(complete, dict(tensors), dict(metadata))
@@ -101,17 +79,17 @@ class Registry:
             content = snapshot.to_bytes()
             if weights is not None and complete.router is not None:
                 replace_file(self._staging, self.root / complete.router.path, weights)
-            replace_file(self._staging, self._manifest_path(complete.number), complete.to_json().encode())
-            replace_file(self._staging, self._snapshot_path(complete.number), content)
+            replace_file(self._staging, self._layout.manifest(complete.number), complete.to_json().encode())
+            replace_file(self._staging, self._layout.snapshot(complete.number), content)
             return complete
 
     def current(self) -> Manifest | None:
         """The manifest in force: that of the highest whole snapshot; None before the first."""
         while True:
-            numbers = self._snapshot_numbers()
+            numbers = self._layout.snapshot_numbers()
             for number in reversed(numbers):
                 try:
-                    manifest, _ = read_manifest(self._snapshot_path(number))
+                    manifest, _ = read_manifest(self._layout.snapshot(number))
                 except DigestMismatch:
                     # Cut short, so it was never committed, or the disk lost it: the one before is in force.
                     continue
@@ -127,7 +105,7 @@ class Registry:
         current = self.current()
         if current is not None and number == current.number:
             return current
-        path = self._manifest_path(number)
+        path = self._layout.manifest(number)
         try:
             # A file above the current number belongs to an interrupted commit.
             if current is None or number > current.number:
@@ -142,7 +120,7 @@ class Registry:
         current = self.current()
         if current is None:
             return []
-        numbers = [number for number in _numbers(self.root / "manifests", ".json") if number < current.number]
+        numbers = [number for number in self._layout.manifest_numbers() if number < current.number]
         found = []
         for number in numbers:
             try:
@@ -165,12 +143,12 @@ class Registry:
             try:
                 if wanted is None or current is None or wanted > current.number:
                     raise FileNotFoundError
-                return Snapshot.read(self._snapshot_path(wanted))
+                return Snapshot.read(self._layout.snapshot(wanted))
             except FileNotFoundError as error:
                 if number is None:
                     continue
                 raise UnknownManifest(
-                    f"snapshot {number}: not in {self.root}; kept are {self._snapshot_numbers()}"
+                    f"snapshot {number}: not in {self.root}; kept are {self._layout.snapshot_numbers()}"
                 ) from error
 
     def weights(self, manifest: Manifest) -> bytes:
@@ -183,12 +161,12 @@ class Registry:
 
     def freeze(self, name: str, content: bytes) -> bytes:
         """Write `content` under `name` unless somebody was first, and return what is there for good."""
-        return claim_file(self._staging, self._frozen_path(name), content)
+        return claim_file(self._staging, self._layout.frozen(name), content)
 
     def frozen(self, name: str) -> bytes | None:
         """What was frozen under `name`, or None."""
         try:
-            return self._frozen_path(name).read_bytes()
+            return self._layout.frozen(name).read_bytes()
         except FileNotFoundError:
             return None
 
@@ -201,14 +179,14 @@ class Registry:
         """
         if keep_snapshots < 1 or keep_manifests < 1:
             raise RegistryError(f"prune: expected to keep at least 1, got {keep_snapshots} and {keep_manifests}")
-        with exclusive(self._lock):
+        with exclusive(self._layout.lock):
             manifests = self.manifests()
             if not manifests:
                 return []
             current = manifests[-1].number
             kept = retain(
                 manifests,
-                [number for number in self._snapshot_numbers() if number <= current],
+                [number for number in self._layout.snapshot_numbers() if number <= current],
                 self.adapters(),
                 keep_snapshots=keep_snapshots,
                 keep_manifests=keep_manifests,
@@ -220,16 +198,20 @@ class Registry:
         # From what refers to what is referred to, so that an interruption leaves orphans and nothing dangling.
         # Numbers above the current one belong to a commit that was interrupted and will be made again.
         doomed = [
-            *(self._snapshot_path(n) for n in self._snapshot_numbers() if n <= current and n not in kept.snapshots),
             *(
-                self._manifest_path(n)
-                for n in _numbers(self.root / "manifests", ".json")
+                self._layout.snapshot(n)
+                for n in self._layout.snapshot_numbers()
+                if n <= current and n not in kept.snapshots
+            ),
+            *(
+                self._layout.manifest(n)
+                for n in self._layout.manifest_numbers()
                 if n <= current and n not in kept.manifests
             ),
             *(
-                self._router_path(n)
-                for n in _numbers(self.root / "routers", ".safetensors")
-                if n <= current and self._relative(self._router_path(n)) not in kept.routers
+                self._layout.router(n)
+                for n in self._layout.router_numbers()
+                if n <= current and self._layout.relative(self._layout.router(n)) not in kept.routers
             ),
         ]
         for path in doomed:
@@ -239,7 +221,7 @@ class Registry:
         adapters = [adapter.path for adapter in self.adapters() if adapter.name not in kept.adapters]
         for path in adapters:
             remove_folder(self._staging, path)
-        return [self._relative(path) for path in (*doomed, *adapters)]
+        return [self._layout.relative(path) for path in (*doomed, *adapters)]
 
     # Within a commit
 
@@ -256,7 +238,7 @@ class Registry:
         named = RouterRef(
             fingerprint=router.fingerprint,
             abstain_below=router.abstain_below,
-            path=self._relative(self._router_path(manifest.number)),
+            path=self._layout.relative(self._layout.router(manifest.number)),
             digest=hashlib.sha256(weights).hexdigest(),
         )
         if router.digest and router.digest != named.digest:
@@ -267,7 +249,7 @@ class Registry:
         return manifest.model_copy(update={"router": named})
 
     def _repeated(self, snapshot: Snapshot, current: Manifest) -> Manifest:
-        path = self._snapshot_path(current.number)
+        path = self._layout.snapshot(current.number)
         if read_manifest(path)[1] != snapshot.digest():
             raise CommitConflict(
                 f"{self.root}: manifest {current.number} is committed with other content; "
@@ -307,31 +289,3 @@ class Registry:
                 "the file was changed: restore it"
             )
         return content
-
-    # Names
-
-    def _snapshot_numbers(self) -> list[int]:
-        return _numbers(self.root / "snapshots", ".safetensors")
-
-    def _snapshot_path(self, number: int) -> Path:
-        return self.root / "snapshots" / f"{number:06d}.safetensors"
-
-    def _manifest_path(self, number: int) -> Path:
-        return self.root / "manifests" / f"{number:06d}.json"
-
-    def _router_path(self, number: int) -> Path:
-        return self.root / "routers" / f"{number:06d}.safetensors"
-
-    def _frozen_path(self, name: str) -> Path:
-        if not _FROZEN_NAME.match(name):
-            raise RegistryError(f"frozen name {name!r}: expected lower case, digits, . _ and -; rename it")
-        return self.root / "frozen" / name
-
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
-
-
-def _numbers(folder: Path, suffix: str) -> list[int]:
-    """Numbers of the numbered files in a folder, ascending."""
-    stems = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
-    return sorted(int(stem) for stem in stems if stem.isdecimal())

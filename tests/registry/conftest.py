@@ -1,6 +1,7 @@
 """A registry in an empty folder, and the makings of what goes into it."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,6 +67,12 @@ def state_of(number: int) -> tuple[bytes, dict[str, np.ndarray[Any, Any]], dict[
     """Weights, tensors and metadata that tell which manifest they belong to."""
     tensors = {"router.gram": np.full((4, 4), number, dtype=np.float64), "router.n": np.array(number)}
     return f"weights {number}".encode(), tensors, {"watermarks": json.dumps({"anabranch-0": number})}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real fsync shows only when the power fails; `Machine` counts the calls and plays that, at no cost."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -53,6 +53,10 @@ class Machine:
                 return False
         return True
 
+    def revive(self) -> None:
+        """Only the process has died: what it left unforced is still unforced, and the next one starts."""
+        self._dead, self._dies_at = False, None
+
     def lose_power(self) -> None:
         """Undo every change of a name, and spoil every content, that was not forced to the disk."""
         for path in self.root.rglob("*"):

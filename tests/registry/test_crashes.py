@@ -160,6 +160,35 @@ class TestAtEveryCall:
         assert at_every_call(tmp_path, prune, check, power=power, prepare=publish) > 12
 
 
+def test_what_a_second_attempt_returns_is_durable(tmp_path: Path) -> None:
+    """A process dies anywhere, the next one repeats its work and returns, then the power fails: nothing is lost."""
+    trained = peft_folder(tmp_path / "law", 9)
+
+    def work(registry: Registry) -> None:
+        law = registry.add_adapter("law", 1, trained, facts_of("law"))
+        registry.freeze("standardisation", b"numbers")
+        registry.commit(next_manifest(registry.manifest(1), law), *state_of(2))
+
+    for dies_at in range(1, 1000):
+        case = tmp_path / f"{dies_at}"
+        root, shadows = case / "registry", case / "shadows"
+        shadows.mkdir(parents=True)
+        prepared(root, case / "trained")
+        registry = Registry(root)
+        machine = Machine(root, shadows, dies_at)
+        finished = machine.run(lambda registry=registry: work(registry))
+        machine.revive()
+        # The same process may try again after an error of the disk, or another one after a restart.
+        again = registry if dies_at % 2 else Registry(root)
+        assert machine.run(lambda again=again: work(again))
+        machine.lose_power()
+        assert check_whole(Registry(root)) == 2
+        assert Registry(root).frozen("standardisation") == b"numbers"
+        if finished:
+            return
+    raise AssertionError("the work never ended")
+
+
 def test_what_returns_is_durable(tmp_path: Path) -> None:
     """After the last call returned, a power cut takes nothing away."""
     root, shadows = tmp_path / "registry", tmp_path / "shadows"
@@ -181,6 +210,7 @@ def test_what_returns_is_durable(tmp_path: Path) -> None:
     assert check_whole(registry) == 1
 
 
+@pytest.mark.slow
 def test_a_writer_killed_again_and_again_goes_on_where_it_was(tmp_path: Path) -> None:
     """A real process, a real SIGKILL, at moments that nobody chose."""
     root = tmp_path / "registry"
