@@ -70,19 +70,23 @@ def bare_extractor(settings: Settings) -> FeatureExtractor:
 
 
 def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest], FeatureExtractor]:
-    """Return the function by which a replica gets the extractor of a manifest; it loads the lower layers once."""
-    loaded: list[FeatureExtractor] = []
+    """Return the function by which a replica gets the extractor of a manifest.
+
+    The lower layers are loaded here and now, so that the first publication need not wait for them.
+    """
+    bare = bare_extractor(settings)
+    ready: list[FeatureExtractor] = []
 
     def extractor(manifest: Manifest) -> FeatureExtractor:
-        if not loaded:
+        if not ready:
             frozen = registry.frozen(STANDARDISATION)
             if frozen is None:
                 raise FileNotFoundError(
                     f"manifest {manifest.number} has a router, but the registry has no {STANDARDISATION}; "
                     "restore the registry's folder"
                 )
-            loaded.append(bare_extractor(settings).with_standardisation(Standardisation.from_bytes(frozen)))
-        return loaded[0]
+            ready.append(bare.with_standardisation(Standardisation.from_bytes(frozen)))
+        return ready[0]
 
     return extractor
 

@@ -56,9 +56,13 @@ def _one_line() -> Iterator[None]:
 
 
 def _load(config: str, sets: list[str] | None) -> Any:
+    """Load and check a configuration, before anything heavy is imported."""
+    from configs.checks import check_paths
     from configs.loader import load
 
-    return load(config, sets or [])
+    settings = load(config, sets or [])
+    check_paths(settings)
+    return settings
 
 
 def _client(url: str) -> Any:
@@ -134,15 +138,33 @@ def feed(
     stream: Annotated[
         str | None, typer.Option(help="Write to this stream (kafka://host:port/topic, embedded:PATH), not by HTTP.")
     ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Write to the stream of this preset or YAML file, with its security settings.")
+    ] = None,
     close: Annotated[bool, typer.Option(help="End each domain of the file with its marker.")] = True,
 ) -> None:
     """Send a file of examples into the stream."""
     with _one_line():
         from cluster.feeding import feed_file
 
-        counts = feed_file(file, url, stream, close)
+        counts = feed_file(file, _feeder(url, stream, config), close)
         for domain, count in counts.items():
             out.print(f"{domain}: {count} records" + (", closed" if close else ""))
+
+
+def _feeder(url: str, stream: str | None, config: str | None) -> Any:
+    """Return what a file is fed into: the stream of a config, a stream named directly, or the front door."""
+    from cluster import feeding
+
+    if config is not None:
+        from cluster import builders
+
+        return feeding.into_log(builders.sink(_load(config, _stream_overrides(stream))))
+    if stream is not None:
+        from streaming.location import StreamLocation, open_sink
+
+        return feeding.into_log(open_sink(StreamLocation.parse(stream)))
+    return feeding.by_http(url)
 
 
 @app.command()
@@ -172,7 +194,8 @@ def route(text: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         if as_json:
             print(json.dumps(decision))
             return
-        out.print(f"{decision['domain'] or 'base'}  score {decision['score']:.3f}  {decision['adapter']}")
+        score = "" if decision["score"] is None else f"  score {decision['score']:.3f}"
+        out.print(f"{decision['domain']}  {decision['adapter']}{score}")
 
 
 @app.command()
@@ -201,7 +224,7 @@ def chat(
 def domains_list(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the domains."""
     with _one_line():
-        found = _client(url).get("/v1/domains")["data"]
+        found = _client(url).get("/v1/domains")["domains"]
         if as_json:
             print(json.dumps(found))
         else:
@@ -214,7 +237,7 @@ def domains_show(domain: str, url: Url = DEFAULT_URL) -> None:
     with _one_line():
         from cluster.errors import ClusterError
 
-        found = [d for d in _client(url).get("/v1/domains")["data"] if d["domain"] == domain]
+        found = [d for d in _client(url).get("/v1/domains")["domains"] if d["domain"] == domain]
         if not found:
             raise ClusterError(f"domain {domain!r} is not known; see `anabranch domains list`")
         out.print_json(data=found[0])
@@ -280,10 +303,7 @@ def config_show(config: str, set_: Sets = []) -> None:  # noqa: B006
 def config_validate(config: str, set_: Sets = []) -> None:  # noqa: B006
     """Check a configuration and the paths it names."""
     with _one_line():
-        from configs.checks import check_paths
-
         settings = _load(config, list(set_))
-        check_paths(settings)
         out.print(f"{config}: valid ({settings.name})")
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import ValidationError
+from ray.exceptions import RayError
 
 from actors.errors import ActorError
 from cluster import builders
 from cluster.remote import AsyncRemote
 from configs.settings import Settings
-from serving.errors import InvalidRecord, UnknownName
+from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord, from_row
 from streaming.source import RecordSink
@@ -61,11 +62,13 @@ class ClusterControl:
 
     async def domains(self) -> list[dict[str, Any]]:
         """Describe every domain."""
-        return await self._coordinator.domains()
+        found: list[dict[str, Any]] = await self._ask("domains")
+        return found
 
     async def status(self) -> dict[str, Any]:
         """Describe the whole system."""
-        return await self._coordinator.status()
+        found: dict[str, Any] = await self._ask("status")
+        return found
 
     async def remove(self, domain: str) -> dict[str, Any]:
         """Remove a domain from service, router and spool."""
@@ -84,11 +87,16 @@ class ClusterControl:
         return await self._command("unpin", domain)
 
     async def _command(self, name: str, *args: Any) -> dict[str, Any]:
+        manifest = await self._ask(name, *args)
+        return {"manifest": manifest.number, "reason": manifest.reason}
+
+    async def _ask(self, name: str, *args: Any) -> Any:
         try:
-            manifest = await getattr(self._coordinator, name)(*args)
+            return await getattr(self._coordinator, name)(*args)
         except ActorError as error:
             raise UnknownName(str(error)) from error
-        return {"manifest": manifest.number, "reason": manifest.reason}
+        except RayError as error:
+            raise ControlUnavailable(f"the coordinator does not answer: {error}; try again in a moment") from error
 
     async def metrics(self) -> str:
         """Return the figures of ingest, router and coordinator as Prometheus text."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster.client import Client
 from cluster.errors import ClusterError
-from streaming.location import StreamLocation, open_sink
 from streaming.records import EndOfDomain, TaskRecord, read_jsonl
+from streaming.source import RecordSink
 
 _BATCH = 500
 
 
-def feed_file(file: Path, url: str, stream: str | None, close: bool) -> dict[str, int]:
+Item = TaskRecord | EndOfDomain
+Feeder = Callable[[list[Item]], None]
+"""Sends records, durably, or raises."""
+
+
+def feed_file(file: Path, feeder: Feeder, close: bool) -> dict[str, int]:
     """Send every record of `file` and, with `close`, the marker of each domain in it; returns records by domain."""
     if not file.is_file():
         raise ClusterError(f"{file}: expected a JSONL file, got nothing there; check the path")
@@ -25,25 +30,31 @@ def feed_file(file: Path, url: str, stream: str | None, close: bool) -> dict[str
     marked = {r.domain for r in records if isinstance(r, EndOfDomain)}
     if close:
         records += [EndOfDomain(domain=domain) for domain in counts if domain not in marked]
-    if stream is None:
-        _by_http(records, url)
-    else:
-        _into_log(records, stream)
+    feeder(records)
     return dict(counts)
 
 
-def _by_http(records: list[TaskRecord | EndOfDomain], url: str) -> None:
-    client = Client(url)
-    for start in range(0, len(records), _BATCH):
-        batch = [r.model_dump(mode="json", exclude_none=True) for r in records[start : start + _BATCH]]
-        client.post("/v1/records", batch)
+def by_http(url: str) -> Feeder:
+    """Return a feeder that sends to the front door at `url`."""
+
+    def send(records: list[Item]) -> None:
+        client = Client(url)
+        for start in range(0, len(records), _BATCH):
+            batch = [r.model_dump(mode="json", exclude_none=True) for r in records[start : start + _BATCH]]
+            client.post("/v1/records", batch)
+
+    return send
 
 
-def _into_log(records: Iterable[TaskRecord | EndOfDomain], stream: str) -> None:
-    sink = open_sink(StreamLocation.parse(stream))
-    try:
-        for record in records:
-            sink.append(record)
-        sink.flush()
-    finally:
-        sink.close()
+def into_log(sink: RecordSink) -> Feeder:
+    """Return a feeder that writes to a stream's sink and closes it."""
+
+    def send(records: list[Item]) -> None:
+        try:
+            for record in records:
+                sink.append(record)
+            sink.flush()
+        finally:
+            sink.close()
+
+    return send

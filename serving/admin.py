@@ -27,27 +27,23 @@ def admin_router(service: RoutedService, control: ControlPort) -> APIRouter:
     async def domains() -> dict[str, Any]:
         return {"domains": await control.domains()}
 
-    @router.delete("/domains/{domain}", status_code=202)
+    @router.delete("/domains/{domain}")
     async def remove(domain: str) -> dict[str, Any]:
-        await control.remove(domain)
-        return {"domain": domain, "done": "remove"}
+        return {"domain": domain, **await control.remove(domain)}
 
-    @router.post("/domains/{domain}/rollback", status_code=202)
+    @router.post("/domains/{domain}/rollback")
     async def rollback(domain: str, request: Request) -> dict[str, Any]:
         version = _version(await read_bytes(request))
-        await control.rollback(domain, version)
-        return {"domain": domain, "done": "rollback", "version": version}
+        return {"domain": domain, **await control.rollback(domain, version)}
 
-    @router.post("/domains/{domain}/pin", status_code=202)
+    @router.post("/domains/{domain}/pin")
     async def pin(domain: str, request: Request) -> dict[str, Any]:
         version = _version(await read_bytes(request))
-        await control.pin(domain, version)
-        return {"domain": domain, "done": "pin", "version": version}
+        return {"domain": domain, **await control.pin(domain, version)}
 
-    @router.post("/domains/{domain}/unpin", status_code=202)
+    @router.post("/domains/{domain}/unpin")
     async def unpin(domain: str) -> dict[str, Any]:
-        await control.unpin(domain)
-        return {"domain": domain, "done": "unpin"}
+        return {"domain": domain, **await control.unpin(domain)}
 
     @router.get("/status")
     async def status() -> Response:

@@ -1,4 +1,4 @@
-"""The whole program killed with SIGKILL while it learns and while it publishes, and started again on the same folders."""
+"""The whole program killed with SIGKILL while it learns and while it publishes, then started on the same folders."""
 
 from __future__ import annotations
 

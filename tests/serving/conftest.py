@@ -60,21 +60,25 @@ class Notebook:
     async def domains(self) -> list[dict[str, Any]]:
         return [{"domain": domain} for domain in WORDS]
 
-    async def remove(self, domain: str) -> None:
+    async def remove(self, domain: str) -> dict[str, Any]:
         self._check(domain)
         self.calls.append(("remove", domain))
+        return {"manifest": 2, "reason": "remove"}
 
-    async def rollback(self, domain: str, version: str | None) -> None:
+    async def rollback(self, domain: str, version: str | None) -> dict[str, Any]:
         self._check(domain)
         self.calls.append(("rollback", domain, str(version)))
+        return {"manifest": 2, "reason": "rollback"}
 
-    async def pin(self, domain: str, version: str | None) -> None:
+    async def pin(self, domain: str, version: str | None) -> dict[str, Any]:
         self._check(domain)
         self.calls.append(("pin", domain, str(version)))
+        return {"manifest": 2, "reason": "pin"}
 
-    async def unpin(self, domain: str) -> None:
+    async def unpin(self, domain: str) -> dict[str, Any]:
         self._check(domain)
         self.calls.append(("unpin", domain))
+        return {"manifest": 2, "reason": "unpin"}
 
     async def status(self) -> dict[str, Any]:
         return {"name": "test"}
