@@ -82,7 +82,7 @@ class Coordinator:
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    def start(self, interval_s: float = 0.1) -> None:
+    def start(self, interval_s: float = 0.25) -> None:
         """Tick in a thread of its own until `stop`."""
         self._thread = threading.Thread(target=self._run, args=(interval_s,), name="coordinate", daemon=True)
         self._thread.start()

@@ -359,7 +359,7 @@ class Ingest:
 
     def _observe_or_wait(self) -> None:
         if not self.observe_once():
-            self._stop.wait(0.05)
+            self._stop.wait(0.1)
 
     def _keep_running(self, step: Callable[[], object]) -> None:
         """Repeat a step until stopped; trouble is kept for the report and the step tried again after a second."""

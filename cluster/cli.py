@@ -80,7 +80,7 @@ def demo(
     stream: Annotated[
         str, typer.Option(help="embedded, kafka (starts a development broker) or kafka://host:port/topic.")
     ] = "embedded",
-    domains: Annotated[int | None, typer.Option(help="Feed only the first N domains.")] = None,
+    domains: Annotated[int, typer.Option(min=1, max=9, help="How many of the example domains to feed.")] = 6,
     config: Annotated[str, typer.Option(help="Preset or YAML file.")] = "demo",
     set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
 ) -> None:

@@ -7,6 +7,7 @@ what that user got.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import time
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ ORDER = (
     "it-helpdesk",
     "dutch-dates",
     "sales-sql",
-    "access-log",
     "shop-support",
+    "access-log",
     "service-log",
     "shell-commands",
     "amount-words",
@@ -64,10 +65,10 @@ class Measured:
 
 
 def run_demo(
-    config: str, overrides: Sequence[str], folder: Path, stream: str, count: int | None, console: Console
+    config: str, overrides: Sequence[str], folder: Path, stream: str, count: int, console: Console
 ) -> Measured:
     """Run the demo and write its report into `folder`; a folder of an earlier run is begun anew."""
-    domains = list(ORDER[: count or len(ORDER)])
+    domains = list(ORDER[:count])
     questions = {domain: read_questions(_file(domain, "test")) for domain in domains}
     home = folder.absolute() / "home"
     shutil.rmtree(home, ignore_errors=True)
@@ -159,18 +160,17 @@ async def _teach(
     measured.records_fed[domain] = await asyncio.to_thread(_feed, settings, domain)
     fed = time.monotonic()
     with console.status(f"learning {domain}"):
-        while True:
-            for question in questions[:5]:
-                reply = await asker.ask(question, "auto")
-                measured.requests += 1
-                measured.failed_requests += reply.status != 200
-                if reply.domain == domain:
-                    seconds = time.monotonic() - fed
-                    measured.seconds_to_first_routed_answer[domain] = seconds
-                    console.print(f"{domain}: served by {reply.adapter} {seconds:.1f} s after its last record")
-                    return
+        for question in itertools.cycle(questions):
+            reply = await asker.ask(question, "auto")
+            measured.requests += 1
+            measured.failed_requests += reply.status != 200
+            if reply.domain == domain:
+                seconds = time.monotonic() - fed
+                measured.seconds_to_first_routed_answer[domain] = seconds
+                console.print(f"{domain}: served by {reply.adapter} {seconds:.1f} s after its last record")
+                return
             await _fail_if_rejected(asker, domain)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
 
 
 async def _fail_if_rejected(asker: Asker, domain: str) -> None:

@@ -12,6 +12,7 @@ import uuid
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
+from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.remote import AsyncRemote
@@ -59,7 +60,7 @@ class _OfThisProcess:
 class FrontDoor:
     """One replica: engine, scorer, leases, HTTP."""
 
-    async def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings, system: DeploymentHandle | None = None) -> None:
         from actors.replica import Replica
         from cluster import builders, frontdoor, names
         from cluster.control import ClusterControl
@@ -67,6 +68,8 @@ class FrontDoor:
         from serving.frontdoor import build_app
         from serving.service import RoutedService
 
+        if system is not None:
+            await system.ready.remote()
         registry = Registry(builders.registry_root(settings))
         service = await RoutedService.start(
             builders.engine_options(settings), registry, builders.extractor_for(settings, registry)
@@ -87,8 +90,8 @@ class FrontDoor:
         await self._replica.leave()
 
 
-def application(settings: Settings) -> Application:
-    """Return the Serve application of all replicas."""
+def application(settings: Settings, system: Application | None = None) -> Application:
+    """Return the Serve application of all replicas; `system`, where given, is what must be ready before them."""
     serving = settings.serving
     return FrontDoor.options(  # type: ignore[attr-defined]
         num_replicas=serving.replicas,
@@ -98,7 +101,7 @@ def application(settings: Settings) -> Application:
         graceful_shutdown_timeout_s=10,
         ray_actor_options={"num_cpus": serving.num_cpus, "num_gpus": serving.num_gpus},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    ).bind(settings)
+    ).bind(settings, system)
 
 
 def http_options(settings: Settings, port: int) -> HTTPOptions:

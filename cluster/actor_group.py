@@ -1,0 +1,60 @@
+"""The actors of one system as remote actors: started, found by name, stopped."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+from cluster import hosts, names
+from configs.settings import Settings
+
+
+class ActorGroup:
+    """Directory, router, ingest workers, learners and coordinator. Whoever creates the group owns the actors."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._actors: dict[str, Any] = {}
+        ingest, learner = settings.ingest, settings.learner
+        self._spawn(names.DIRECTORY, hosts.DirectoryHost, concurrency=1000)
+        self._spawn(names.ROUTER, hosts.RouterHost, cpus=settings.router.num_cpus)
+        for index in range(ingest.workers):
+            reserved = {"cpus": ingest.num_cpus, "gpus": ingest.num_gpus}
+            self._spawn(names.ingest(index), hosts.IngestHost, index, concurrency=4, **reserved)
+        for index in range(learner.workers):
+            reserved = {"cpus": learner.num_cpus, "gpus": learner.num_gpus}
+            self._spawn(names.learner(index), hosts.LearnerHost, index, concurrency=2, **reserved)
+        self._spawn(names.COORDINATOR, hosts.CoordinatorHost, concurrency=16)
+
+    def _spawn(
+        self, name: str, host: type, *args: Any, cpus: float = 0.0, gpus: float = 0.0, concurrency: int | None = None
+    ) -> None:
+        # Workers that share a GPU are packed onto few of them; what spreads is what takes a whole one.
+        spread = self._settings.ray.placement == "spread" and (gpus == 0 or gpus >= 1)
+        options: dict[str, Any] = {
+            "name": name,
+            "namespace": names.NAMESPACE,
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "max_restarts": self._settings.ray.max_restarts,
+            "scheduling_strategy": "SPREAD" if spread else "DEFAULT",
+        }
+        if concurrency is not None:
+            options["max_concurrency"] = concurrency
+        self._actors[name] = ray.remote(host).options(**options).remote(self._settings, *args)
+
+    def wait_until_up(self, timeout_s: float) -> None:
+        """Return once the coordinator answers, which takes all the others."""
+        ray.get(self._actors[names.COORDINATOR].status.remote(), timeout=timeout_s)
+
+    def stop(self) -> None:
+        """Stop the loops in the order that loses nothing, then end the actors."""
+        for name in (names.COORDINATOR, *map(names.ingest, range(self._settings.ingest.workers))):
+            with suppress(Exception):
+                ray.get(self._actors[name].stop.remote(), timeout=15)
+        for actor in self._actors.values():
+            with suppress(Exception):
+                ray.kill(actor)
+        self._actors.clear()

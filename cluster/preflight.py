@@ -1,0 +1,109 @@
+"""What is checked before anything is started: whatever can be refused is refused here, in one line."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+
+import ray
+
+from cluster import builders
+from cluster.errors import ClusterError
+from configs.checks import check_paths
+from configs.settings import Settings
+from registry.errors import RegistryError
+from registry.registry import Registry
+from streaming.errors import StreamError
+from streaming.location import ensure_topic
+
+
+class HomeLock:
+    """The right to be the one system on a home folder; the operating system frees it when the process ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        home = settings.home
+        home.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise ClusterError(
+                f"home {home}: another Anabranch is running on it; stop that one or set another `home`"
+            ) from error
+
+    def release(self) -> None:
+        """Free the folder."""
+        os.close(self._file)
+
+
+def check_surroundings(settings: Settings) -> HomeLock:
+    """Check paths, home folder, base model and stream; returns the lock on the home folder."""
+    check_paths(settings)
+    _check_stream(settings)
+    lock = HomeLock(settings)
+    try:
+        _check_base(settings)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _check_stream(settings: Settings) -> None:
+    try:
+        ensure_topic(
+            builders.stream_location(settings), settings.stream.partitions, options=builders.kafka_options(settings)
+        )
+    except StreamError as error:
+        raise ClusterError(str(error)) from error
+
+
+def _check_base(settings: Settings) -> None:
+    try:
+        current = Registry(builders.registry_root(settings)).current()
+    except RegistryError as error:
+        raise ClusterError(str(error)) from error
+    base = builders.base_revision(settings)
+    if current is not None and current.base.digest != base.digest:
+        raise ClusterError(
+            f"home {settings.home}: its adapters belong to base {current.base.model} ({current.base.digest[:12]}), "
+            f"got base.model={base.model} ({base.digest[:12]}); use that base or another `home`"
+        )
+
+
+def free_port(settings: Settings) -> int:
+    """Return the port to listen on, a free one where 0 is set; raises `ClusterError` where it is taken."""
+    host, port = settings.serving.host, settings.serving.port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ClusterError(
+                f"serving.port {host}:{port}: cannot listen there ({error.strerror}); "
+                "free it or choose another with --set serving.port=N (0 takes any free one)"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def check_resources(settings: Settings) -> None:
+    """Check that the Ray cluster holds what the actors reserve; otherwise they would wait for ever."""
+    ingest, learner, serving = settings.ingest, settings.learner, settings.serving
+    needed = {
+        "CPU": ingest.workers * ingest.num_cpus
+        + settings.router.num_cpus
+        + learner.workers * learner.num_cpus
+        + serving.replicas * serving.num_cpus,
+        "GPU": ingest.workers * ingest.num_gpus
+        + learner.workers * learner.num_gpus
+        + serving.replicas * serving.num_gpus,
+    }
+    there = ray.cluster_resources()
+    for kind, amount in needed.items():
+        if amount > there.get(kind, 0.0) + 1e-9:
+            raise ClusterError(
+                f"the actors reserve {amount:g} {kind}, the cluster has {there.get(kind, 0.0):g}; lower "
+                f"num_{kind.lower()}s or the number of workers, or add nodes"
+            )
