@@ -27,7 +27,12 @@ if [[ -x .venv/bin/anabranch && -f "$stamp" && "$(<"$stamp")" == "$wanted" ]]; t
     exit 0
 fi
 
+# Both environments hold an engine of the same name, and one would overwrite the other's files.
+if [[ -f .venv/setup.extra && "$(<.venv/setup.extra)" != "$extra" ]]; then
+    fail ".venv holds the $(<.venv/setup.extra) environment, expected $extra; remove .venv and run again"
+fi
 [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+printf '%s\n' "$extra" >.venv/setup.extra
 : >"$log"
 
 pip() {
