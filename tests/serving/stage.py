@@ -27,7 +27,8 @@ def options(model: Path) -> EngineOptions:
         max_model_len=256,
         chat_template=TEMPLATE,
         terminator=TERMINATOR,
-        max_loras=4,
+        # As many slots as adapters: a base row that is taken for the last slot's must show.
+        max_loras=len(DOMAINS),
         max_cpu_loras=4,
         max_lora_rank=8,
         max_num_seqs=16,

@@ -106,7 +106,7 @@ async def test_a_poisoned_adapter_is_found_by_the_probe(theatre: Theatre, tmp_pa
 
 
 async def test_more_domains_than_slots_are_served_from_their_folders(theatre: Theatre, tmp_path: Path) -> None:
-    """Eight adapters on four slots, all asked at once."""
+    """Eight adapters on three slots and four in memory, all asked at once."""
     names = [f"d{index}" for index in range(8)]
     for index, name in enumerate(names):
         theatre.folders[name] = altered(theatre, tmp_path / name, 0.5 + 0.25 * index)
