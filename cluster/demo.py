@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from rich.console import Console
 from cluster import builders
 from cluster.errors import ClusterError
 from cluster.evaluation import Accuracy, Asker, Client, Question, read_questions, score
+from cluster.measured import Measured
 from cluster.report import write_report
 from cluster.runtime import Runtime
 from configs.loader import load
@@ -43,25 +43,6 @@ ORDER = (
 )
 _MAX_TOKENS = 64
 _MATRIX_QUESTIONS = 60
-
-
-@dataclass
-class Measured:
-    """What the demo saw; `matrix[t][i]` is the exact match on domain i after domain t was learned, or None."""
-
-    domains: list[str]
-    base: dict[str, Accuracy] = field(default_factory=dict)
-    matrix: list[list[float | None]] = field(default_factory=list)
-    routed_to: dict[str, dict[str, int]] = field(default_factory=dict)
-    routed: dict[str, Accuracy] = field(default_factory=dict)
-    oracle: dict[str, Accuracy] = field(default_factory=dict)
-    seconds_to_first_routed_answer: dict[str, float] = field(default_factory=dict)
-    records_fed: dict[str, int] = field(default_factory=dict)
-    requests: int = 0
-    failed_requests: int = 0
-    manifests_seen: int = 0
-    seconds: float = 0.0
-    status: dict[str, Any] = field(default_factory=dict)
 
 
 def run_demo(

@@ -8,15 +8,13 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cluster.measured import Measured
 from learning.metrics import backward_transfer
-
-if TYPE_CHECKING:
-    from cluster.demo import Measured
 
 _PACKAGES = ("ray", "torch", "transformers", "peft", "vllm", "kafka-python", "msgpack", "pydantic")
 

@@ -1,0 +1,27 @@
+"""What a run of the demo saw, from feeding to the last answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.evaluation import Accuracy
+
+
+@dataclass
+class Measured:
+    """What the demo saw; `matrix[t][i]` is the exact match on domain i after domain t was learned, or None."""
+
+    domains: list[str]
+    base: dict[str, Accuracy] = field(default_factory=dict)
+    matrix: list[list[float | None]] = field(default_factory=list)
+    routed_to: dict[str, dict[str, int]] = field(default_factory=dict)
+    routed: dict[str, Accuracy] = field(default_factory=dict)
+    oracle: dict[str, Accuracy] = field(default_factory=dict)
+    seconds_to_first_routed_answer: dict[str, float] = field(default_factory=dict)
+    records_fed: dict[str, int] = field(default_factory=dict)
+    requests: int = 0
+    failed_requests: int = 0
+    manifests_seen: int = 0
+    seconds: float = 0.0
+    status: dict[str, Any] = field(default_factory=dict)
