@@ -113,11 +113,13 @@ class Coordinator:
         backlogs = merge_backlogs(self._reports)
         for domain in [d for d, job in self._jobs.items() if job.done()]:
             del self._jobs[domain]
-        due = {domain: backlog for domain, backlog in sorted(backlogs.items()) if self._is_due(domain, backlog)}
+        now = time.time()
+        closed = {d for d, backlog in backlogs.items() if self._options.closing.closes(backlog, partitions, now)}
+        due = {d: backlogs[d] for d in sorted(backlogs) if self._is_due(d, d in closed and backlogs[d].fresh > 0)}
         for domain, backlog in due.items():
             if backlog.sealed:
                 self._submit(domain, min(backlog.sealed))
-            elif self._options.closing.closes(backlog, partitions, time.time()):
+            elif domain in closed:
                 if backlog.train and backlog.fresh:
                     self._submit(domain, self._next_version(domain))
                 elif backlog.markers:
@@ -128,11 +130,11 @@ class Coordinator:
         if any(report.full for report in self._reports) and not self._jobs:
             self._make_room(due)
 
-    def _is_due(self, domain: str, backlog: DomainBacklog) -> bool:
+    def _is_due(self, domain: str, has_more: bool) -> bool:
         stage = self._stages.get(domain, Stage())
         if domain in self._jobs:
             return False
-        return stage.retry_at <= time.monotonic() or (stage.awaits_examples and backlog.fresh > 0)
+        return stage.retry_at <= time.monotonic() or (stage.awaits_examples and has_more)
 
     def _make_room(self, due: Mapping[str, DomainBacklog]) -> None:
         """Close the largest domain as it is: a full spool would wait for ever for one that never ends."""
@@ -173,13 +175,7 @@ class Coordinator:
         """Take a sealed version as far as it goes, from wherever it is."""
         adapter = self._trained(domain, version)
         if adapter is None:
-            # Until the adapter exists the seal may take in rows, so repeating it completes one that was cut short.
-            # All spools seal up to the same watermarks: where two hold copies of a row, both seal theirs.
-            watermarks = self._router.watermarks()
-            for ingest in self._ingests:
-                ingest.seal(domain, version, watermarks)
-            if not self._sealed_to(domain, version):
-                return
+            self._seal(domain, version)
             adapter = self._learn(domain, version, stage)
         if adapter.facts.status == "rejected":
             stage.state, stage.detail = "rejected", adapter.facts.reason
@@ -187,8 +183,8 @@ class Coordinator:
                 ingest.reopen(domain, version)
             return
         with self._writing:
-            sealed = self._sealed_to(domain, version)
-            if not sealed:
+            rows, sealed = self._sealed(domain, version)
+            if not rows:
                 # The domain was removed while it was learned: what was learned is not to be served.
                 stage.state, stage.detail = "open", f"{adapter.name} was not published: the domain was removed"
                 return
@@ -198,9 +194,24 @@ class Coordinator:
         stage.state, stage.detail, stage.attempts = "published", adapter.name, 0
         self._registry.prune(self._options.keep_snapshots, self._options.keep_manifests)
 
-    def _sealed_to(self, domain: str, version: int) -> Watermarks:
-        """Return the ends of what is sealed under a version, by partition; empty when nothing is."""
-        return highest(ingest.sealed(domain, version).watermarks for ingest in self._ingests)
+    def _seal(self, domain: str, version: int) -> None:
+        """Seal in all spools up to the same watermarks: where two hold copies of a row, both seal theirs.
+
+        Until the adapter exists a seal may be repeated and take in more; one that was cut short is completed, once the
+        router stands where it stood then.
+        """
+        _, sealed = self._sealed(domain, version)
+        watermarks = self._router.watermarks()
+        behind = [f"{each}" for each, end in sealed.items() if watermarks.get(each, 0) < end]
+        if behind:
+            raise NotCaughtUp(f"the router is behind what was sealed as {domain} v{version} in {behind}")
+        for ingest in self._ingests:
+            ingest.seal(domain, version, watermarks)
+
+    def _sealed(self, domain: str, version: int) -> tuple[int, Watermarks]:
+        """Return the number of rows sealed under a version, and up to where."""
+        seals = [ingest.sealed(domain, version) for ingest in self._ingests]
+        return sum(seal.rows for seal in seals), highest(seal.watermarks for seal in seals)
 
     def _trained(self, domain: str, version: int) -> Adapter | None:
         return next((a for a in self._registry.adapters(domain) if a.version == version), None)

@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS markers (
 CREATE TABLE IF NOT EXISTS coverage (
     topic TEXT NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (topic, part, first)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seals (
+    domain TEXT NOT NULL, version INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (domain, version, topic, part)) WITHOUT ROWID;
 """
 
 
@@ -84,7 +87,10 @@ class DomainBacklog:
 
 @dataclass(frozen=True)
 class Seal:
-    """The rows sealed for one version: their number, and the watermarks the router must have reached to know them."""
+    """The rows sealed for one version: their number, and the watermarks up to which they were sealed.
+
+    The watermarks are kept with the seal: it is complete once every spool has sealed up to the highest ones of all.
+    """
 
     rows: int
     watermarks: Watermarks = field(default_factory=dict)
@@ -215,19 +221,23 @@ class Spool:
                     "UPDATE rows SET sealed=? WHERE domain=? AND sealed IS NULL AND topic=? AND part=? AND pos<?",
                     (version, domain, *partition, offset),
                 )
+                self._db.execute(
+                    "INSERT INTO seals VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET next=max(next, excluded.next)",
+                    (domain, version, *partition, offset),
+                )
             self._drop_markers(domain, watermarks)
         return self.seal_of(domain, version)
 
     def seal_of(self, domain: str, version: int) -> Seal:
         """Return what is sealed under a version."""
         with self._lock:
-            needed = self._db.execute(
-                "SELECT topic, part, max(pos)+1, count(*) FROM rows WHERE domain=? AND sealed=? GROUP BY topic, part",
-                (domain, version),
+            (rows,) = self._db.execute(
+                "SELECT count(*) FROM rows WHERE domain=? AND sealed=?", (domain, version)
+            ).fetchone()
+            ends = self._db.execute(
+                "SELECT topic, part, next FROM seals WHERE domain=? AND version=?", (domain, version)
             ).fetchall()
-        return Seal(
-            sum(count for *_, count in needed), {TopicPartition(topic, part): end for topic, part, end, _ in needed}
-        )
+        return Seal(int(rows), {TopicPartition(topic, part): end for topic, part, end in ends})
 
     def sealed(self, domain: str, version: int) -> Sequence[SpooledRow]:
         """Return the rows sealed under a version."""
@@ -241,10 +251,11 @@ class Spool:
     def release(self, domain: str, version: int, watermarks: Watermarks) -> int:
         """Delete the rows sealed under a published version; returns their number.
 
-        An open row of the domain below `watermarks`, the ends of what was sealed anywhere, is a copy of one that
-        another worker sealed: it goes too, or it would be learned twice.
+        An open row of the domain below `watermarks`, up to which all spools have sealed, is a copy of one that another
+        worker sealed: it goes too, or it would be learned twice.
         """
         with self._lock, self._transaction():
+            self._db.execute("DELETE FROM seals WHERE domain=? AND version=?", (domain, version))
             released = self._db.execute("DELETE FROM rows WHERE domain=? AND sealed=?", (domain, version)).rowcount
             for partition, offset in watermarks.items():
                 self._db.execute(
@@ -255,7 +266,8 @@ class Spool:
 
     def reopen(self, domain: str, version: int) -> None:
         """Open the rows of a rejected version again: they join the next training of the domain."""
-        with self._lock:
+        with self._lock, self._transaction():
+            self._db.execute("DELETE FROM seals WHERE domain=? AND version=?", (domain, version))
             self._db.execute(
                 "UPDATE rows SET sealed=NULL, tried=? WHERE domain=? AND sealed=?", (version, domain, version)
             )
@@ -263,6 +275,7 @@ class Spool:
     def forget(self, domain: str, watermarks: Watermarks | None = None) -> int:
         """Delete everything of a domain, or what lies below `watermarks`; returns the number of rows deleted."""
         with self._lock, self._transaction():
+            self._db.execute("DELETE FROM seals WHERE domain=?", (domain,))
             if watermarks is None:
                 self._db.execute("DELETE FROM markers WHERE domain=?", (domain,))
                 return self._db.execute("DELETE FROM rows WHERE domain=?", (domain,)).rowcount
