@@ -1,0 +1,119 @@
+"""A base model small enough to train on in a test, and the real parts that stand on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from learning.features import FeatureExtractor
+from learning.lora import LoraLearner
+from learning.template import PromptTemplate
+from tests.actors.house import House, HouseParts
+
+TERMINATOR = "\n"
+# As many templates do, it refuses conversations that it was not made for.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+    "{{ message['content'] }}"
+    "{% endfor %}"
+    "{% if messages[-1]['content'] %}{{ '>' }}{% endif %}"
+)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(["<end>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level Llama of three layers with random weights, about 150 KB."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices of this size are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def template(base: Path) -> PromptTemplate:
+    return PromptTemplate(str(base), terminator=TERMINATOR)
+
+
+@pytest.fixture(scope="session")
+def extractor(base: Path, template: PromptTemplate) -> FeatureExtractor:
+    return FeatureExtractor(
+        str(base), layers=[1], poolings=["mean"], expansion=24, seed=3, max_tokens=64, template_digest=template.digest
+    )
+
+
+@pytest.fixture(scope="session")
+def learner(base: Path, template: PromptTemplate) -> LoraLearner:
+    return LoraLearner(
+        str(base),
+        template,
+        frozen_layers=1,
+        rank=2,
+        alpha=8.0,
+        targets=["q_proj", "v_proj", "up_proj"],
+        learning_rate=3e-2,
+        batch_size=8,
+        max_steps=12,
+        evaluate_every=6,
+        max_tokens=64,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def parts(template: PromptTemplate, extractor: FeatureExtractor, learner: LoraLearner) -> HouseParts:
+    return HouseParts(template, extractor, learner)
+
+
+@pytest.fixture
+def build(parts: HouseParts, tmp_path: Path) -> Iterator[Callable[..., House]]:
+    """Builds houses in the test's folder; whatever was built is taken down in the end."""
+    built: list[House] = []
+
+    def _build(name: str = "home", **options: object) -> House:
+        house = House(tmp_path / name, parts, **options)  # type: ignore[arg-type]
+        built.append(house)
+        return house
+
+    yield _build
+    for house in built:
+        house.down()

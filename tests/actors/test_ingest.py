@@ -1,0 +1,563 @@
+"""Ingest: whatever comes on the stream, each example is spooled once, counted once, and the stream goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actors.ingest import is_held_out
+from learning.errors import LearningError
+from learning.features import Standardisation
+from streaming.errors import StreamError
+from streaming.records import EndOfDomain, TaskRecord
+from streaming.source import TopicPartition
+from tests.actors.house import House, limits, partition, records_of, training
+
+Build = Callable[..., House]
+
+
+def rows_of(house: House, worker: int = 0) -> list[tuple[str, str, int]]:
+    spool = house.ingests[worker]._spool
+    return spool._db.execute("SELECT domain, record_id, held_out FROM rows ORDER BY record_id").fetchall()
+
+
+# -- what can't be read -----------------------------------------------------------------------------------------------
+
+
+def test_bad_records_become_dead_letters_and_the_stream_goes_on(build: Build) -> None:
+    house = build(partitions=1)
+    good = records_of("alpha", 8)
+    house.send(good[:4])
+    long = TaskRecord(id="long", domain="alpha", prompt="x" * 20_000, completion="y")
+    for value, headers in [
+        (b"{not json", ()),
+        (b"\xc1", (("content-type", b"application/msgpack"),)),
+        (b"{}", (("content-type", b"text/csv"),)),
+        (b'{"prompt": "p", "completion": "c", "domain": "Not A Slug"}', ()),
+        (b'{"prompt": "p", "completion": "", "domain": "alpha"}', ()),
+        (b'{"prompt": "p", "completion": "c", "domain": "alpha", "colour": 1}', ()),
+        (json.dumps(long.to_mapping()).encode(), ()),
+        (b'{"id": "no-domain", "prompt": "p", "completion": "c"}', ()),
+    ]:
+        house.sink.append_raw(value, headers, b"key")
+    house.send(good[4:])
+    house.drain()
+    letters = house.letters.list()
+    assert [letter.reason for letter in letters] == [
+        "undecodable",
+        "undecodable",
+        "unknown-content-type",
+        "bad-domain",
+        "empty-completion",
+        "bad-record",
+        "too-large",
+        "unlabelled",
+    ]
+    assert [letter.offset for letter in letters] == list(range(4, 12))
+    assert "no-domain" in letters[-1].detail and "domain" in letters[-1].detail
+    assert letters[0].value == b"{not json"
+    house.check_exact(training(good))
+    report = house.ingests[0].report()
+    assert (report.polled, report.dead_letters, report.spooled) == (16, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}],
+        [{"role": "user", "content": ""}],
+    ],
+    ids=["refused by the template", "nothing to read"],
+)
+def test_a_prompt_that_can_not_be_rendered_does_not_stop_the_router(
+    build: Build, messages: list[dict[str, str]]
+) -> None:
+    house = build(partitions=1)
+    good = records_of("alpha", 12)
+    odd = TaskRecord.model_validate({"id": "odd", "domain": "alpha", "messages": messages, "completion": "hi"})
+    house.send([*good[:6], odd, *good[6:]])
+    house.drain()
+    assert [(letter.reason, letter.offset) for letter in house.letters.list()] == [("bad-record", 6)]
+    house.check_exact(training(good))
+
+
+# -- nothing lost, nothing twice --------------------------------------------------------------------------------------
+
+
+def test_the_router_counts_what_was_sent(build: Build) -> None:
+    house = build()
+    records = [*records_of("alpha", 30), *records_of("beta", 26)]
+    house.send(records)
+    house.drain()
+    house.check_exact(training(records), records_of("gamma", 3))
+    assert house.router.examples() == {"alpha": 30, "beta": 26}
+
+
+def test_a_burst_sent_twice_changes_nothing(build: Build) -> None:
+    house = build()
+    records = records_of("alpha", 30)
+    house.send(records)
+    house.drain()
+    before = house.router.inner._sums.to_bytes()
+    house.send(records)
+    house.send(records)
+    house.drain()
+    assert house.router.inner._sums.to_bytes() == before
+    assert len(rows_of(house)) == 30
+    assert house.ingests[0].report().duplicates == 60
+
+
+def test_repeats_within_one_block_count_once(build: Build) -> None:
+    house = build(partitions=1, options=limits(block_rows=100))
+    records = records_of("alpha", 9)
+    house.send([*records, *records[:5], *records])
+    house.drain()
+    house.check_exact(training(records))
+    assert len(rows_of(house)) == 9
+
+
+def test_the_same_id_in_two_domains_is_two_examples(build: Build) -> None:
+    house = build()
+    records = [
+        TaskRecord(id=str(n), domain=domain, prompt=f"{domain} {n}", completion="ok", split="train")
+        for n in range(6)
+        for domain in ("alpha", "beta")
+    ]
+    house.send(records)
+    house.drain()
+    house.check_exact(records)
+
+
+def test_a_restarted_worker_repeats_nothing_and_misses_nothing(build: Build) -> None:
+    house = build()
+    records = records_of("alpha", 60)
+    house.send(records[:30])
+    house.poll()
+    house.observe()
+    house.restart_ingest()
+    house.send(records[30:])
+    house.poll()
+    house.restart_ingest()
+    house.drain()
+    house.check_exact(training(records))
+    assert len(rows_of(house)) == 60
+    assert house.ingests[0].report().duplicates == 0
+
+
+def test_a_worker_that_died_between_the_routers_yes_and_hearing_it(build: Build) -> None:
+    house = build(partitions=1)
+    records = records_of("alpha", 40)
+    house.send(records)
+    house.poll()
+    for _ in range(3):
+        house.observe()
+    stale = dict(house.ingests[0]._watermarks)
+    house.observe()
+    house.ingests[0]._watermarks = stale
+    house.ingests[0]._asked_at = time.monotonic() + 3600
+    house.drain()
+    house.check_exact(training(records))
+
+
+def test_a_router_restarted_without_a_snapshot_is_told_everything_again(build: Build) -> None:
+    """The workers remember where it stood; what they would cut from there must not be accepted."""
+    house = build()
+    records = records_of("alpha", 50)
+    house.send(records[:30])
+    house.drain()
+    house.start_router()
+    house.ingests[0]._asked_at = time.monotonic() + 3600  # it will not ask by itself
+    house.send(records[30:])
+    house.drain()
+    house.check_exact(training(records))
+
+
+def test_a_router_restarted_behind_is_told_what_it_lacks(build: Build) -> None:
+    house = build()
+    records = [*records_of("alpha", 24), *records_of("beta", 20)]
+    house.send([*records[:24], EndOfDomain(domain="alpha")])
+    house.learn("alpha")
+    at_snapshot = dict(house.router.watermarks())
+    house.send(records[24:])
+    house.drain()
+    house.start_router()
+    assert dict(house.router.watermarks()) == at_snapshot
+    house.ingests[0]._asked_at = 0.0  # two seconds later
+    house.drain()
+    house.check_exact(training(records))
+    assert house.router.examples() == {"alpha": 24, "beta": 20}
+
+
+def test_a_lost_spool_begins_where_the_router_stands(build: Build) -> None:
+    house = build(partitions=1)
+    records = records_of("alpha", 30)
+    house.send(records[:20])
+    house.drain()
+    house._close(house.ingests[0])
+    (house.home / "spool" / "0.sqlite").unlink()
+    house.ingests[0] = house._ingest(0)
+    house.send(records[20:])
+    house.drain()
+    house.check_exact(training(records))
+    assert {row[1] for row in rows_of(house)} == {r.id for r in records[20:]}
+
+
+class Failing:
+    """An object one method of which raises the first few times."""
+
+    def __init__(self, inner: Any, method: str, times: int, error: Exception) -> None:
+        self._inner, self._method, self.left, self._error = inner, method, times, error
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if name != self._method:
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise self._error
+            return method(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("part", ["_dead_letters.put_all", "_spool.append", "_source.commit"])
+def test_a_batch_that_could_not_be_kept_is_kept_later(build: Build, part: str) -> None:
+    """The source has moved on by then and would not bring it again."""
+    house = build(partitions=1)
+    records = records_of("alpha", 20)
+    house.send(records[:10])
+    house.sink.append_raw(b"unreadable", (), b"key")
+    house.send(records[10:])
+    attribute, method = part.split(".")
+    ingest = house.ingests[0]
+    setattr(ingest, attribute, Failing(getattr(ingest, attribute), method, 2, StreamError("no disk")))
+    failed = 0
+    for _ in range(6):
+        try:
+            house.poll()
+        except StreamError:
+            failed += 1
+    assert failed >= 1
+    house.drain()
+    house.check_exact(training(records))
+    assert len(house.letters.list()) == 1
+    assert ingest.report().polled == 21
+
+
+# -- two workers ------------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_share_the_stream_and_the_features(build: Build) -> None:
+    house = build(partitions=4, workers=2)
+    records = [*records_of("alpha", 40), *records_of("beta", 40)]
+    house.send(records)
+    house.drain()
+    house.check_exact(training(records))
+    one, two = (ingest._extractor for ingest in house.ingests)
+    assert one is not None and two is not None
+    assert one.fingerprint == two.fingerprint
+    assert all(rows_of(house, worker) for worker in (0, 1))
+    assert house.ingests[0].report().partitions == {partition(number) for number in range(4)}
+
+
+def test_workers_that_fit_at_the_same_time_take_the_first_ones_standardisation(build: Build) -> None:
+    house = build(partitions=2, workers=2)
+    house.send(records_of("alpha", 40))
+    house.poll()
+    both = threading.Barrier(2)
+    asked: list[str] = []
+
+    def meet(name: str) -> None:
+        if name == "standardisation":
+            asked.append(name)
+
+    house.router.on_call = meet
+    frozen: list[bytes] = []
+
+    def fit(worker: int) -> None:
+        ingest = house.ingests[worker]
+        ingest._bare_extractor = Meeting(ingest._bare_extractor, both)  # type: ignore[assignment]
+        ingest.observe_once()
+        assert ingest._extractor is not None
+        frozen.append(ingest._extractor.standardisation.to_bytes())  # type: ignore[union-attr]
+
+    threads = [threading.Thread(target=fit, args=(worker,)) for worker in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(asked) == 2, "both must have found nothing frozen"
+    assert frozen == [house.router.standardisation()] * 2
+
+
+class Meeting:
+    """An extractor whose `fit` waits until all fit at once."""
+
+    def __init__(self, inner: Any, barrier: threading.Barrier) -> None:
+        self._inner, self._barrier = inner, barrier
+
+    def fit(self, texts: list[str]) -> Standardisation:
+        fitted = self._inner.fit(texts)
+        self._barrier.wait(20)
+        return fitted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_a_partition_that_changes_hands_is_read_without_a_hole(build: Build) -> None:
+    """A worker takes over what another had polled but not yet observed; both hold the rows, each counts once."""
+    house = build(partitions=1, workers=1)
+    records = records_of("alpha", 40)
+    house.send(records[:20])
+    house.poll()
+    house.observe()
+    first = house.ingests[0]
+    # Static membership would give a second worker nothing: it is handed what the first one had.
+    second = house._ingest(1, member=0)
+    house.ingests.append(second)
+    house.send(records[20:])
+    house.drain()
+    house.check_exact(training(records))
+    held = [{row[1] for row in rows_of(house, worker)} for worker in (0, 1)]
+    assert held[0] | held[1] == {record.id for record in records}
+    assert held[0] & held[1], "the test is about rows that both hold"
+    assert first.report().duplicates == second.report().duplicates == 0
+    # Trained together, released together.
+    house.start_coordinator()
+    house.send([EndOfDomain(domain="alpha")])
+    house.learn("alpha")
+    assert len(house.trainer.asked) == 1
+    assert house.trainer.asked[0][2] == tuple(sorted(r.id for r in training(records)))
+
+
+# -- held out ---------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_by_split_or_by_hash(build: Build) -> None:
+    house = build(options=limits(held_out_fraction=0.5))
+    plain = [TaskRecord(id=f"p-{n}", domain="alpha", prompt=f"alpha {n}", completion="ok") for n in range(60)]
+    split = records_of("beta", 20)
+    house.send([*plain, *split])
+    house.drain()
+    held = {(domain, record_id): bool(held_out) for domain, record_id, held_out in rows_of(house)}
+    assert all(held["beta", r.id] == (r.split == "test") for r in split)
+    chosen = [r for r in plain if held["alpha", r.id]]
+    assert 15 <= len(chosen) <= 45
+    assert all(held["alpha", r.id] == is_held_out(r, 0.5) for r in plain)
+    house.check_exact([*[r for r in plain if r not in chosen], *training(split)])
+
+
+def test_held_out_shares_grow_with_the_fraction_and_depend_on_the_domain() -> None:
+    records = [TaskRecord(id=str(n), domain="alpha", prompt="p", completion="c") for n in range(400)]
+    shares = {fraction: {r.id for r in records if is_held_out(r, fraction)} for fraction in (0.0, 0.1, 0.3, 1.0)}
+    assert shares[0.0] == set() and len(shares[1.0]) == 400
+    assert shares[0.1] < shares[0.3]
+    assert 0.05 < len(shares[0.1]) / 400 < 0.15
+    others = {r.id for r in records if is_held_out(r.model_copy(update={"domain": "beta"}), 0.3)}
+    assert others != shares[0.3]
+
+
+def test_nothing_held_out_is_fitted_on(build: Build) -> None:
+    house = build(partitions=1)
+    records = records_of("alpha", 40)
+    house.send(records)
+    house.drain()
+    template = house.parts.template
+    first = [template.render(r.messages_or_prompt()) for r in training(records)[: house.options.standardise_examples]]
+    expected = house.parts.extractor.fit(first)
+    assert house.router.standardisation() == expected.to_bytes()
+
+
+# -- the standardisation's waiting ------------------------------------------------------------------------------------
+
+
+def test_it_waits_for_enough_examples(build: Build) -> None:
+    house = build(partitions=1, options=limits(standardise_examples=10))
+    records = records_of("alpha", 40)
+    house.send(records[:8])
+    house.poll()
+    assert house.observe() == 0
+    assert (house.router.standardisation(), house.router.counts()) == (None, {})
+    house.send(records[8:])
+    house.drain()
+    house.check_exact(training(records))
+
+
+def test_a_marker_ends_the_waiting(build: Build) -> None:
+    house = build(partitions=1, options=limits(standardise_examples=1000))
+    house.send([*records_of("alpha", 8), EndOfDomain(domain="alpha")])
+    house.drain()
+    assert house.router.counts() == {"alpha": 6}
+
+
+def test_silence_ends_the_waiting_and_it_counts_from_the_last_record(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = build(partitions=1, options=limits(standardise_examples=1000))
+    ingest = house.ingests[0]
+    ingest._arrived_at -= 60  # nothing came for a minute
+    house.send(records_of("alpha", 8))
+    house.poll()
+    assert house.observe() == 0, "it has just begun to stream"
+    ingest._arrived_at -= 60
+    house.drain()
+    assert house.router.counts() == {"alpha": 6}
+
+
+def test_a_single_example_waits_for_a_second(build: Build) -> None:
+    house = build(partitions=1)
+    house.send([*records_of("alpha", 1), EndOfDomain(domain="alpha")])
+    house.poll()
+    assert house.observe() == 0
+    house.send(records_of("alpha", 2))
+    house.drain()
+    assert house.router.counts() == {"alpha": 2}
+
+
+# -- a full spool -----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_spool_pauses_the_stream_and_a_released_one_resumes_it(build: Build) -> None:
+    house = build(options=limits(spool_limit=40, poll_records=10))
+    records = [*records_of("alpha", 60), *records_of("beta", 60)]
+    house.send(records)
+    for _ in range(20):
+        house.poll()
+        house.observe()
+    report = house.ingests[0].report()
+    assert report.full and 40 <= report.spooled <= 50, "it overshoots by one poll at most"
+    assert house.poll() == 0
+    # What takes the rows away is publication; the largest domain is closed though nobody said it was complete.
+    house.settle(lambda: sum(house.router.examples().values()) == 120, timeout_s=60)
+    house.check_exact(training(records))
+    assert not house.ingests[0].report().full
+
+
+def test_a_full_worker_pauses_partitions_that_come_later(build: Build) -> None:
+    house = build(options=limits(spool_limit=10, poll_records=10))
+    house.send(records_of("alpha", 40))
+    house.poll()
+    ingest = house.ingests[0]
+    house.poll()
+    assert ingest.report().full
+    # A rebalance brings partitions that were never paused.
+    ingest._source._paused.clear()
+    assert house.poll() == 0
+    assert ingest._source._paused == ingest._source.assignment()
+
+
+# -- loops ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_loops_run_by_themselves_and_stop(build: Build) -> None:
+    house = build()
+    records = records_of("alpha", 30)
+    house.send(records)
+    ingest = house.ingests[0]
+    ingest.start()
+    _wait(house.is_drained)
+    house.check_exact(training(records))
+    assert ingest.report().trouble == {}
+    ingest.stop()
+    assert not [thread for thread in ingest._threads if thread.is_alive()]
+    house.ingests.clear()
+
+
+def test_trouble_in_a_loop_is_reported_and_passes(build: Build) -> None:
+    house = build()
+    records = records_of("alpha", 12)
+    house.send(records)
+    ingest = house.ingests[0]
+    ingest._bare_extractor = Failing(ingest._bare_extractor, "fit", 1, LearningError("out of memory"))  # type: ignore[assignment]
+    ingest.start()
+    _wait(lambda: "out of memory" in str(ingest.report().trouble))
+    _wait(house.is_drained)
+    _wait(lambda: ingest.report().trouble == {})
+    house.check_exact(training(records))
+
+
+def test_reports_and_seals_may_be_asked_for_while_the_loops_run(build: Build) -> None:
+    house = build(options=limits(poll_records=5, block_rows=3))
+    records = records_of("alpha", 200)
+    ingest = house.ingests[0]
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            while not done.is_set():
+                report = ingest.report()
+                waiting = report.backlog.get("alpha")
+                assert waiting is None or waiting.train + waiting.held_out <= report.polled
+                ingest.seal("beta", 1, house.router.watermarks())
+                ingest.examples("beta", 1)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    ingest.start()
+    for thread in threads:
+        thread.start()
+    for at in range(0, 200, 40):
+        house.send(records[at : at + 40])
+    _wait(house.is_drained)
+    done.set()
+    for thread in threads:
+        thread.join(10)
+    assert errors == []
+    house.check_exact(training(records))
+
+
+def test_forgetting_waits_for_what_is_on_its_way(build: Build) -> None:
+    house = build(partitions=1)
+    house.send(records_of("alpha", 8))
+    house.poll()
+    ingest = house.ingests[0]
+    on_its_way, go_on = threading.Event(), threading.Event()
+
+    def hold(name: str) -> None:
+        if name == "observe":
+            on_its_way.set()
+            go_on.wait(10)
+
+    house.router.on_call = hold
+    observing = threading.Thread(target=ingest.observe_once)
+    observing.start()
+    assert on_its_way.wait(10)
+    forgetting = threading.Thread(target=ingest.forget, args=("alpha",))
+    forgetting.start()
+    forgetting.join(0.2)
+    assert forgetting.is_alive(), "a row that is forgotten now would still reach the router"
+    go_on.set()
+    observing.join(10)
+    forgetting.join(10)
+    assert rows_of(house) == []
+
+
+def test_a_partition_unknown_to_all_is_read_from_its_beginning(build: Build) -> None:
+    """Committed offsets say what somebody polled, not what was learned."""
+    house = build(partitions=1)
+    records = records_of("alpha", 20)
+    house.send(records)
+    house.poll()  # commits offset 20, and then the machine is lost with its spool
+    house._close(house.ingests[0])
+    (house.home / "spool" / "0.sqlite").unlink()
+    house.ingests[0] = house._ingest(0)
+    assert house.ingests[0]._source.positions() == {TopicPartition("stream", 0): 0}
+    house.drain()
+    house.check_exact(training(records))
+
+
+def _wait(until: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not until():
+        assert time.monotonic() < deadline, "did not come about"
+        time.sleep(0.01)
