@@ -168,8 +168,8 @@ class LoraLearner:
         got = (found.get("r"), sorted(found.get("target_modules") or []), found.get("layers_to_transform"))
         if got != mine:
             raise LearningError(
-                f"initial adapter {folder}: expected rank, targets and layers {mine}, got {got}; train this domain anew "
-                "from the base"
+                f"initial adapter {folder}: expected rank, targets and layers {mine}, got {got}; train this domain "
+                "anew from the base"
             )
 
     def _check_layers(self, model: PeftModel) -> None:

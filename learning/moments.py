@@ -26,7 +26,7 @@ class Sums:
     """Count, sum vector float64[d] and packed Gram float64[d(d+1)/2] of some rows of one domain."""
 
     count: int
-    sum_D: Float64
+    sum_D: Float64  # noqa: N815 - shape suffix
     gram: Float64
 
     @staticmethod

@@ -42,7 +42,7 @@ class RouterWeights:
     """The router as it is served: one column of scores for each domain."""
 
     domains: tuple[str, ...]
-    weight_DK: Float64
+    weight_DK: Float64  # noqa: N815 - shape suffix
     fingerprint: str
 
     def scores(self, features: ArrayLike) -> Float64:

@@ -29,7 +29,7 @@ class Statistics:
     """The domains present, sorted."""
     counts: Mapping[str, int]
     """Rows of each domain."""
-    rows_ND: Float64 | None
+    rows_ND: Float64 | None  # noqa: N815 - shape suffix
     row_domains: tuple[str, ...]
     """The domain of each row; empty where sums are held."""
     sums: Mapping[str, Sums] | None
