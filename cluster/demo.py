@@ -32,14 +32,14 @@ from streaming.records import EndOfDomain, TaskRecord, read_jsonl
 EXAMPLES = Path(__file__).parents[1] / "examples" / "stream"
 ORDER = (
     "german-dates",
-    "it-helpdesk",
+    "shop-support",
     "dutch-dates",
     "sales-sql",
-    "shop-support",
-    "access-log",
-    "service-log",
     "shell-commands",
     "amount-words",
+    "service-log",
+    "it-helpdesk",
+    "access-log",
 )
 _MAX_TOKENS = 64
 _MATRIX_QUESTIONS = 60
