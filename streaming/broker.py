@@ -1,8 +1,8 @@
 """Brokers to develop and test against, as child processes: Tansu (one small binary, memory only) and Apache Kafka.
 
-Each is a context manager with `.bootstrap`; its output goes to a file in the folder given. The child is killed by the
-kernel when the thread that started it ends, so start it from a thread that lives as long as it should. Production
-brokers are not this module's business, nor are records.
+Each is a context manager with `.bootstrap`; its output goes to a file in the folder given. On Linux the child is killed
+by the kernel when this process ends, however it ends. Production brokers are not this module's business, nor are
+records.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,10 @@ _DIE_WITH_PARENT = (
     "os.getppid() == int(sys.argv[1]) or sys.exit('the parent is gone'); "
     "os.execvp(sys.argv[2], sys.argv[2:])"
 )
+
+# The kernel counts the death of the thread that started a child as the parent's: so one thread starts them all, and
+# lives as long as the process.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-starter")
 
 
 class _ChildBroker:
@@ -64,9 +69,15 @@ class _ChildBroker:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self._command()]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
-            )
+            self._process = _starter.submit(
+                subprocess.Popen[bytes],
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+            ).result()
         try:
             self._wait_until_ready()
         except BaseException:

@@ -1,9 +1,8 @@
-"""The Kafka stream: `RecordSource` and `RecordSink` over kafka-python.
+"""The Kafka stream: `RecordSource` over kafka-python, and by name what else belongs to it.
 
 Positions belong to the caller (`start_at`), not to the group: committed offsets are advisory. `end_offsets` is not
 asked, since not every broker answers it rightly; the lag comes from the high-water marks of what was fetched. The
-producer is idempotent with acks from all in-sync replicas, so its own retries neither lose, repeat nor reorder; a
-restarted producer may repeat, which record ids undo. It does not know what the bytes mean.
+writing half is `kafka_sink`. It does not know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import kafka
-from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, OffsetAndMetadata
+from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata
 from kafka.errors import (
     CommitFailedError,
     IllegalGenerationError,
@@ -26,10 +25,9 @@ from kafka.errors import (
 )
 
 from streaming.errors import BrokerUnavailable, StreamError
-from streaming.kafka_client import KafkaOptions, build, ensure_topic, partition_count, plain_errors
-from streaming.records import EndOfDomain, TaskRecord
+from streaming.kafka_client import KafkaOptions, build, ensure_topic, plain_errors
+from streaming.kafka_sink import KafkaSink
 from streaming.source import Envelope, StartAt, TopicPartition, from_committed
-from streaming.wire import Headers, encode
 
 __all__ = ["KafkaOptions", "KafkaSink", "KafkaSource", "ensure_topic"]
 
@@ -44,11 +42,6 @@ _COMMIT_TIMEOUT_MS = 5_000
 _POSITION_TIMEOUT_MS = 2_000
 _CLOSE_TIMEOUT_S = 10.0
 _FETCH_BYTES = 4 * 1_048_576
-_REQUEST_TIMEOUT_MS = 15_000
-_LINGER_MS = 5
-_BATCH_BYTES = 131_072
-# The producer buffers without bound; this many unacknowledged records are enough to keep it busy.
-_MAX_UNACKNOWLEDGED = 50_000
 
 
 class KafkaSource:
@@ -227,93 +220,6 @@ class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         self._source._begin([TopicPartition(*each) for each in assigned])
-
-
-class KafkaSink:
-    """`RecordSink` over a topic. Keys choose the partition as every Kafka client does (murmur2).
-
-    Raises BrokerUnavailable without a session, StreamError where the topic is missing.
-    """
-
-    def __init__(self, options: KafkaOptions, topic: str) -> None:
-        # Asked of the admin client: a producer would wait its whole timeout for a topic that isn't there.
-        self._partitions = range(partition_count(options, topic))
-        if not self._partitions:
-            raise StreamError(f"no topic {topic!r} in {options}; create it with ensure_topic")
-        self._options = options
-        self._topic = topic
-        self._closed = False
-        self._unacknowledged = 0
-        self._lost = 0
-        self._first_error: Exception | None = None
-        self._lock = threading.Lock()
-        self._producer = build(
-            KafkaProducer,
-            options,
-            acks="all",
-            enable_idempotence=True,
-            allow_auto_create_topics=False,
-            linger_ms=_LINGER_MS,
-            batch_size=_BATCH_BYTES,
-            delivery_timeout_ms=options.delivery_timeout_ms,
-            request_timeout_ms=min(_REQUEST_TIMEOUT_MS, options.delivery_timeout_ms // 2),
-            max_block_ms=options.bootstrap_timeout_ms,
-            max_request_size=options.max_request_bytes,
-            metrics_enabled=False,
-        )
-
-    def append(self, record: TaskRecord | EndOfDomain) -> None:
-        value, headers = encode(record)
-        if isinstance(record, TaskRecord):
-            self.append_raw(value, headers, record.id.encode())
-            return
-        for partition in self._partitions:
-            self._send(value, headers, None, partition)
-
-    def append_raw(self, value: bytes | None, headers: Headers = (), key: bytes | None = None) -> None:
-        if value is None and key is None:
-            raise StreamError(f"topic {self._topic!r}: expected a value or a key, got neither")
-        self._send(value, headers, key, None)
-
-    def flush(self) -> None:
-        limit_s = self._options.delivery_timeout_ms / 1000 + _CLOSE_TIMEOUT_S
-        self._unacknowledged = 0
-        with plain_errors(self._options, f"writing to {self._topic!r}"):
-            self._producer.flush(timeout=limit_s)
-        with self._lock:
-            lost, error = self._lost, self._first_error
-            self._lost, self._first_error = 0, None
-        if lost:
-            kind = BrokerUnavailable if isinstance(error, RetriableError) else StreamError
-            raise kind(
-                f"writing to {self._topic!r}: {lost} record(s) were not accepted by {self._options}: {error};"
-                " send what was appended since the last flush again"
-            ) from error
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if self._unacknowledged:
-                self.flush()
-        finally:
-            with plain_errors(self._options, f"closing the writer of {self._topic!r}"):
-                self._producer.close(timeout=_CLOSE_TIMEOUT_S)
-
-    def _send(self, value: bytes | None, headers: Headers, key: bytes | None, partition: int | None) -> None:
-        if self._unacknowledged >= _MAX_UNACKNOWLEDGED:
-            self.flush()
-        with plain_errors(self._options, f"writing to {self._topic!r}"):
-            sent = self._producer.send(self._topic, value, key=key, headers=list(headers), partition=partition)
-        self._unacknowledged += 1
-        sent.add_errback(self._note_loss)
-
-    def _note_loss(self, error: Exception) -> None:
-        """Called on the producer's I/O thread."""
-        with self._lock:
-            self._lost += 1
-            self._first_error = self._first_error or error
 
 
 def _lost(each: TopicPartition, floor: int, got: str) -> StreamError:

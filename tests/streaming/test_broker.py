@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def test_it_is_stopped_when_its_block_fails(tmp_path: Path) -> None:
         pid = broker.pid
         raise LookupError
     assert pid is not None and gone(pid)
+
+
+@pytest.mark.broker
+def test_it_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
+    broker = TansuBroker(tmp_path)
+    thread = threading.Thread(target=broker.start)
+    thread.start()
+    thread.join()
+    try:
+        time.sleep(0.3)
+        assert check_session(KafkaOptions(broker.bootstrap, bootstrap_timeout_ms=2_000)) == 0
+    finally:
+        broker.stop()
 
 
 @pytest.mark.broker

@@ -1,0 +1,153 @@
+"""The writing half of the Kafka stream: `RecordSink` over kafka-python's idempotent producer.
+
+Acks come from all in-sync replicas, so the producer's own retries neither lose, repeat nor reorder; a sender that
+starts again may repeat, which record ids undo. It does not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+
+from streaming.errors import BrokerUnavailable, StreamError
+from streaming.kafka_client import KafkaOptions, build, partition_count, plain_errors
+from streaming.records import EndOfDomain, TaskRecord
+from streaming.wire import Headers, encode
+
+_REQUEST_TIMEOUT_MS = 15_000
+_LINGER_MS = 5
+_BATCH_BYTES = 131_072
+_SLICE_S = 1.0
+_CLOSE_TIMEOUT_S = 10.0
+# The producer buffers without bound; this many unacknowledged records are enough to keep it busy.
+_MAX_UNACKNOWLEDGED = 50_000
+
+
+class KafkaSink:
+    """`RecordSink` over a topic. Keys choose the partition as every Kafka client does (murmur2).
+
+    A flush that fails gives up its producer, and the next append takes a new one: kafka-python's does not recover once
+    a record has outlived `delivery_timeout_ms` in an outage. Raises BrokerUnavailable without a session, StreamError
+    where the topic is missing.
+    """
+
+    def __init__(self, options: KafkaOptions, topic: str) -> None:
+        # Asked of the admin client: a producer would wait its whole timeout for a topic that isn't there.
+        self._partitions = range(partition_count(options, topic))
+        if not self._partitions:
+            raise StreamError(f"no topic {topic!r} in {options}; create it with ensure_topic")
+        self._options = options
+        self._topic = topic
+        self._closed = False
+        self._unacknowledged = 0
+        self._producer: KafkaProducer | None = self._build()
+        self._losses = _Losses()
+
+    def append(self, record: TaskRecord | EndOfDomain) -> None:
+        value, headers = encode(record)
+        if isinstance(record, TaskRecord):
+            self.append_raw(value, headers, record.id.encode())
+            return
+        for partition in self._partitions:
+            self._send(value, headers, None, partition)
+
+    def append_raw(self, value: bytes | None, headers: Headers = (), key: bytes | None = None) -> None:
+        if value is None and key is None:
+            raise StreamError(f"topic {self._topic!r}: expected a value or a key, got neither")
+        self._send(value, headers, key, None)
+
+    def flush(self) -> None:
+        if self._producer is None or not self._unacknowledged:
+            return
+        count, self._unacknowledged = self._unacknowledged, 0
+        try:
+            acknowledged = self._wait(self._producer)
+        except BaseException:
+            self._give_up()
+            raise
+        lost, error = self._losses.count, self._losses.first
+        if acknowledged and not lost:
+            return
+        self._give_up()
+        kind = StreamError if error is not None and not isinstance(error, RetriableError) else BrokerUnavailable
+        why = error or f"no acknowledgement within {self._options.delivery_timeout_ms / 1000:g} s"
+        raise kind(
+            f"writing to {self._topic!r}: {lost or 'some'} of {count} record(s) were not accepted by {self._options}:"
+            f" {why}; send what was appended since the last flush again"
+        ) from error
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush()
+        finally:
+            if self._producer is not None:
+                with plain_errors(self._options, f"closing the writer of {self._topic!r}"):
+                    self._producer.close(timeout=_CLOSE_TIMEOUT_S)
+
+    def _build(self) -> KafkaProducer:
+        return build(
+            KafkaProducer,
+            self._options,
+            acks="all",
+            enable_idempotence=True,
+            allow_auto_create_topics=False,
+            linger_ms=_LINGER_MS,
+            batch_size=_BATCH_BYTES,
+            delivery_timeout_ms=self._options.delivery_timeout_ms,
+            request_timeout_ms=min(_REQUEST_TIMEOUT_MS, self._options.delivery_timeout_ms // 2),
+            max_block_ms=self._options.bootstrap_timeout_ms,
+            max_request_size=self._options.max_request_bytes,
+            metrics_enabled=False,
+        )
+
+    def _send(self, value: bytes | None, headers: Headers, key: bytes | None, partition: int | None) -> None:
+        if self._closed:
+            raise StreamError(f"the writer of {self._topic!r} is closed; open another")
+        if self._unacknowledged >= _MAX_UNACKNOWLEDGED:
+            self.flush()
+        if self._producer is None:
+            self._producer, self._losses = self._build(), _Losses()
+        with plain_errors(self._options, f"writing to {self._topic!r}"):
+            sent = self._producer.send(self._topic, value, key=key, headers=list(headers), partition=partition)
+        self._unacknowledged += 1
+        sent.add_errback(self._losses.note)
+
+    def _wait(self, producer: KafkaProducer) -> bool:
+        """Whether everything sent was answered; ends early where something was lost, since the rest is sent again."""
+        deadline = time.monotonic() + self._options.delivery_timeout_ms / 1000 + _SLICE_S
+        while not self._losses.count and time.monotonic() < deadline:
+            with plain_errors(self._options, f"writing to {self._topic!r}"), suppress(KafkaTimeoutError):
+                producer.flush(timeout=_SLICE_S)
+                return True
+        return False
+
+    def _give_up(self) -> None:
+        """Drop the producer and what it still holds. Its `close` would first wait for those, so it isn't asked."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer._sender.force_close()
+            producer._sender.join(_CLOSE_TIMEOUT_S)
+            with suppress(KafkaError):
+                producer.close(timeout=0)
+
+
+class _Losses:
+    """What one producer failed to deliver. Counted per producer: one that was given up reports its rest later."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+        self.first: Exception | None = None
+
+    def note(self, error: Exception) -> None:
+        """Called on the producer's I/O thread."""
+        with self._lock:
+            self.count += 1
+            self.first = self.first or error
