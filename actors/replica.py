@@ -65,40 +65,45 @@ class Replica:
             await self.service.stop()
 
     async def _follow(self) -> None:
-        answered = True
+        trouble: str | None = None
         while self.fatal is None:
             if self._preparing is not None:
                 # A long preparation is no silence: the directory hears of it meanwhile.
                 await asyncio.wait({self._preparing}, timeout=self._beat)
-            busy = self._preparing is not None and not self._preparing.done()
-            asked = time.monotonic()
-            left = self._heard + self._lease - asked
-            patience = left if 0 < left < self._lease / 2 else self._lease / 2
-            wait = self._beat if answered and not busy else 0.0
+            asked, left = time.monotonic(), self._left()
+            if left <= 0:
+                self.service.fence(f"cut off from the directory for {self._lease:g} s: {trouble}")
+            # Who is in trouble or busy asks for an answer at once; the others for one when there is something to do.
+            wait = 0.0 if trouble or self._is_busy() else self._beat
+            patience = min(left, self._lease / 2) if left > 0 else self._lease / 2
             try:
                 question = self._directory.next_order(self.name, self._standing, wait)
                 order = await asyncio.wait_for(question, patience)
             except Exception as error:
-                answered = False
-                if time.monotonic() - self._heard >= self._lease:
-                    said = str(error) or type(error).__name__
-                    self.service.fence(f"cut off from the directory for {self._lease:g} s: {said}")
-                await asyncio.sleep(min(0.5, self._beat))
+                trouble = str(error) or type(error).__name__
+                left = self._left()
+                await asyncio.sleep(min(self._beat, 0.5, left) if left > 0 else min(self._beat, 0.5))
                 continue
-            answered, self._heard = True, asked
+            trouble, self._heard = None, asked
             await self._obey(order)
 
+    def _left(self) -> float:
+        """Return the seconds it may serve on without an answer."""
+        return self._heard + self._lease - time.monotonic()
+
+    def _is_busy(self) -> bool:
+        return self._preparing is not None and not self._preparing.done()
+
     async def _obey(self, order: Order) -> None:
-        busy = self._preparing is not None and not self._preparing.done()
         match order.action:
-            case "prepare" if not busy:
+            case "prepare" if not self._is_busy():
                 self._standing = Standing(serves=self._serves(), preparing=order.number)
                 self._preparing = asyncio.create_task(self._prepare(order.number))
             case "commit":
                 await self._commit(order.number)
             case "fence":
                 self._give_up(order.reason)
-            case "stay" if not busy and (not self._settled.is_set() or self.service.fenced):
+            case "stay" if not self._is_busy() and (not self._settled.is_set() or self.service.fenced):
                 self.service.unfence()
                 self._settled.set()
 

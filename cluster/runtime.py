@@ -8,6 +8,7 @@ taken down again. A dead actor is started again by Ray and finds its state on di
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import suppress
@@ -16,6 +17,8 @@ from typing import Any, Self
 import httpx
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.schema import ApplicationStatus
 
 from cluster import names
 from cluster.actor_group import ActorGroup
@@ -67,7 +70,7 @@ class Runtime:
             self._actors = ActorGroup(self.settings)
             serve.run(application(self.settings), name=self.settings.name, blocking=False)
             self.url = f"http://{self.settings.serving.host}:{port}"
-            self._wait_until_ready(timeout_s)
+            self._wait_until_ready(self._actors, timeout_s)
         except BaseException:
             self.stop()
             raise
@@ -76,7 +79,11 @@ class Runtime:
         """Take everything down, in the order that loses nothing."""
         if ray.is_initialized():
             with suppress(Exception):
-                serve.shutdown()
+                # In a cluster of our own the controller ends with it; elsewhere it would stay behind.
+                if self.settings.ray.address is None:
+                    serve.delete(self.settings.name)
+                else:
+                    serve.shutdown()
             if self._actors is not None:
                 self._actors.stop()
             ray.shutdown()
@@ -87,6 +94,7 @@ class Runtime:
     def _start_ray(self) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         options = self.settings.ray
         common: dict[str, Any] = {
             "namespace": names.NAMESPACE,
@@ -94,7 +102,6 @@ class Runtime:
             "logging_level": "ERROR",
             "configure_logging": True,
         }
-        # Joining a cluster whose nodes lack our environment is the deployment's business; here we start our own.
         if options.address is not None:
             try:
                 ray.init(address=options.address, **common)
@@ -111,17 +118,26 @@ class Runtime:
             **common,
         )
 
-    def _wait_until_ready(self, timeout_s: float) -> None:
+    def _wait_until_ready(self, actors: ActorGroup, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         said = "nothing"
         while time.monotonic() < deadline:
+            self._fail_if_replicas_do()
             try:
                 answer = httpx.get(f"{self.url}/readyz", timeout=10)
-                if answer.status_code == 200 and self._actors is not None:
-                    self._actors.wait_until_up(60)
+                if answer.status_code == 200:
+                    actors.wait_until_up(60)
                     return
                 said = f"status {answer.status_code}"
             except httpx.HTTPError as error:
                 said = str(error)
-            time.sleep(0.2)
+            except RayError as error:
+                raise ClusterError(f"an actor does not start: {error}") from error
+            time.sleep(0.25)
         raise ClusterError(f"front door {self.url}: not ready within {timeout_s:.0f} s, got {said}; see Ray's logs")
+
+    def _fail_if_replicas_do(self) -> None:
+        found = serve.status().applications.get(self.settings.name)
+        if found is not None and found.status == ApplicationStatus.DEPLOY_FAILED:
+            reasons = [deployment.message for deployment in found.deployments.values()]
+            raise ClusterError(f"the replicas do not start: {' '.join(reasons) or found.message}")

@@ -1,17 +1,20 @@
-"""Pre-train the small base model from nothing: ``python -m examples.pretrain --out DIR --steps N --seed S``.
+"""Pre-train the small base model from nothing, in two stages:
 
-A byte-level Llama learns made-up text transformations (see ``examples.pretraining``) and is written as a Hugging Face
-folder: config, float32 weights, tokenizer with chat template, generation config, model card. Hidden matrices are
-updated by Muon, the rest by AdamW; the learning rate warms up, stays, and decays linearly to zero. With ``--steps`` a
-run is reproducible on the same hardware and thread count; with ``--minutes`` the schedule follows the clock.
-This module does not know the demo's domains.
+    python -m examples.pretrain --stage 1 --out FIRST
+    python -m examples.pretrain --stage 2 --start FIRST --out DIR
+
+A byte-level Llama learns made-up text transformations, then invented domains as well (see ``examples.pretraining``),
+and is written as a Hugging Face folder: config, float32 weights, tokenizer with chat template, generation config, model
+card. Hidden matrices are updated by Muon, the rest by AdamW; the learning rate warms up, stays, and decays linearly to
+zero. With ``--steps`` a run is reproducible on the same hardware and thread count; with ``--minutes`` the schedule
+follows the clock. This module does not know the demo's domains.
 """
 
 import argparse
 import json
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +23,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from examples.pretraining.card import model_card
 from examples.pretraining.material import Material, gather
-from examples.pretraining.mixture import TRANSFORMATIONS, batches, collate
+from examples.pretraining.mixture import Mixture, batches, collate, stage
 from examples.pretraining.muon import Muon
 from examples.pretraining.tokenizer import BOS, EOS, PAD, VOCABULARY_SIZE, byte_tokenizer, encode_turn
 
@@ -30,7 +33,8 @@ class Recipe:
     """What decides a run; ``minutes`` replaces ``steps`` as the length of the schedule where it is given."""
 
     seed: int = 0
-    steps: int = 3000
+    stage: int = 1
+    steps: int = 1900
     minutes: float | None = None
     tokens_per_batch: int = 3072
     matrix_rate: float = 0.02
@@ -83,11 +87,13 @@ def weighted_loss(model: LlamaForCausalLM, ids_BT: torch.Tensor, weights_BT: tor
     return (losses_N * weights_N).sum() / weights_N.sum()
 
 
-def exact_match_by_task(model: LlamaForCausalLM, material: Material, seed: int, count: int = 60) -> dict[str, float]:
+def exact_match_by_task(
+    model: LlamaForCausalLM, material: Material, mixture: Mixture, seed: int, count: int = 60
+) -> dict[str, float]:
     """The share of fresh exchanges of each transformation whose answer and <eos> are all the model's first choice."""
     rng = random.Random(seed)
     shares = {}
-    for transformation in TRANSFORMATIONS:
+    for transformation in mixture.transformations:
         turns = [encode_turn(p, c) for p, c in (transformation(rng, material) for _ in range(count)) if c]
         ids_BT, weights_BT = collate(turns)
         with torch.inference_mode():
@@ -97,11 +103,11 @@ def exact_match_by_task(model: LlamaForCausalLM, material: Material, seed: int, 
     return shares
 
 
-def train(model: LlamaForCausalLM, material: Material, recipe: Recipe) -> dict[str, float]:
+def train(model: LlamaForCausalLM, material: Material, mixture: Mixture, recipe: Recipe) -> dict[str, float]:
     """Run the recipe in place; returns steps, tokens, minutes and the smoothed final loss in nats."""
     groups = optimisers(model, recipe)
     peaks = [group.param_groups[0]["lr"] for group in groups]
-    stream = batches(random.Random(recipe.seed + 1), material, recipe.tokens_per_batch)
+    stream = batches(random.Random(recipe.seed + recipe.stage), material, mixture, recipe.tokens_per_batch)
     started, step, tokens, smooth, progress = time.monotonic(), 0, 0, None, 0.0
     while progress < 1.0:
         ids_BT, weights_BT = next(stream)
@@ -122,36 +128,42 @@ def train(model: LlamaForCausalLM, material: Material, recipe: Recipe) -> dict[s
     return {"steps": step, "tokens": tokens, "minutes": minutes, "loss": smooth}
 
 
-def save(model: LlamaForCausalLM, out: Path, card: str) -> None:
-    """Write the folder that transformers and vLLM load."""
+def save(model: LlamaForCausalLM, out: Path) -> None:
+    """Write what transformers and vLLM load."""
     model.generation_config = GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=64
     )
     model.save_pretrained(out)
     byte_tokenizer(model.config.max_position_embeddings).save_pretrained(out, save_jinja_files=False)
-    (out / "README.md").write_text(card)
 
 
 def main() -> None:
     """Parse the command line, train, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="mixture to train on")
+    parser.add_argument("--start", type=Path, help="folder of the stage before; without it the weights are random")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps")
     parser.add_argument("--minutes", type=float, help="length by the clock instead of steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    arguments = parser.parse_args()
-    recipe = Recipe(seed=arguments.seed, steps=arguments.steps, minutes=arguments.minutes)
-    torch.set_num_threads(arguments.threads)
+    given = parser.parse_args()
+    recipe = Recipe(seed=given.seed, stage=given.stage, steps=given.steps, minutes=given.minutes)
+    torch.set_num_threads(given.threads)
     torch.manual_seed(recipe.seed)
     material = gather(recipe.seed)
-    model = LlamaForCausalLM(architecture())
-    outcome = train(model, material, recipe)
-    model.eval()
-    skills = exact_match_by_task(model, material, seed=recipe.seed + 2)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    save(model, arguments.out, model_card(model.config, parameters, recipe, outcome, skills, arguments.threads))
-    print(json.dumps({"outcome": outcome, "skills": skills}, indent=1))
+    mixture = stage(recipe.stage, recipe.seed, material)
+    if given.start:
+        model = LlamaForCausalLM.from_pretrained(given.start, dtype=torch.float32).train()
+        runs = json.loads((given.start / "training.json").read_text())
+    else:
+        model, runs = LlamaForCausalLM(architecture()), []
+    outcome = train(model, material, mixture, recipe)
+    runs.append({**asdict(recipe), "threads": given.threads, "by_clock": bool(given.minutes), **outcome})
+    save(model.eval(), given.out)
+    (given.out / "training.json").write_text(json.dumps(runs, indent=1) + "\n")
+    skills = exact_match_by_task(model, material, mixture, seed=recipe.seed + 100)
+    (given.out / "README.md").write_text(model_card(model, runs, skills))
 
 
 if __name__ == "__main__":

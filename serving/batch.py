@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +86,7 @@ async def merged_events(
     yield DONE
 
 
-async def _interleaved(streams: Sequence[AsyncGenerator[str, None]]) -> AsyncIterator[tuple[int, str]]:
+async def _interleaved(streams: Sequence[AsyncGenerator[str, None]]) -> AsyncGenerator[tuple[int, str], None]:
     """(stream's position, event) as they come. Closing this closes every stream."""
     pending = {asyncio.ensure_future(anext(stream, None)): which for which, stream in enumerate(streams)}
     try:

@@ -183,7 +183,7 @@ class EventStream(StreamingResponse):
 
 def _model_cards(served: ServedManifest) -> list[dict[str, Any]]:
     created = int(served.manifest.created_at.timestamp()) if served.manifest else int(time.time())
-    parents = [(AUTO, None), (BASE, None)]
+    parents: list[tuple[str, str | None]] = [(AUTO, None), (BASE, None)]
     for domain, adapter in sorted(served.by_domain.items()):
         parents += [(domain, adapter.name), (adapter.name, BASE)]
     return [

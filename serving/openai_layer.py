@@ -92,11 +92,9 @@ class OpenAILayer:
 
     async def generate(self, call: Call, model: str) -> Answer:
         request = call.parsed.model_copy(update={"model": model})
+        create = self._chat.create_chat_completion if call.kind == "chat" else self._completion.create_completion
         try:
-            if call.kind == "chat":
-                answer = await self._chat.create_chat_completion(request)
-            else:
-                answer = await self._completion.create_completion(request)
+            answer = await create(request)
         except EngineDeadError as error:
             raise Unavailable("the engine process has died") from error
         except Exception as error:
@@ -106,7 +104,8 @@ class OpenAILayer:
             raise _refused(answer)
         if isinstance(answer, AsyncGenerator):
             return answer
-        return answer.model_dump(mode="json")
+        body: dict[str, Any] = answer.model_dump(mode="json")
+        return body
 
     def decode(self, token_ids: Sequence[int]) -> str:
         if not all(0 <= token < len(self._tokenizer) for token in token_ids):

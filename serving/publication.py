@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -244,9 +244,9 @@ class Publication:
 def _rank(config_path: Path, name: str) -> int:
     """The largest rank that a PEFT configuration gives any module."""
     try:
-        config: Mapping[str, object] = json.loads(config_path.read_text(encoding="utf-8"))
+        config = json.loads(config_path.read_text(encoding="utf-8"))
         pattern = config.get("rank_pattern") or {}
-        return max(int(rank) for rank in (config["r"], *pattern.values()))  # type: ignore[call-overload,attr-defined]
+        return max(int(rank) for rank in (config["r"], *pattern.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PrepareFailed(
             name, f"its adapter_config.json can't be read: {error!r}", "it is no PEFT folder; train it again"

@@ -1,11 +1,11 @@
 """The model card that is written beside the weights. This module does not train."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from transformers import LlamaConfig
+from transformers import LlamaForCausalLM
 
-if TYPE_CHECKING:
-    from examples.pretrain import Recipe
+from examples.pretraining.material import LOCALES
+from examples.pretraining.mixture import LONGEST, TRANSFORMATIONS
 
 CARD = """---
 license: apache-2.0
@@ -23,9 +23,12 @@ domain.
 | context | {context} tokens; pre-training used turns of at most {longest} |
 | vocabulary | 256 bytes, no merges, and `<pad> <bos> <eos> <user> <assistant> <system>` |
 | turn | `<bos><user>PROMPT<assistant>ANSWER<eos>`; the template writes `<bos>`: tokenise without special tokens |
-| data | {tasks} kinds of made-up text transformations, drawn on the fly; sentences of Faker in {locales} locales |
-| recipe | `{command}` |
-| run | {steps} steps, {tokens:.1f} M tokens, {minutes:.0f} minutes on {threads} CPU cores; final loss {loss:.3f} nats |
+| stage 1 | {tasks} made-up text transformations, each asked for by an instruction |
+| stage 2 | the same mixed with 80 invented domains: desks, calendars and numerals that exist nowhere |
+| raw text | sentences, words and names from Faker in {locales} locales, made-up words, codes; drawn on the fly |
+
+## Recipe
+{recipe}
 
 The pre-training data holds none of the demo's domains: no months, no numbers in words, no tickets, logs, queries or
 shell commands. Before adaptation the model answers practically none of their prompts.
@@ -42,35 +45,30 @@ Made for short prompts in the turn format above. The text of a special token ins
 """
 
 
-def model_card(
-    config: LlamaConfig,
-    parameters: int,
-    recipe: "Recipe",
-    outcome: dict[str, float],
-    skills: dict[str, float],
-    threads: int,
-) -> str:
-    """The card's text in Markdown."""
-    from examples.pretraining.material import LOCALES
-    from examples.pretraining.mixture import LONGEST
-
-    length = f"--minutes {recipe.minutes:g}" if recipe.minutes else f"--steps {recipe.steps}"
+def model_card(model: LlamaForCausalLM, runs: list[dict[str, Any]], skills: dict[str, float]) -> str:
+    """The card's text in Markdown; ``runs`` holds the recipe and outcome of each stage."""
     return CARD.format(
-        parameters=parameters / 1e6,
-        layers=config.num_hidden_layers,
-        width=config.hidden_size,
-        heads=config.num_attention_heads,
-        head_dim=config.head_dim,
-        mlp=config.intermediate_size,
-        context=config.max_position_embeddings,
+        parameters=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        layers=model.config.num_hidden_layers,
+        width=model.config.hidden_size,
+        heads=model.config.num_attention_heads,
+        head_dim=model.config.head_dim,
+        mlp=model.config.intermediate_size,
+        context=model.config.max_position_embeddings,
         longest=LONGEST,
-        tasks=len(skills),
+        tasks=len(TRANSFORMATIONS),
         locales=len(LOCALES),
-        command=f"python -m examples.pretrain --out DIR {length} --seed {recipe.seed}",
-        steps=outcome["steps"],
-        tokens=outcome["tokens"] / 1e6,
-        minutes=outcome["minutes"],
-        loss=outcome["loss"],
-        threads=threads,
+        recipe="\n".join(_run(run) for run in runs),
         skills="\n".join(f"| {name.replace('_', ' ')} | {share:.2f} |" for name, share in skills.items()),
+    )
+
+
+def _run(run: dict[str, Any]) -> str:
+    length = f"--minutes {run['minutes']:g}" if run["by_clock"] else f"--steps {run['steps']}"
+    start = " --start STAGE_1" if run["stage"] == 2 else ""
+    out = "DIR" if run["stage"] == 2 else "STAGE_1"
+    return (
+        f"- `python -m examples.pretrain --stage {run['stage']}{start} --out {out} {length} --seed {run['seed']}`: "
+        f"{run['steps']} steps, {run['tokens'] / 1e6:.1f} million tokens, {run['minutes']:.0f} minutes "
+        f"on {run['threads']} busy CPU cores; final loss {run['loss']:.3f} nats"
     )

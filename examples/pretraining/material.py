@@ -26,6 +26,7 @@ class Material:
     words: tuple[str, ...]
     names: tuple[str, ...]
     contacts: tuple[str, ...]
+    english: tuple[str, ...]
 
     def sentence(self, rng: random.Random, longest: int = 60) -> str:
         """A sentence of some language, cut at a word when longer than ``longest`` characters."""
@@ -72,7 +73,8 @@ def gather(seed: int, sentences_per_locale: int = 1500) -> Material:
         for _ in range(sentences_per_locale // 4):
             names.extend((fake.last_name(), fake.first_name(), fake.city(), fake.company().split(" ")[0]))
             contacts.extend((fake.email(), fake.ipv4(), fake.domain_name()))
-    return Material(tuple(sentences), tuple(words), tuple(names), tuple(contacts))
+    english = words[: 3 * sentences_per_locale]  # the first locale's
+    return Material(tuple(sentences), tuple(words), tuple(names), tuple(contacts), tuple(english))
 
 
 def made_up_word(rng: random.Random) -> str:

@@ -7,8 +7,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from examples.pretrain import Recipe, architecture, train
+from examples.pretraining.invented import InventedWorld
 from examples.pretraining.material import Material, gather
-from examples.pretraining.mixture import LONGEST, PROMPT_WEIGHT, TRANSFORMATIONS, batches
+from examples.pretraining.mixture import LONGEST, PROMPT_WEIGHT, TRANSFORMATIONS, Mixture, batches, stage
 from examples.pretraining.muon import orthogonalised
 from examples.pretraining.tokenizer import BOS, BYTE_OFFSET, EOS, USER, byte_tokenizer, encode, encode_turn
 
@@ -26,13 +27,22 @@ def test_transformation_repeats_with_its_seed(transformation, material: Material
     assert len(set(first)) > 25
 
 
+@pytest.mark.parametrize("kind", ["desk", "date", "amount"])
+def test_invented_world_repeats_with_its_seed(kind: str, material: Material) -> None:
+    worlds = [InventedWorld(seed, material) for seed in (0, 0, 1)]
+    drawn = [[getattr(world, kind)(random.Random(seed), material) for seed in range(60)] for world in worlds]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert not any("@" in completion and "@" not in prompt for prompt, completion in drawn[0])
+    assert not any("{label}" in completion or "{mood}" in completion for _, completion in drawn[0])
+
+
 def test_batches_weigh_answers_and_prompts(material: Material) -> None:
-    ids_BT, weights_BT = next(batches(random.Random(0), material, tokens=1024))
+    ids_BT, weights_BT = next(batches(random.Random(0), material, stage(2, 0, material), tokens=1024))
     assert ids_BT.shape == weights_BT.shape
     assert ids_BT.numel() <= 1024
     assert ids_BT.shape[1] <= LONGEST
     assert (ids_BT[:, 0] == BOS).all()
-    assert weights_BT.unique().tolist() == pytest.approx([0.0, PROMPT_WEIGHT, 1.0])
+    assert weights_BT[:, :3].unique().tolist() == pytest.approx([PROMPT_WEIGHT])
     assert (weights_BT[ids_BT == EOS] == 1.0).all()
 
 
@@ -50,7 +60,9 @@ def test_training_lowers_the_loss_and_repeats(material: Material) -> None:
     losses = []
     for _ in range(2):
         torch.manual_seed(0)
-        outcome = train(LlamaForCausalLM(config), material, Recipe(steps=12, tokens_per_batch=512))
+        outcome = train(
+            LlamaForCausalLM(config), material, Mixture(TRANSFORMATIONS), Recipe(steps=12, tokens_per_batch=512)
+        )
         losses.append(outcome["loss"])
     assert outcome["steps"] == 12
     assert losses[0] == losses[1]

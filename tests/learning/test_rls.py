@@ -1,5 +1,7 @@
 """The streamed router is the batch ridge solution, however its rows came in."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,7 +53,7 @@ def streams(draw: st.DrawFn) -> tuple[Rows, list[str], float, str]:
 def cuts(data: st.DataObject, count: int, name: str) -> list[slice]:
     inner = data.draw(st.lists(st.integers(1, count - 1), unique=True, max_size=12), label=name)
     edges = [0, *sorted(inner), count]
-    return [slice(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
 
 
 @settings(max_examples=150, deadline=None)

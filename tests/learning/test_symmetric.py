@@ -47,5 +47,5 @@ def test_solution_and_inverse(dim: int) -> None:
 def test_an_indefinite_matrix_is_refused_by_name() -> None:
     packed = np.zeros(symmetric.packed_length(3))
     symmetric.add_diagonal(packed, 3, -1.0)
-    with pytest.raises(SolveError, match="router of the test.*raise the ridge"):
+    with pytest.raises(SolveError, match=r"router of the test.*raise the ridge"):
         symmetric.factor(packed, 3, "router of the test")

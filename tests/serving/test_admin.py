@@ -38,7 +38,7 @@ async def test_bad_records_are_refused_with_the_reason(
 
 async def test_domain_commands(client: httpx.AsyncClient, notebook: Notebook) -> None:
     assert (await client.get("/v1/domains")).json() == {"domains": [{"domain": "cats"}, {"domain": "dogs"}]}
-    assert (await client.delete("/v1/domains/cats")).status_code == 202
+    assert (await client.delete("/v1/domains/cats")).status_code == 200
     await client.post("/v1/domains/cats/rollback")
     await client.post("/v1/domains/cats/rollback", json={"version": "cats@v1-0a1b2c3d"})
     await client.post("/v1/domains/dogs/pin", json={"version": None})

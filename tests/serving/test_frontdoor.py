@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+import uvicorn
 
 from registry.adapters import Adapter
 from serving.frontdoor import build_app
@@ -346,6 +347,42 @@ async def test_concurrent_requests_are_scored_as_one_batch(
     answers = await asyncio.gather(*(client.post("/v1/chat/completions", json=chat("auto", t)) for t in texts))
     expected = {"meow": "cats", "woof": "dogs", "moo": "base"}
     assert [a.headers["x-anabranch-domain"] for a in answers] == [expected[text] for text in texts]
+
+
+async def test_over_a_socket_a_stream_arrives_as_it_is_made_and_a_hang_up_ends_it(
+    service: RoutedService, engine: MemoryEngine, notebook: Notebook, cast: dict[str, Adapter]
+) -> None:
+    """On uvicorn, whose disconnects come in other ways than a test transport's."""
+    config = uvicorn.Config(build_app(service, notebook), port=0, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=address) as socket:
+            body = {"model": "cats", "prompt": "a b c", "stream": True}
+            async with socket.stream("POST", "/v1/completions", json=body) as answer:
+                lines = answer.aiter_lines()
+                assert answer.headers["x-anabranch-domain"] == "cats"
+                assert (await anext(lines)).startswith("data: {")
+                engine.gate.clear()
+                assert engine.running == 1 and service.health()["leases"] == 1
+            for _ in range(300):
+                if not service.health()["leases"]:
+                    break
+                await asyncio.sleep(0.01)
+            assert service.health()["leases"] == 0 and engine.running == 0
+            with pytest.raises(httpx.ReadTimeout):
+                await socket.post("/v1/completions", json={"model": "cats", "prompt": "x"}, timeout=0.2)
+            for _ in range(300):
+                if not engine.running:
+                    break
+                await asyncio.sleep(0.01)
+            assert service.health()["leases"] == 0 and engine.running == 0
+    finally:
+        server.should_exit = True
+        await serving
 
 
 @pytest_asyncio.fixture(autouse=True)

@@ -233,3 +233,28 @@ async def test_vllms_metrics_are_there(http: httpx.AsyncClient) -> None:
 async def test_models_are_listed(ai: openai.AsyncOpenAI, theatre: Theatre) -> None:
     names = [model.id async for model in await ai.models.list()]
     assert names[:2] == ["auto", "base"] and version(theatre, "work") in names
+
+
+async def test_vllm_sees_the_prompt_that_the_learner_saw(http: httpx.AsyncClient, theatre: Theatre) -> None:
+    from tests.serving.stage import template
+
+    style = template(theatre.model)
+    body = {"model": "base", "messages": STORY, "max_tokens": 1, "return_token_ids": True}
+    answer = (await http.post("/chat/completions", json=body)).json()
+    assert answer["prompt_token_ids"] == style.encode_prompt(style.render(STORY))
+
+
+@pytest.mark.parametrize("prompt", ["once", ["once", "lily"]])
+async def test_a_stream_that_is_left_frees_the_engine(theatre: Theatre, prompt: str | list[str]) -> None:
+    body = {"model": "auto", "prompt": prompt, "max_tokens": 240, "ignore_eos": True, "stream": True}
+    reply = await theatre.service.complete(body)
+    assert reply.events is not None
+    await anext(reply.events)
+    llm = theatre.service.engine._llm
+    assert llm.get_num_unfinished_requests() > 0
+    await reply.events.aclose()
+    for _ in range(200):
+        if not llm.get_num_unfinished_requests():
+            break
+        await asyncio.sleep(0.01)
+    assert llm.get_num_unfinished_requests() == 0 and theatre.service.health()["leases"] == 0

@@ -1,5 +1,6 @@
 """The engine's processes end with the one that owns them, however that ends."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,6 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from learning.features import FeatureExtractor
+from registry.manifest import Manifest
+from registry.registry import Registry
+from serving.errors import EngineFailed, Unavailable
+from serving.service import RoutedService
+from serving.vllm_engine import VllmEngine
+from tests.serving.stage import TEMPLATE, options
 
 pytestmark = pytest.mark.vllm
 
@@ -32,10 +41,7 @@ def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL])
-def test_a_killed_owner_takes_its_engine_with_it(
-    shared: Path, repository: Path, tmp_path: Path, how: signal.Signals
-) -> None:
+def test_a_killed_owner_takes_its_engine_with_it(shared: Path, repository: Path, tmp_path: Path) -> None:
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     environment = {**os.environ, "PYTHONPATH": str(repository)}
@@ -49,7 +55,7 @@ def test_a_killed_owner_takes_its_engine_with_it(
             children = [child.pid for child in psutil.Process(p.pid).children(recursive=True)]
             assert len(children) >= 1
         finally:
-            p.send_signal(how)
+            p.kill()
         p.wait(10)
     try:
         deadline = time.monotonic() + 10
@@ -59,3 +65,36 @@ def test_a_killed_owner_takes_its_engine_with_it(
     finally:
         for pid in alive(children):
             os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_dead_engine_is_told_and_stop_leaves_no_process(shared: Path, tmp_path: Path) -> None:
+    """The engine's process dies under a request: the request ends, the replica is not ready, nothing hangs."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    service = await RoutedService.start(options(shared / "models" / "stories260K"), Registry(tmp_path), no_features)
+    own = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    engines = [child for child in own if "resource_tracker" not in " ".join(child.cmdline())]
+    assert len(engines) == 1 and service.ready
+    body = {"model": "base", "prompt": "once", "max_tokens": 240, "ignore_eos": True, "stream": True}
+    reply = await service.complete(body)
+    assert reply.events is not None
+    await anext(reply.events)
+    engines[0].kill()
+    rest = [event async for event in reply.events]
+    assert "error" in rest[-2] and rest[-1] == "data: [DONE]\n\n"
+    while service.engine.failure is None:
+        await asyncio.sleep(0.01)
+    assert not service.ready
+    with pytest.raises(Unavailable):
+        await service.complete({"model": "base", "prompt": "once"})
+    await service.stop()
+    await service.stop()
+    assert service.engine.failure == "stopped" and alive([engine.pid for engine in engines]) == []
+
+
+async def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match=str(tmp_path)):
+        await VllmEngine.start(options(tmp_path), TEMPLATE)
+
+
+def no_features(manifest: Manifest) -> FeatureExtractor:
+    raise AssertionError(f"nothing is published, yet features for {manifest.number} are asked for")
