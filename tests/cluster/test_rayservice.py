@@ -1,0 +1,49 @@
+"""The system as Serve runs it from an import path, as in a RayService: it comes up, serves, and ends with Serve."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(400)]
+
+SCRIPT = """
+import json, sys
+import httpx, ray
+from ray import serve
+from cluster.frontdoor import http_options
+from cluster.preflight import free_port
+from cluster.rayservice import build
+from configs.loader import load
+
+arguments = {"config": "demo", "set": [f"home={sys.argv[1]}", "serving.port=0"]}
+settings = load(arguments["config"], arguments["set"])
+port = free_port(settings)
+ray.init(num_cpus=settings.ray.num_cpus, include_dashboard=False, log_to_driver=False)
+try:
+    serve.start(http_options=http_options(settings, port))
+    serve.run(build(arguments), name="cluster")
+    url = f"http://127.0.0.1:{port}"
+    assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+    status = httpx.get(f"{url}/v1/status", timeout=60).json()
+    print(json.dumps({"manifest": status["manifest"], "replicas": len(status["replicas"])}))
+    serve.shutdown()
+finally:
+    ray.shutdown()
+"""
+
+
+def test_comes_up_from_its_import_path(tmp_path: Path, repository: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "home")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=360,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().splitlines()[-1] == '{"manifest": 0, "replicas": 1}'
