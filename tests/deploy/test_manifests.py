@@ -1,13 +1,18 @@
 """What deploy/ names is there: presets load, paths exist, ports and addresses agree, reservations fit the nodes."""
 
+import importlib
+import inspect
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.serve import Application
+from ray.serve.schema import ServeDeploySchema
 
 from cluster.cli import _stream_overrides
+from cluster.runtime import _ENVIRONMENT
 from configs.loader import load
 from configs.settings import Settings
 
@@ -41,11 +46,6 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 
-@pytest.fixture(scope="module")
-def kubernetes() -> dict[str, dict[str, Any]]:
-    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / "rayjob.yaml").read_text())}
-
-
 # -- the image --------------------------------------------------------------------------------------------------------
 
 
@@ -75,6 +75,13 @@ def test_the_image_runs_the_command_as_an_ordinary_user() -> None:
     words = {line[0]: line[1:] for line in instructions()}
     assert words["USER"] == ["anabranch"]
     assert words["ENTRYPOINT"] == ["[anabranch]"]
+
+
+def test_nodes_of_a_running_ray_have_its_environment_from_the_image() -> None:
+    """A driver sets the same for a Ray that it starts itself; whether there is a token is each deployment's choice."""
+    given = dict(word.split("=", 1) for words in instructions() if words[0] == "ENV" for word in words[1:])
+    wanted = {name: value for name, value in _ENVIRONMENT.items() if name != "RAY_AUTH_MODE"}
+    assert wanted.items() <= given.items()
 
 
 def test_the_head_script_may_be_run() -> None:
@@ -136,55 +143,88 @@ def test_composes_worker_joins_the_head(compose: dict[str, Any]) -> None:
 # -- Kubernetes -------------------------------------------------------------------------------------------------------
 
 
-def settings_on_kubernetes(kubernetes: dict[str, dict[str, Any]]) -> Settings:
-    program, *arguments = shlex.split(kubernetes["RayJob"]["spec"]["entrypoint"])
-    assert program == "anabranch"
-    return settings_of(arguments)
+@pytest.fixture(scope="module")
+def kubernetes() -> dict[str, dict[str, Any]]:
+    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / "rayservice.yaml").read_text())}
 
 
-def test_kubernetes_runs_the_preset_cluster(kubernetes: dict[str, dict[str, Any]]) -> None:
-    assert shlex.split(kubernetes["RayJob"]["spec"]["entrypoint"])[:3] == ["anabranch", "up", "cluster"]
-    settings = settings_on_kubernetes(kubernetes)
-    head = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    assert {"name": "serve", "containerPort": settings.serving.port} in head["ports"]
-    assert kubernetes["Service"]["spec"]["ports"][0]["targetPort"] == "serve"
+@pytest.fixture(scope="module")
+def ray_cluster(kubernetes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return kubernetes["RayService"]["spec"]["rayClusterConfig"]
 
 
-def test_kubernetes_uses_the_locked_ray(kubernetes: dict[str, dict[str, Any]]) -> None:
-    version = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["rayVersion"]
+@pytest.fixture(scope="module")
+def serve_config(kubernetes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return yaml.safe_load(kubernetes["RayService"]["spec"]["serveConfigV2"])
+
+
+@pytest.fixture(scope="module")
+def settings_on_kubernetes(serve_config: dict[str, Any]) -> Settings:
+    (application,) = serve_config["applications"]
+    assert set(application["args"]) <= {"config", "set"}
+    return load(application["args"]["config"], application["args"].get("set", []))
+
+
+def test_serve_reads_the_config(serve_config: dict[str, Any]) -> None:
+    deployed = ServeDeploySchema.model_validate(serve_config)
+    assert [application.route_prefix for application in deployed.applications] == ["/"]
+    assert deployed.http_options.port == serve_config["http_options"]["port"]
+    assert deployed.proxy_location == "HeadOnly"
+
+
+def test_the_application_is_built_from_its_arguments(serve_config: dict[str, Any]) -> None:
+    """As Serve does it on the cluster: import, look at the signature, call; neither Ray nor an engine is started."""
+    (application,) = serve_config["applications"]
+    module, name = application["import_path"].split(":")
+    builder = getattr(importlib.import_module(module), name)
+    assert len(inspect.signature(builder).parameters) == 1
+    assert isinstance(builder(application["args"]), Application)
+
+
+def test_kubernetes_never_runs_two_clusters_on_one_home(kubernetes: dict[str, dict[str, Any]]) -> None:
+    assert kubernetes["RayService"]["apiVersion"] == "ray.io/v1"
+    assert kubernetes["RayService"]["spec"]["upgradeStrategy"] == {"type": "None"}
+
+
+def test_kubernetes_listens_where_the_preset_does(
+    serve_config: dict[str, Any], ray_cluster: dict[str, Any], settings_on_kubernetes: Settings
+) -> None:
+    port = settings_on_kubernetes.serving.port
+    assert serve_config["http_options"] == {"host": settings_on_kubernetes.serving.host, "port": port}
+    head = ray_cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    # KubeRay's Service looks for the port of this name.
+    assert {"name": "serve", "containerPort": port} in head["ports"]
+
+
+def test_kubernetes_uses_the_locked_ray(ray_cluster: dict[str, Any]) -> None:
     for lock in ("cpu.lock", "gpu.lock"):
-        assert f"ray=={version}" in (REPOSITORY / "requirements" / lock).read_text().splitlines()
+        lines = (REPOSITORY / "requirements" / lock).read_text().splitlines()
+        assert f"ray=={ray_cluster['rayVersion']}" in lines
 
 
-def test_kubernetes_service_finds_the_head(kubernetes: dict[str, dict[str, Any]]) -> None:
-    head = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["metadata"]["labels"]
-    worker = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
-    selector = kubernetes["Service"]["spec"]["selector"]
-    assert selector.items() <= head.items()
-    assert not selector.items() <= worker.items()
-
-
-def test_kubernetes_pods_share_the_home_folder(kubernetes: dict[str, dict[str, Any]]) -> None:
-    cluster = kubernetes["RayJob"]["spec"]["rayClusterSpec"]
-    home = settings_on_kubernetes(kubernetes).home
+def test_kubernetes_pods_share_the_home_folder(
+    kubernetes: dict[str, dict[str, Any]], ray_cluster: dict[str, Any], settings_on_kubernetes: Settings
+) -> None:
     claim = kubernetes["PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+    for group in (ray_cluster["headGroupSpec"], *ray_cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
         claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "home"}
         assert claims == {"home": claim["metadata"]["name"]}
-        assert home.is_relative_to(mounts["home"])
+        assert settings_on_kubernetes.home.is_relative_to(mounts["home"])
 
 
-def test_kubernetes_pods_hold_all_reservations(kubernetes: dict[str, dict[str, Any]]) -> None:
-    settings = settings_on_kubernetes(kubernetes)
-    (group,) = kubernetes["RayJob"]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert int(group["rayStartParams"]["num-gpus"]) == 1
+def test_kubernetes_pods_hold_all_reservations(ray_cluster: dict[str, Any], settings_on_kubernetes: Settings) -> None:
+    settings = settings_on_kubernetes
+    assert ray_cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    (group,) = ray_cluster["workerGroupSpecs"]
+    container = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+    per_pod, gpus = (int(group["rayStartParams"][kind]) for kind in ("num-cpus", "num-gpus"))
+    assert (int(container["cpu"]), container["nvidia.com/gpu"]) == (per_pod, gpus) == (per_pod, 1)
     # On pods of one GPU each actor with a share of one may take a pod for itself.
     takers = [settings.ingest] * settings.ingest.workers
     takers += [settings.learner] * settings.learner.workers + [settings.serving] * settings.serving.replicas
     assert sum(taker.num_gpus > 0 for taker in takers) <= group["replicas"]
-    per_pod = int(group["rayStartParams"]["num-cpus"])
     assert max(taker.num_cpus for taker in takers) <= per_pod
     assert reserved_cpus(settings) <= group["replicas"] * per_pod
