@@ -126,14 +126,15 @@ class Ingest(Section):
 
 
 class Closing(Section):
-    """When a domain's examples are complete enough to train; its end marker always closes it."""
+    """When a domain's examples are complete enough to train; an end marker closes it whatever the other ways say."""
 
     count: Annotated[int, Field(ge=1)] | None = None
     """Examples after which a domain closes; None leaves it to the other ways."""
     quiet_seconds: Seconds | None = 60.0
     """Seconds without a new example of a domain after which it closes; None leaves it to the other ways."""
-    settle_seconds: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    """Seconds between the close and the training, for stragglers of other partitions."""
+    settle_seconds: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 5.0
+    """Seconds after a domain's last record at which an end marker closes it that has come in some partitions only; one
+    that has come in all closes it at once. 0 closes it at the first marker, whatever other partitions still hold."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
