@@ -8,6 +8,7 @@ writing half is `kafka_sink`. It does not know what the bytes mean.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,6 +24,7 @@ from kafka.errors import (
     RetriableError,
     UnknownMemberIdError,
 )
+from kafka.structs import MemberState
 
 from streaming.errors import BrokerUnavailable, StreamError
 from streaming.kafka_client import KafkaOptions, build, ensure_topic, plain_errors
@@ -41,6 +43,7 @@ _COMMIT_MAY_MISS = (
 _COMMIT_TIMEOUT_MS = 5_000
 _POSITION_TIMEOUT_MS = 2_000
 _CLOSE_TIMEOUT_S = 10.0
+_JOIN_SLICE_MS = 500
 _FETCH_BYTES = 4 * 1_048_576
 
 
@@ -48,7 +51,8 @@ class KafkaSource:
     """`RecordSource` over a topic, as a member of `group`, or alone over all partitions where it is None.
 
     `start_at` is called on the client's I/O thread, during a `poll` or between two: it must be quick and must not use
-    the source. Raises BrokerUnavailable without a session, StreamError where the topic is missing.
+    the source. A `poll` that meets a rebalance stays for its end, up to `session_timeout_ms` longer than asked.
+    Raises BrokerUnavailable without a session, StreamError where the topic is missing.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class KafkaSource:
     def poll(self, timeout_s: float, max_records: int) -> list[Envelope]:
         with plain_errors(self._options, f"polling {self._topic!r}"):
             try:
-                batches = self._consumer.poll(timeout_ms=max(timeout_s, 0.0) * 1000, max_records=max_records)
+                batches = self._poll(max(timeout_s, 0.0), max_records)
             except KafkaError:
                 self._raise_failure()
                 raise
@@ -161,6 +165,18 @@ class KafkaSource:
             self._closed = True
             with plain_errors(self._options, f"leaving {self._topic!r}"):
                 self._consumer.close(autocommit=False, timeout_ms=int(_CLOSE_TIMEOUT_S * 1000))
+
+    def _poll(self, timeout_s: float, max_records: int) -> Mapping[Any, Sequence[Any]]:
+        batches: Mapping[Any, Sequence[Any]] = self._consumer.poll(timeout_s * 1000, max_records)
+        # kafka-python throws an assignment away that arrives between two polls, and asks the whole group to join again:
+        # with short polls a group may go round like that for minutes. So a poll doesn't leave while one is on its way.
+        leave_at = time.monotonic() + self._options.session_timeout_ms / 1000
+        while not batches and self._is_joining() and time.monotonic() < leave_at:
+            batches = self._consumer.poll(_JOIN_SLICE_MS, max_records)
+        return batches
+
+    def _is_joining(self) -> bool:
+        return self._group is not None and self._consumer.group_metadata().state is MemberState.REBALANCING
 
     def _subscribe(self) -> None:
         partitions = self.partitions()

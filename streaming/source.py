@@ -66,8 +66,8 @@ class RecordSource(Protocol):
     """
 
     def poll(self, timeout_s: float, max_records: int) -> list[Envelope]:
-        """Up to `max_records`, each partition's in order; waits at most about `timeout_s` for the first. Call it often:
-        in a group, a member that doesn't poll loses its partitions."""
+        """Up to `max_records`, each partition's in order; waits about `timeout_s` for the first, some seconds longer
+        while its group settles. Call it often: in a group, a member that doesn't poll loses its partitions."""
         ...
 
     def assignment(self) -> frozenset[TopicPartition]:

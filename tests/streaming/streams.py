@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -79,13 +81,42 @@ def read(source: RecordSource, count: int, *, max_records: int = 500, timeout_s:
     return found
 
 
-def settle(*sources: RecordSource, timeout_s: float = 30.0) -> None:
-    """Poll until the sources hold all partitions between them and each has its share; records polled are dropped."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        for source in sources:
-            source.poll(0.05, 1)
-        shares = [source.assignment() for source in sources]
-        if all(shares) and sum(map(len, shares)) == len(frozenset().union(*shares)) == len(sources[0].partitions()):
-            return
-    pytest.fail(f"the group did not settle within {timeout_s} s: {[sorted(each.assignment()) for each in sources]}")
+def shared_out(sources: Sequence[RecordSource]) -> bool:
+    """Whether the sources hold all partitions between them, and each has a share of its own."""
+    shares = [source.assignment() for source in sources]
+    return all(shares) and sum(map(len, shares)) == len(frozenset().union(*shares)) == len(sources[0].partitions())
+
+
+def poll_together(sources: Sequence[RecordSource], done: Callable[[list[Envelope]], bool]) -> list[Envelope]:
+    """Poll each source in a thread of its own, as members in different processes do, until `done` with what came."""
+    found: list[Envelope] = []
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def member(source: RecordSource) -> None:
+        try:
+            while not stop.is_set():
+                found.extend(source.poll(0.1, 50))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=member, args=(source,), daemon=True) for source in sources]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    try:
+        while not errors and not done(list(found)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    if errors:
+        raise errors[0]
+    assert done(found), f"not within a minute: {[sorted(each.assignment()) for each in sources]}, {len(found)} records"
+    return found
+
+
+def settle(*sources: RecordSource) -> None:
+    """Poll until each of the sources has its share; records polled are dropped."""
+    poll_together(sources, lambda _found: shared_out(sources))

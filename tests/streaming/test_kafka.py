@@ -17,8 +17,8 @@ from streaming.errors import BrokerUnavailable, StreamError
 from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource, ensure_topic
 from streaming.kafka_client import _murmur, check_session
 from streaming.records import TaskRecord
-from streaming.source import Envelope, TopicPartition
-from tests.streaming.streams import SCRAM_PASSWORD, SCRAM_USER, Stream, read, settle
+from streaming.source import Envelope, RecordSource, TopicPartition
+from tests.streaming.streams import SCRAM_PASSWORD, SCRAM_USER, Stream, poll_together, read, settle, shared_out
 
 
 def example(name: str) -> TaskRecord:
@@ -198,14 +198,38 @@ class TestGroup:
         for each in found[:30]:
             noted[each.topic_partition] = each.offset + 1
         second = kafka_stream.source(location, start_at=start_at)
-        rest: list[Envelope] = []
-        deadline = time.monotonic() + 30
-        while not (len(asked) >= 4 and len(rest) >= 70) and time.monotonic() < deadline:
-            rest += [*first.poll(0.1, 50), *second.poll(0.1, 50)]
-        assert len(first.assignment()) == len(second.assignment()) == 1
         kept = {(each.partition, each.offset) for each in found[:30]}
-        again = {(each.partition, each.offset) for each in rest}
-        assert len(kept | again) == 100
+
+        def complete(polled: list[Envelope]) -> bool:
+            places = {(each.partition, each.offset) for each in polled}
+            return shared_out([first, second]) and len(places | kept) == 100
+
+        again = poll_together([first, second], complete)
+        assert not {(each.partition, each.offset) for each in again} & kept
+        assert len(asked) >= 4
+
+    def test_members_that_poll_seldom_and_shortly_settle_at_once(self, kafka_stream: Stream) -> None:
+        """An assignment that arrives between two polls must not send the whole group round again."""
+        location = kafka_stream.new_topic(2)
+        sources = [kafka_stream.source(location) for _ in range(2)]
+        stop = threading.Event()
+
+        def member(source: RecordSource) -> None:
+            while not stop.is_set():
+                source.poll(0.01, 10)
+                time.sleep(0.2)
+
+        threads = [threading.Thread(target=member, args=(source,)) for source in sources]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 40
+        while not shared_out(sources) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert shared_out(sources)
+        assert max(source._consumer.group_metadata().generation_id for source in sources) <= 4
 
     def test_a_pause_outlasts_a_rebalance(self, kafka_stream: Stream) -> None:
         location = kafka_stream.new_topic(2)
