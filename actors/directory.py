@@ -82,7 +82,8 @@ class ReplicaDirectory:
             deadline = time.monotonic() + wait_seconds
             while (order := self._order(member)).action == "stay" and (left := deadline - time.monotonic()) > 0:
                 try:
-                    await asyncio.wait_for(self._changed.wait(), left)
+                    async with asyncio.timeout(left):
+                        await self._changed.wait()
                 except TimeoutError:
                     break
             member.seen = time.monotonic()
@@ -171,6 +172,8 @@ class ReplicaDirectory:
                 if left <= 0:
                     return
                 try:
-                    await asyncio.wait_for(self._changed.wait(), min(left, 1.0))
+                    # Woken once in a while, as a lease ends without a word.
+                    async with asyncio.timeout(min(left, 1.0)):
+                        await self._changed.wait()
                 except TimeoutError:
                     continue

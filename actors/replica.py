@@ -49,7 +49,8 @@ class Replica:
         Raises `TimeoutError` when that takes too long, and `PublicationFailed` when it can't be done.
         """
         self._task = asyncio.create_task(self._follow(), name=f"replica {self.name}")
-        await asyncio.wait_for(self._settled.wait(), timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            await self._settled.wait()
         if self.fatal is not None:
             raise PublicationFailed(f"replica {self.name} can't serve the manifest in force: {self.fatal}")
 
@@ -77,8 +78,9 @@ class Replica:
             wait = 0.0 if trouble or self._is_busy() else self._beat
             patience = min(left, self._lease / 2) if left > 0 else self._lease / 2
             try:
-                question = self._directory.next_order(self.name, self._standing, wait)
-                order = await asyncio.wait_for(question, patience)
+                # Not wait_for: it may swallow the cancellation by which `leave` ends this loop.
+                async with asyncio.timeout(patience):
+                    order = await self._directory.next_order(self.name, self._standing, wait)
             except Exception as error:
                 trouble = str(error) or type(error).__name__
                 left = self._left()
