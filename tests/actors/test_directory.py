@@ -1,0 +1,295 @@
+"""Two-phase publication: all replicas or those that can, never a mixture, and nobody is waited for in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from actors.directory import Order, ReplicaDirectory, Standing
+from actors.errors import PublicationFailed
+
+
+class Member:
+    """A replica's side of the conversation, played by the book; what it can't or won't do is set from outside."""
+
+    def __init__(self, name: str, directory: ReplicaDirectory, serves: int = 0) -> None:
+        self.name, self.directory = name, directory
+        self.standing = Standing(serves=serves)
+        self.refuses: set[int] = set()
+        self.hangs = False
+        self.fenced: str | None = None
+        self.log: list[tuple[str, int]] = []
+        self._task = asyncio.create_task(self._live())
+
+    @property
+    def serves(self) -> int:
+        return self.standing.serves
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _live(self) -> None:
+        while self.fenced is None:
+            order = await self.directory.next_order(self.name, self.standing, 0.05)
+            self.obey(order)
+            while self.hangs:
+                await asyncio.sleep(0.01)
+
+    def obey(self, order: Order) -> None:
+        if order.action != "stay":
+            self.log.append((order.action, order.number))
+        match order.action:
+            case "prepare" if order.number in self.refuses:
+                self.standing = Standing(self.serves, failed=order.number, failure=f"{self.name} can't")
+            case "prepare":
+                self.standing = Standing(self.serves, prepared=order.number)
+            case "commit":
+                assert self.standing.prepared == order.number, "ordered to commit what was not prepared"
+                self.standing = Standing(order.number)
+            case "fence":
+                self.fenced = order.reason
+
+
+Join = Callable[..., Member]
+
+
+@pytest.fixture
+def directory() -> ReplicaDirectory:
+    return ReplicaDirectory(lambda: 0, lease_seconds=0.6, prepare_timeout_seconds=2.0)
+
+
+@pytest_asyncio.fixture
+async def join(directory: ReplicaDirectory) -> AsyncIterator[Join]:
+    """Lets members join; they leave with the test."""
+    members: list[Member] = []
+
+    def _join(name: str, serves: int = 0, at: ReplicaDirectory | None = None) -> Member:
+        members.append(Member(name, at or directory, serves))
+        return members[-1]
+
+    yield _join
+    for member in members:
+        await member.stop()
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "did not come about"
+        await asyncio.sleep(0.01)
+
+
+async def known(directory: ReplicaDirectory, count: int) -> None:
+    deadline = time.monotonic() + 5
+    while len(await directory.replicas()) != count:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_all_prepare_then_all_commit(directory: ReplicaDirectory, join: Join) -> None:
+    members = [join(name) for name in "abc"]
+    await known(directory, 3)
+    committed_before_all_prepared: list[str] = []
+    for member in members:
+        obey = member.obey
+
+        def watch(order: Order, obey: Callable[[Order], None] = obey, name: str = member.name) -> None:
+            if order.action == "commit" and not all(m.standing.prepared == 1 or m.serves == 1 for m in members):
+                committed_before_all_prepared.append(name)
+            obey(order)
+
+        member.obey = watch  # type: ignore[method-assign]
+    report = await directory.publish(1)
+    assert (report.number, report.replicas, report.fenced) == (1, 3, {})
+    assert [member.serves for member in members] == [1, 1, 1]
+    assert committed_before_all_prepared == []
+    assert all(member.log == [("prepare", 1), ("commit", 1)] for member in members)
+    assert {r["manifest"] for r in (await directory.replicas()).values()} == {1}
+
+
+async def test_nobody_commits_while_one_still_prepares(directory: ReplicaDirectory, join: Join) -> None:
+    quick, slow = join("quick"), join("slow")
+    await known(directory, 2)
+    obey = slow.obey
+
+    def slowly(order: Order) -> None:
+        obey(order)
+        if order.action == "prepare":
+            slow.standing = Standing(0, preparing=order.number)
+
+    slow.obey = slowly  # type: ignore[method-assign]
+    publication = asyncio.create_task(directory.publish(1))
+    await until(lambda: quick.standing.prepared == 1 and slow.standing.preparing == 1)
+    await asyncio.sleep(0.9)  # longer than the lease: preparing is no silence
+    assert (quick.serves, slow.serves, publication.done()) == (0, 0, False)
+    slow.standing = Standing(0, prepared=1)
+    report = await publication
+    assert (report.replicas, quick.serves, slow.serves) == (2, 1, 1)
+
+
+async def test_who_can_not_prepare_is_fenced_and_the_others_go_on(directory: ReplicaDirectory, join: Join) -> None:
+    good, bad = join("good"), join("bad")
+    bad.refuses = {1}
+    await known(directory, 2)
+    report = await directory.publish(1)
+    assert report.replicas == 1
+    assert set(report.fenced) == {"bad"} and "can't" in report.fenced["bad"]
+    await until(lambda: bad.fenced is not None)
+    assert (good.serves, good.fenced, bad.serves) == (1, None, 0)
+    assert "manifest 1" in str(bad.fenced)
+    # It is not waited for any more, and forgotten once it is gone.
+    started = time.monotonic()
+    await directory.publish(2)
+    assert time.monotonic() - started < 1.0
+    await asyncio.sleep(0.7)
+    assert set(await directory.replicas()) == {"good"}
+
+
+async def test_when_none_can_prepare_nobody_changes(directory: ReplicaDirectory, join: Join) -> None:
+    members = [join("a"), join("b")]
+    await known(directory, 2)
+    await directory.publish(1)
+    for member in members:
+        member.refuses = {2}
+    with pytest.raises(PublicationFailed, match="can't"):
+        await directory.publish(2)
+    await asyncio.sleep(0.2)
+    assert [(m.serves, m.fenced) for m in members] == [(1, None), (1, None)]
+    # What was before is announced under a new number, and that they take.
+    report = await directory.publish(3)
+    assert (report.replicas, [m.serves for m in members]) == (2, [3, 3])
+
+
+async def test_who_does_not_answer_in_time_is_fenced(join: Join) -> None:
+    directory = ReplicaDirectory(lambda: 0, lease_seconds=10.0, prepare_timeout_seconds=0.4)
+    good, hung = join("good", at=directory), join("hung", at=directory)
+    await known(directory, 2)
+    hung.hangs = True
+    await asyncio.sleep(0.1)
+    report = await directory.publish(1)
+    assert (report.replicas, set(report.fenced), good.serves) == (1, {"hung"}, 1)
+    assert "no answer in time" in report.fenced["hung"]
+    hung.hangs = False
+    await until(lambda: hung.fenced is not None)
+    assert hung.serves == 0
+
+
+async def test_a_silent_replica_is_dropped_when_its_lease_ends(directory: ReplicaDirectory, join: Join) -> None:
+    good, gone = join("good"), join("gone")
+    await known(directory, 2)
+    await gone.stop()
+    started = time.monotonic()
+    report = await directory.publish(1)
+    assert 0.1 < time.monotonic() - started < 1.8, "the lease is waited for, not the whole preparation time"
+    assert (report.replicas, report.fenced, good.serves) == (1, {}, 1)
+    assert set(await directory.replicas()) == {"good"}
+
+
+async def test_a_silent_replica_that_comes_back_is_led_to_the_manifest_in_force(
+    directory: ReplicaDirectory, join: Join
+) -> None:
+    good, lost = join("good"), join("lost")
+    await known(directory, 2)
+    lost.hangs = True
+    await asyncio.sleep(0.1)
+    await directory.publish(1)
+    assert (good.serves, lost.serves) == (1, 0)
+    lost.hangs = False
+    await until(lambda: lost.serves == 1)
+    assert lost.fenced is None
+
+
+async def test_a_late_joiner_is_led_to_the_manifest_in_force(directory: ReplicaDirectory, join: Join) -> None:
+    join("early")
+    await known(directory, 1)
+    await directory.publish(1)
+    await directory.publish(2)
+    late = join("late", serves=1)
+    await until(lambda: late.serves == 2)
+    assert late.log == [("prepare", 2), ("commit", 2)]
+
+
+async def test_a_late_joiner_that_can_not_prepare_is_fenced(directory: ReplicaDirectory, join: Join) -> None:
+    await directory.publish(1)
+    late = join("late")
+    late.refuses = {1}
+    await until(lambda: late.fenced is not None)
+    assert late.serves == 0
+
+
+async def test_who_joins_during_a_publication_is_part_of_it(directory: ReplicaDirectory, join: Join) -> None:
+    first = join("first")
+    await known(directory, 1)
+    first.obey = lambda order: setattr(first, "standing", Standing(0, preparing=1))  # type: ignore[method-assign]
+    publication = asyncio.create_task(directory.publish(1))
+    await until(lambda: first.standing.preparing == 1)
+    second = join("second")
+    await until(lambda: second.standing.prepared == 1)
+    assert second.serves == 0
+    del first.obey
+    first.standing = Standing(0, prepared=1)
+    report = await publication
+    assert (report.replicas, first.serves, second.serves) == (2, 1, 1)
+
+
+async def test_leaving_during_a_publication_ends_the_waiting(directory: ReplicaDirectory, join: Join) -> None:
+    good, leaver = join("good"), join("leaver")
+    await known(directory, 2)
+    leaver.hangs = True
+    await asyncio.sleep(0.1)
+    publication = asyncio.create_task(directory.publish(1))
+    await until(lambda: good.standing.prepared == 1)
+    await directory.leave("leaver")
+    report = await asyncio.wait_for(publication, 0.4)
+    assert (report.replicas, report.fenced, good.serves) == (1, {}, 1)
+
+
+async def test_publishing_without_replicas(directory: ReplicaDirectory, join: Join) -> None:
+    report = await directory.publish(4)
+    assert (report.number, report.replicas) == (4, 0)
+    first = join("first")
+    await until(lambda: first.serves == 4)
+
+
+async def test_publications_wait_for_each_other_and_old_numbers_change_nothing(
+    directory: ReplicaDirectory, join: Join
+) -> None:
+    members = [join("a"), join("b")]
+    await known(directory, 2)
+    await asyncio.gather(*(directory.publish(number) for number in (1, 2, 3)))
+    assert [member.serves for member in members] == [3, 3]
+    assert (await directory.publish(2)).number == 3
+    late = join("late", serves=1)
+    await until(lambda: late.serves == 3)
+    assert [member.serves for member in members] == [3, 3]
+
+
+async def test_a_restarted_directory_learns_who_there_is_and_leads_on(join: Join) -> None:
+    first = ReplicaDirectory(lambda: 0, lease_seconds=0.6, prepare_timeout_seconds=2.0)
+    members = [join("a", at=first), join("b", at=first)]
+    await known(first, 2)
+    await first.publish(1)
+    # Manifest 2 came into force, and the directory died before it had told anybody.
+    second = ReplicaDirectory(lambda: 2, lease_seconds=0.6, prepare_timeout_seconds=2.0)
+    for member in members:
+        member.directory = second
+    await until(lambda: [m.serves for m in members] == [2, 2])
+    assert set(await second.replicas()) == {"a", "b"}
+    assert [m.log[-2:] for m in members] == [[("prepare", 2), ("commit", 2)]] * 2
+    report = await second.publish(3)
+    assert (report.replicas, [m.serves for m in members]) == (2, [3, 3])
+
+
+async def test_the_question_is_answered_at_once_when_there_is_something_to_do(directory: ReplicaDirectory) -> None:
+    asked = asyncio.create_task(directory.next_order("a", Standing(), 5.0))
+    await asyncio.sleep(0.05)
+    publication = asyncio.create_task(directory.publish(1))
+    assert await asyncio.wait_for(asked, 1.0) == Order("prepare", 1)
+    assert await directory.next_order("a", Standing(prepared=1), 5.0) == Order("commit", 1)
+    assert (await directory.next_order("a", Standing(serves=1), 0.0)).action == "stay"
+    assert (await publication).replicas == 1
