@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from cluster.cli import app
 from configs.loader import load, presets
 from configs.problems import known_keys
+from serving.frontdoor import build_app
 from tests.architecture.sources import REPOSITORY
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -76,6 +77,25 @@ def test_every_command_stands_in_the_interfaces() -> None:
     group: Any = typer.main.get_command(app)
     told = {arguments[0] for arguments in commands((REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8"))}
     assert set(group.commands) == told
+
+
+def test_every_path_of_the_front_door_stands_in_the_interfaces() -> None:
+    """Spans such as `GET /v1/domains`; more of them may share a row of the table."""
+    nobody: Any = None
+    there = {(method, route.path) for route in build_app(nobody, nobody).routes for method in route.methods}
+    told = set()
+    for span in _SPAN.findall((REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")):
+        if match := re.fullmatch(r"(GET|POST|DELETE) (/\S+)", span):
+            told.add((match[1], match[2]))
+    assert {(method, path.replace(":path}", "}")) for method, path in there} == told
+
+
+@pytest.mark.parametrize("package", ["actors", "cluster"])
+def test_the_readme_names_every_module_that_runs(package: str) -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index(f"\n{package}/ ") :].split("\n\n")[0]
+    modules = {path.name for path in (REPOSITORY / package).glob("*.py")} - {"__init__.py", "errors.py", "names.py"}
+    assert {name for name in modules if name not in tree} == set()
 
 
 @each_document
