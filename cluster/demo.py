@@ -33,13 +33,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "stream"
 ORDER = (
     "german-dates",
     "shop-support",
-    "dutch-dates",
+    "service-log",
     "sales-sql",
+    "dutch-dates",
+    "access-log",
+    "it-helpdesk",
     "shell-commands",
     "amount-words",
-    "service-log",
-    "it-helpdesk",
-    "access-log",
 )
 _MAX_TOKENS = 64
 _MATRIX_QUESTIONS = 60
