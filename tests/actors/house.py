@@ -83,6 +83,16 @@ class OneAtATime:
         return call
 
 
+class Handle:
+    """A worker by its place, whoever fills it now, as an actor's name finds it again after a restart."""
+
+    def __init__(self, workers: Sequence[Any], index: int) -> None:
+        self._workers, self._index = workers, index
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._workers[self._index], name)
+
+
 class Shelf:
     """One replica's engine stand-in: it reads a manifest with all that it names, and puts it in force by one swap."""
 
@@ -228,7 +238,7 @@ class House:
         self.coordinator = Coordinator(
             self.registry,
             BASE,
-            self.ingests,
+            [Handle(self.ingests, index) for index in range(len(self.ingests))],  # type: ignore[misc]
             self.router,  # type: ignore[arg-type]
             [self.trainer],
             self.replicas,
