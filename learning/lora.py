@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learning.checkpoint import resolve
@@ -80,6 +80,9 @@ class LoraLearner:
         layers = int(self._base.config.get_text_config().num_hidden_layers)
         if not 0 <= frozen_layers < layers:
             raise LearningError(f"frozen_layers: expected 0 to {layers - 1} for this base model, got {frozen_layers}")
+        linear = {name.rsplit(".", 1)[-1] for name, part in self._base.named_modules() if isinstance(part, nn.Linear)}
+        if unknown := sorted(set(targets) - linear):  # PEFT passes over a name that matches nothing
+            raise LearningError(f"targets: {unknown} are no linear layers of this base model; it has {sorted(linear)}")
         self._frozen_layers = frozen_layers
         self._template = template
         self._config: dict[str, Any] = {
@@ -155,7 +158,7 @@ class LoraLearner:
             yield model
         finally:
             model.unload()
-            self._base.requires_grad_(False)
+            self._base.requires_grad_(False).train(False)
             if hasattr(self._base, "peft_config"):
                 del self._base.peft_config
 
@@ -213,14 +216,17 @@ class _Run:
         best = Evaluation(float("inf"), 0.0, 0)
         best_state: list[Tensor] = []
         stale = 0
+        self._model.train()
         order = batches([len(example.ids) for example in self._train], learner._batch_size, self._seed)
         for step, indices in enumerate(islice(order, steps), start=1):
             self._step([self._train[index] for index in indices], step - 1, steps)
             measured = None
             if self._held_out and (step % learner._evaluate_every == 0 or step == steps):
                 measured = evaluate(self._model, self._held_out, learner._batch_size)
-                stale = 0 if measured.loss < best.loss else stale + 1
-                if stale == 0:
+                # With every held-out answer exact already, a lower loss is no gain.
+                gained = measured.loss < best.loss and best.exact_match < 1.0
+                stale = 0 if gained else stale + 1
+                if measured.loss < best.loss:
                     best, best_state = measured, [parameter.detach().clone() for parameter in self._parameters]
             if on_progress is not None:
                 on_progress(Progress(step, steps, self.losses[-1], measured.loss if measured else None))
@@ -237,7 +243,6 @@ class _Run:
         learner = self._learner
         factor = rate_factor(learner._schedule, step, steps, learner._warmup_steps)
         self._optimiser.param_groups[0]["lr"] = learner._learning_rate * factor
-        self._model.train()
         loss = mean_loss(*completion_logits(self._model, batch))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP_NORM)

@@ -1,0 +1,238 @@
+"""The LoRA learner: what it trains, what it leaves alone, what it reports."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from learning.completion_loss import completion_logits, encode, evaluate, mean_loss
+from learning.contract import Example, Learner, Progress, TrainingJob
+from learning.errors import LearningError
+from learning.lora import LoraLearner
+from learning.template import PromptTemplate
+from tests.learning.bases import TEMPLATE
+
+WORDS = {"red": "warm", "orange": "warm", "blue": "cold", "green": "cold"}
+
+
+def examples(count: int, offset: int = 0) -> list[Example]:
+    names = list(WORDS)
+    made = []
+    for number in range(offset, offset + count):
+        word = names[number % 4]
+        made.append(Example(f"e{number}", f"<s>{number} {'very ' * (number % 3)}{word}\n", WORDS[word]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def template(llama: Path) -> PromptTemplate:
+    return PromptTemplate(str(llama), TEMPLATE, "\n")
+
+
+def learner_of(llama: Path, template: PromptTemplate, **changes: Any) -> LoraLearner:
+    settings: dict[str, Any] = {
+        "frozen_layers": 2,
+        "rank": 4,
+        "alpha": 8.0,
+        "learning_rate": 1e-2,
+        "batch_size": 8,
+        "max_steps": 60,
+        "max_epochs": 50.0,
+        "evaluate_every": 10,
+        "max_tokens": 64,
+        "threads": 1,
+    }
+    return LoraLearner(str(llama), template, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def learner(llama: Path, template: PromptTemplate) -> LoraLearner:
+    return learner_of(llama, template)
+
+
+def job(folder: Path, **changes: Any) -> TrainingJob:
+    return replace(TrainingJob("colours", 1, examples(80), examples(16, 80), folder, None, 0), **changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_it_meets_the_contract_and_learns(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    learner: Learner = learner_of(llama, template, learning_rate=2e-2, max_steps=100)
+    assert learner.name == "lora"
+    seen: list[Progress] = []
+    result = learner.train(job(tmp_path), seen.append)
+    assert (result.publishes, result.folder, result.rank, result.incumbent) == ("adapter", tmp_path, 4, None)
+    # A random model with a frozen, tied head: a little is what can be learnt.
+    assert result.base.exact_match == 0.0 and result.candidate.exact_match > 0.6
+    assert result.candidate.loss < 1.5 < 4.0 < result.base.loss and result.train_loss < 1.2
+    assert result.candidate.examples == result.base.examples == 16 and result.skipped == 0
+    assert [progress.step for progress in seen] == list(range(1, 101)) and result.steps == 100
+    assert result.epochs == 10.0 and result.seconds > 0
+    measured = [progress.held_out_loss for progress in seen if progress.held_out_loss is not None]
+    assert len(measured) == 10 and result.candidate.loss == min(measured)
+
+
+def test_the_folder_is_plain_peft_and_serves_what_was_measured(
+    learner: LoraLearner, llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    result = learner.train(job(tmp_path))
+    assert {file.name for file in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["r"] == 4 and config["layers_to_transform"] == [2, 3]
+    base = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(tmp_path))
+    held_out = encode(examples(16, 80), template, 64)
+    assert evaluate(model, held_out, 5).loss == pytest.approx(result.candidate.loss, rel=1e-5)
+    exact = 0
+    for example in held_out:
+        prompt = torch.tensor([example.ids[: example.prompt_tokens]])
+        expected = example.ids[example.prompt_tokens :]
+        generated = model.generate(input_ids=prompt, max_new_tokens=len(expected), do_sample=False, eos_token_id=None)
+        exact += generated[0, prompt.shape[1] :].tolist() == expected
+    assert exact / len(held_out) == result.candidate.exact_match
+
+
+def test_adapters_stand_in_upper_layers_alone(learner: LoraLearner, tmp_path: Path) -> None:
+    learner.train(job(tmp_path))
+    layers = {name.split(".layers.")[1].split(".")[0] for name in weights(tmp_path)}
+    assert layers == {"2", "3"} and len(weights(tmp_path)) == 2 * 7 * 2
+
+
+def test_the_base_is_bit_identical_and_bare_after_every_job(learner: LoraLearner, llama: Path, tmp_path: Path) -> None:
+    untouched = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32).state_dict()
+
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    learner.train(job(tmp_path / "a"))
+    with pytest.raises(KeyboardInterrupt):
+        learner.train(job(tmp_path / "b"), stop)
+    state = learner._base.state_dict()
+    assert list(state) == list(untouched)
+    assert all(torch.equal(state[name], untouched[name]) for name in state)
+    assert not any(parameter.requires_grad for parameter in learner._base.parameters())
+    assert not hasattr(learner._base, "peft_config") and not learner._base.training
+
+
+def test_a_seed_gives_one_adapter_whatever_came_before(
+    learner: LoraLearner, llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    torch.manual_seed(11)
+    learner.train(job(tmp_path / "a"))
+    torch.manual_seed(12)
+    expected_random = torch.rand(3)
+    torch.manual_seed(12)
+    learner_of(llama, template).train(job(tmp_path / "b"))
+    assert torch.equal(torch.rand(3), expected_random)
+    learner.train(job(tmp_path / "c", seed=1))
+    content = [
+        [(tmp_path / name / file).read_bytes() for file in ("adapter_model.safetensors", "adapter_config.json")]
+        for name in "abc"
+    ]
+    assert content[0] == content[1] and content[0][0] != content[2][0]
+
+
+def test_dropout_is_seeded_too(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    learner = learner_of(llama, template, dropout=0.2, max_steps=5)
+    for name in "ab":
+        learner.train(job(tmp_path / name))
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_patience_ends_a_job_and_the_best_state_is_kept(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    learner = learner_of(llama, template, learning_rate=1.0, patience=0, evaluate_every=2, schedule="constant")
+    seen: list[Progress] = []
+    result = learner.train(job(tmp_path), seen.append)
+    measured = [progress.held_out_loss for progress in seen if progress.held_out_loss is not None]
+    assert result.steps < 60 and measured[-1] > min(measured) == measured[-2] == result.candidate.loss
+    again = PeftModel.from_pretrained(learner._base, str(tmp_path))
+    found = evaluate(again, encode(examples(16, 80), template, 64), 8).loss
+    again.unload()
+    assert found == pytest.approx(min(measured), rel=1e-5)
+
+
+def test_it_goes_on_from_the_version_in_service(learner: LoraLearner, llama: Path, tmp_path: Path) -> None:
+    first = learner.train(job(tmp_path / "v1"))
+    second = learner.train(job(tmp_path / "v2", version=2, initial_adapter=tmp_path / "v1", seed=5))
+    assert second.incumbent is not None
+    assert second.incumbent.loss == pytest.approx(first.candidate.loss, rel=1e-6)
+    assert second.base == first.base
+    before, after = weights(tmp_path / "v1"), weights(tmp_path / "v2")
+    assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_initial_adapter_of_another_make_is_refused(
+    learner: LoraLearner, llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    learner_of(llama, template, rank=2, max_steps=1).train(job(tmp_path / "other"))
+    with pytest.raises(LearningError, match=r"expected rank, targets and layers \(4.*got \(2"):
+        learner.train(job(tmp_path / "v2", initial_adapter=tmp_path / "other"))
+    with pytest.raises(LearningError, match="no readable adapter_config"):
+        learner.train(job(tmp_path / "v2", initial_adapter=tmp_path / "nowhere"))
+
+
+def test_without_held_out_examples_the_last_state_is_kept(learner: LoraLearner, tmp_path: Path) -> None:
+    result = learner.train(job(tmp_path, held_out=[]))
+    assert result.steps == 60 and result.candidate.examples == 0 and result.base.examples == 0
+    assert result.train_loss < 2.5 and result.folder.is_dir()
+
+
+def test_epochs_limit_a_job(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    result = learner_of(llama, template, max_epochs=2.0).train(job(tmp_path, train=examples(20)))
+    assert result.steps == 6 and result.epochs == 2.0
+
+
+def test_completions_that_do_not_fit_are_left_out_and_counted(
+    llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    learner = learner_of(llama, template, max_steps=2)
+    long = Example("long", "<s>red\n", "x" * 64)
+    result = learner.train(job(tmp_path, train=[*examples(8), long], held_out=[*examples(2), long]))
+    assert result.skipped == 2 and result.candidate.examples == 2
+    with pytest.raises(LearningError, match="none of 1 examples has a completion that fits"):
+        learner.train(job(tmp_path, train=[long]))
+
+
+def test_loss_counts_completion_tokens_alone_and_not_the_batch(llama: Path, template: PromptTemplate) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float64).eval()
+    encoded = encode(examples(9), template, 64)
+    loss_sum, tokens = 0.0, 0
+    for example in encoded:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([example.ids])).logits[0]
+        picked = torch.log_softmax(logits, -1)[range(len(example.ids) - 1), example.ids[1:]]
+        counted = picked[example.prompt_tokens - 1 :]
+        loss_sum -= float(counted.sum())
+        tokens += len(counted)
+    with torch.no_grad():
+        together = float(mean_loss(*completion_logits(model, encoded)))
+    assert together == pytest.approx(loss_sum / tokens, rel=1e-5)
+    for batch_size in (1, 4, 9):
+        assert evaluate(model, encoded, batch_size).loss == pytest.approx(loss_sum / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frozen_layers": 4}, "expected 0 to 3"),
+        ({"frozen_layers": -1}, "expected 0 to 3"),
+        ({"rank": 0}, "expected positive"),
+        ({"targets": []}, "expected positive"),
+        ({"targets": ["q_proj", "query"]}, r"\['query'\] are no linear layers"),
+    ],
+    ids=str,
+)
+def test_senseless_arguments_are_refused(
+    llama: Path, template: PromptTemplate, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LearningError, match=message):
+        learner_of(llama, template, **changes)
