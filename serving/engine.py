@@ -50,6 +50,10 @@ class Engine(Protocol):
     def failure(self) -> str | None:
         """Why the engine can't answer any more, or None while it lives."""
 
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens that prompt and answer may have together."""
+
     async def load(self, adapter: LoadedAdapter) -> None:
         """Bring the adapter beside those in use. Raises EngineFailed; then nothing is loaded."""
 

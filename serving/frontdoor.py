@@ -21,10 +21,11 @@ from serving.admin import admin_router
 from serving.errors import ControlUnavailable, InvalidRecord, Refused, ServingError, Unavailable, UnknownName
 from serving.openai_body import bad_request, error_body, model_not_found
 from serving.ports import ControlPort
+from serving.reply import LeasedEvents, Reply
 from serving.request_body import read_object
 from serving.selection import Choice
 from serving.served import AUTO, BASE, ServedManifest
-from serving.service import LeasedEvents, Reply, Routed, RoutedService
+from serving.service import Routed, RoutedService
 
 T = TypeVar("T")
 RETRY_AFTER_SECONDS = 1

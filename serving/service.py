@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from learning.template import PromptTemplate
 from serving.batch import groups_of, merged, merged_events
 from serving.engine import Answer, Call, Engine, Kind
 from serving.errors import PrepareFailed, Unavailable
-from serving.leases import Lease
 from serving.metrics import ReplicaMetrics
 from serving.openai_body import bad_request, ended_by, plain_messages, prompts_of, with_prompts
 from serving.options import EngineOptions
 from serving.publication import Publication
+from serving.reply import LeasedEvents, Reply
 from serving.score_queue import ScoreQueue
 from serving.selection import Choice, by_content, by_name, stamp
 from serving.served import AUTO, ServedManifest
@@ -30,41 +30,8 @@ if TYPE_CHECKING:
     from registry.manifest import Manifest
     from registry.registry import Registry
 
-
-class LeasedEvents:
-    """Server-sent events of one request; its lease ends with the last event or with `aclose`, begun or not."""
-
-    def __init__(self, events: AsyncGenerator[str, None], lease: Lease) -> None:
-        self._events, self._lease = events, lease
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self
-
-    async def __anext__(self) -> str:
-        try:
-            return await anext(self._events)
-        except BaseException:
-            # The end, a failure or a cancellation: there is no next event after any of them.
-            await self.aclose()
-            raise
-
-    async def aclose(self) -> None:
-        try:
-            await self._events.aclose()
-        finally:
-            self._lease.release()
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer and the headers that say who spoke. Exactly one of `body` and `events` is set.
-
-    `events` must be iterated to their end or closed, even if never begun: that ends the request's lease.
-    """
-
-    headers: Mapping[str, str]
-    body: dict[str, Any] | None = None
-    events: LeasedEvents | None = None
+# More than any tokenizer packs into one token; the longest known are runs of 128 spaces.
+_CHARACTERS_PER_TOKEN = 128
 
 
 @dataclass(frozen=True)
@@ -258,6 +225,11 @@ class RoutedService:
         return await self._by_content(served, texts)
 
     async def _by_content(self, served: ServedManifest, texts: Sequence[str]) -> list[Choice]:
+        longest = max((len(text) for text in texts), default=0)
+        if longest > _CHARACTERS_PER_TOKEN * self.engine.context_tokens:
+            # The engine would refuse it anyway; scoring it first would keep everybody else's prompts waiting.
+            context = f"the context length of {self.engine.context_tokens} tokens"
+            raise bad_request(f"a prompt of {longest} characters is beyond {context}; shorten it")
         started = time.monotonic()
         try:
             choices = await by_content(served, texts, self._queue)

@@ -64,6 +64,10 @@ class VllmEngine:
             return "stopped"
         return "the engine process has died" if self._llm.errored else None
 
+    @property
+    def context_tokens(self) -> int:
+        return int(self._llm.model_config.max_model_len)
+
     async def load(self, adapter: LoadedAdapter) -> None:
         from vllm.lora.request import LoRARequest
 

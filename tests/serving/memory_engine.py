@@ -28,6 +28,7 @@ class MemoryEngine:
         self.running = 0
         self.aborted = 0
         self.failure: str | None = None
+        self.context_tokens = 100
         self.gate = asyncio.Event()
         self.gate.set()
 

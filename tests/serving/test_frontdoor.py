@@ -258,6 +258,15 @@ async def test_what_the_engine_refuses_is_passed_on(client: httpx.AsyncClient, c
         assert answer.status_code == 400
 
 
+async def test_a_prompt_that_no_context_holds_is_refused_before_it_is_scored(
+    client: httpx.AsyncClient, cast: dict[str, Adapter], engine: MemoryEngine
+) -> None:
+    text = "x" * (128 * engine.context_tokens + 1)
+    for path, body in (("completions", {"prompt": ["meow", text]}), ("route", {"input": text})):
+        answer = await client.post(f"/v1/{path}", json=body)
+        assert answer.status_code == 400 and "context length" in answer.json()["error"]["message"]
+
+
 async def test_an_unknown_path_answers_in_openai_form(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/nothing")
     assert answer.status_code == 404 and answer.json()["error"]["code"] == 404
