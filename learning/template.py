@@ -25,6 +25,7 @@ class PromptTemplate:
     """A tokenizer with a chat template and a terminator.
 
     `chat_template` None takes the tokenizer's own; `terminator` None ends answers with the tokenizer's end token.
+    Jinja drops a newline at the very end of a template: where the prompt shall end with one, write {{ '\\n' }}.
     Raises `TemplateError` when there is neither a given nor a built-in template, or no end token and no terminator.
     """
 
