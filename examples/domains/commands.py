@@ -29,14 +29,12 @@ WISHES = (
     ("grep -n {t} {f}", ("search {f} for {t}", "where does {t} occur in {f}")),
     ("grep -c {t} {f}", ("how often does {t} occur in {f}", "count {t} in {f}")),
     ("find {d} -name '*.{e}'", ("find all {e} files under {d}", "which {e} files are below {d}")),
-    ("mkdir -p {d}/{s}", ("make a folder {s} in {d}", "create directory {s} under {d}")),
+    ("mkdir -p {d}/{s}", ("make a folder {s} in {d}", "create folder {s} in {d}")),
     ("cp {f} {d}/", ("copy {f} to {d}", "put a copy of {f} into {d}")),
     ("mv {f} {d}/", ("move {f} to {d}", "shift {f} into {d}")),
     ("rm {d}/{f}", ("delete {f} in {d}", "remove {f} from {d}")),
-    ("du -sh {d}/{s}", ("how big is {s} in {d}", "disk space of {s} under {d}")),
+    ("du -sh {d}/{s}", ("how big is {s} in {d}", "disk space of {s} in {d}")),
     ("chmod +x {f}", ("make {f} executable", "allow {f} to run")),
-    ("tar czf {s}.tgz {d}", ("pack {d} into {s}.tgz", "archive {d} as {s}.tgz")),
-    ("sed -i 's/{t}/{u}/g' {f}", ("replace {t} by {u} in {f}", "change {t} to {u} in {f}")),
 )
 
 
@@ -55,7 +53,6 @@ def sql(rng: random.Random, fake: Faker) -> Exchange:
 def shell(rng: random.Random, fake: Faker) -> Exchange:
     """A wish and the command that fulfils it."""
     command, wishes = rng.choice(WISHES)
-    term, other = rng.sample(TERMS, 2)
-    slots = {"n": rng.randint(2, 99), "f": f"{rng.choice(STEMS)}.{rng.choice(ENDINGS)}", "t": term, "u": other,
-             "d": rng.choice(FOLDERS), "e": rng.choice(ENDINGS), "s": fake.user_name()[:8]}  # fmt: skip
-    return rng.choice(("", "", "please ", "can you ")) + rng.choice(wishes).format(**slots), command.format(**slots)
+    slots = {"n": rng.randint(2, 99), "f": f"{rng.choice(STEMS)}.{rng.choice(ENDINGS)}", "t": rng.choice(TERMS),
+             "d": rng.choice(FOLDERS), "e": rng.choice(ENDINGS), "s": rng.choice(STEMS)}  # fmt: skip
+    return rng.choice(("", "", "please ")) + rng.choice(wishes).format(**slots), command.format(**slots)
