@@ -25,7 +25,8 @@ class ClosingRule:
     def closes(self, backlog: DomainBacklog, partitions: frozenset[TopicPartition], now: float) -> bool:
         """Tell whether the domain is complete at Unix time `now`."""
         quiet = now - backlog.last_arrival
-        if backlog.markers and (backlog.markers >= partitions or quiet >= self.settle_seconds):
+        everywhere = bool(partitions) and backlog.markers >= partitions
+        if backlog.markers and (everywhere or quiet >= self.settle_seconds):
             return True
         if backlog.fresh == 0:
             return False

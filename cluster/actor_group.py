@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from cluster import hosts, names
+from cluster.errors import ClusterError
 from configs.settings import Settings
 
 
@@ -58,3 +59,24 @@ class ActorGroup:
             with suppress(Exception):
                 ray.kill(actor)
         self._actors.clear()
+
+
+def check_resources(settings: Settings) -> None:
+    """Check that the Ray cluster holds what the actors reserve; otherwise they would wait for ever."""
+    ingest, learner, serving = settings.ingest, settings.learner, settings.serving
+    needed = {
+        "CPU": ingest.workers * ingest.num_cpus
+        + settings.router.num_cpus
+        + learner.workers * learner.num_cpus
+        + serving.replicas * serving.num_cpus,
+        "GPU": ingest.workers * ingest.num_gpus
+        + learner.workers * learner.num_gpus
+        + serving.replicas * serving.num_gpus,
+    }
+    there = ray.cluster_resources()
+    for kind, amount in needed.items():
+        if amount > there.get(kind, 0.0) + 1e-9:
+            raise ClusterError(
+                f"the actors reserve {amount:g} {kind}, the cluster has {there.get(kind, 0.0):g}; lower "
+                f"num_{kind.lower()}s or the number of workers, or add nodes"
+            )

@@ -123,8 +123,11 @@ def _stream_overrides(stream: str | None) -> list[str]:
     """Return the overrides that put the stream at a location given on the command line."""
     if stream is None:
         return []
+    from streaming.errors import StreamError
     from streaming.location import StreamLocation
 
+    if stream.startswith("embedded:"):
+        raise StreamError(f"--stream {stream}: a system's embedded stream lies in its home folder; set `home` instead")
     location = StreamLocation.parse(stream, path=Path("unused"))
     if location.kind == "embedded":
         return ["stream.kind=embedded", "stream.bootstrap=null"]

@@ -7,11 +7,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import ValidationError
-from ray.exceptions import RayError
 
-from actors.errors import ActorError
+from actors.errors import ActorError, UnknownDomain
 from cluster import builders
-from cluster.remote import AsyncRemote
+from cluster.remote import AsyncRemote, Unreachable
 from configs.settings import Settings
 from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from streaming.errors import StreamError
@@ -93,10 +92,10 @@ class ClusterControl:
     async def _ask(self, name: str, *args: Any) -> Any:
         try:
             return await getattr(self._coordinator, name)(*args)
-        except ActorError as error:
+        except UnknownDomain as error:
             raise UnknownName(str(error)) from error
-        except RayError as error:
-            raise ControlUnavailable(f"the coordinator does not answer: {error}; try again in a moment") from error
+        except (ActorError, Unreachable) as error:
+            raise ControlUnavailable(f"{error}; try again in a moment") from error
 
     async def metrics(self) -> str:
         """Return the figures of ingest, router and coordinator as Prometheus text."""

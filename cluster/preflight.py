@@ -6,8 +6,6 @@ import fcntl
 import os
 import socket
 
-import ray
-
 from cluster import builders
 from cluster.errors import ClusterError
 from configs.checks import check_paths
@@ -86,24 +84,3 @@ def free_port(settings: Settings) -> int:
                 "free it or choose another with --set serving.port=N (0 takes any free one)"
             ) from error
         return int(probe.getsockname()[1])
-
-
-def check_resources(settings: Settings) -> None:
-    """Check that the Ray cluster holds what the actors reserve; otherwise they would wait for ever."""
-    ingest, learner, serving = settings.ingest, settings.learner, settings.serving
-    needed = {
-        "CPU": ingest.workers * ingest.num_cpus
-        + settings.router.num_cpus
-        + learner.workers * learner.num_cpus
-        + serving.replicas * serving.num_cpus,
-        "GPU": ingest.workers * ingest.num_gpus
-        + learner.workers * learner.num_gpus
-        + serving.replicas * serving.num_gpus,
-    }
-    there = ray.cluster_resources()
-    for kind, amount in needed.items():
-        if amount > there.get(kind, 0.0) + 1e-9:
-            raise ClusterError(
-                f"the actors reserve {amount:g} {kind}, the cluster has {there.get(kind, 0.0):g}; lower "
-                f"num_{kind.lower()}s or the number of workers, or add nodes"
-            )

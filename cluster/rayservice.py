@@ -12,9 +12,9 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from cluster.actor_group import ActorGroup
+from cluster.actor_group import ActorGroup, check_resources
 from cluster.frontdoor import application
-from cluster.preflight import check_resources, check_surroundings
+from cluster.preflight import HomeLock, check_surroundings
 from configs.loader import load
 from configs.settings import Settings
 
@@ -24,6 +24,9 @@ class System:
     """Owner of the actors."""
 
     def __init__(self, settings: Settings) -> None:
+        # Both before anything can fail: `__del__` runs also for a constructor cut short.
+        self._actors: ActorGroup | None = None
+        self._lock: HomeLock | None = None
         self._lock = check_surroundings(settings)
         check_resources(settings)
         self._actors = ActorGroup(settings)
@@ -33,8 +36,10 @@ class System:
         return True
 
     def __del__(self) -> None:
-        self._actors.stop()
-        self._lock.release()
+        if self._actors is not None:
+            self._actors.stop()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def build(arguments: dict[str, Any]) -> Application:

@@ -10,8 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
+from actors.errors import ActorError
 from cluster.names import NAMESPACE
+
+
+class Unreachable(Exception):
+    """A remote actor does not answer, or failed in a way that is none of its own errors."""
 
 
 class Remote:
@@ -49,6 +55,11 @@ class AsyncRemote:
         method = getattr(self._handle, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await method.remote(*args, **kwargs)
+            try:
+                return await method.remote(*args, **kwargs)
+            except ActorError:
+                raise
+            except RayError as error:
+                raise Unreachable(f"{name}: {error}") from error
 
         return call

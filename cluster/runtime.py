@@ -21,10 +21,10 @@ from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatus
 
 from cluster import names
-from cluster.actor_group import ActorGroup
+from cluster.actor_group import ActorGroup, check_resources
 from cluster.errors import ClusterError
 from cluster.frontdoor import application, http_options
-from cluster.preflight import HomeLock, check_resources, check_surroundings, free_port
+from cluster.preflight import HomeLock, check_surroundings, free_port
 from configs.settings import Settings
 
 _ENVIRONMENT = {
@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Ray would run its workers at 15, behind everything else on the machine; here they are the work.
+    "RAY_worker_niceness": "0",
     # On a busy machine Serve's own limits (5 and 10 s) would kill a proxy that is merely slow to start.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",

@@ -239,7 +239,7 @@ class Learner(Section):
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     """Decoupled decay of the adapter's weights."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Evaluations without gain after which training ends early; once every held-out answer is exact there is none left to
+    """Evaluations without gain after which training ends early; when every held-out answer is exact, nothing is left to
     gain. None trains to the end."""
     evaluate_every: Count = 50
     """Steps between evaluations on held-out examples."""
