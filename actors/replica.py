@@ -49,8 +49,13 @@ class Replica:
         Raises `TimeoutError` when that takes too long, and `PublicationFailed` when it can't be done.
         """
         self._task = asyncio.create_task(self._follow(), name=f"replica {self.name}")
-        async with asyncio.timeout(timeout_seconds):
-            await self._settled.wait()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._settled.wait()
+        except BaseException:
+            # Whoever gives up on it must not leave it in the directory, to be waited for.
+            self._task.cancel()
+            raise
         if self.fatal is not None:
             raise PublicationFailed(f"replica {self.name} can't serve the manifest in force: {self.fatal}")
 

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS rows (
     domain TEXT NOT NULL, record_id TEXT NOT NULL, held_out INTEGER NOT NULL, body BLOB NOT NULL,
     arrived REAL NOT NULL, sealed INTEGER, tried INTEGER,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rows_domain ON rows (domain, sealed);
+CREATE INDEX IF NOT EXISTS rows_stage ON rows (domain, sealed, tried, held_out, arrived);
 CREATE TABLE IF NOT EXISTS markers (
     topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, arrived REAL NOT NULL,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
@@ -83,6 +83,15 @@ class DomainBacklog:
     markers: frozenset[TopicPartition] = frozenset()
     last_arrival: float = 0.0
     sealed: frozenset[int] = frozenset()
+
+    def plus(self, rows: int, *, held_out: int, tried: int) -> DomainBacklog:
+        """Return this backlog with `rows` more open rows of one kind."""
+        return replace(
+            self,
+            train=self.train + (0 if held_out else rows),
+            held_out=self.held_out + (rows if held_out else 0),
+            fresh=self.fresh + (0 if tried else rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -151,8 +160,7 @@ class Spool:
         rows: list[SpooledRow] = []
         spans: dict[TopicPartition, tuple[int, int]] = {}
         with self._lock:
-            known = self._db.execute("SELECT DISTINCT topic, part FROM coverage ORDER BY topic, part").fetchall()
-            for partition in (TopicPartition(*each) for each in known):
+            for partition in self._covered():
                 start = watermarks.get(partition, 0)
                 end = self._covered_to(partition, start)
                 wanted = limit - len(rows)
@@ -184,25 +192,25 @@ class Spool:
         """Return what waits of each domain, looking only at offsets the router has applied."""
         waiting: dict[str, DomainBacklog] = {}
         with self._lock:
-            for domain, version, last in self._db.execute(
-                "SELECT domain, sealed, max(arrived) FROM rows GROUP BY domain, sealed"
+            # All rows by their stage, from the index alone; then less the few that the router has not applied yet.
+            for domain, version, tried, held_out, rows, last in self._db.execute(
+                "SELECT domain, sealed, tried IS NOT NULL, held_out, count(*), max(arrived) FROM rows "
+                "GROUP BY domain, sealed, tried, held_out"
             ).fetchall():
                 entry = waiting.get(domain, DomainBacklog())
-                sealed = entry.sealed if version is None else entry.sealed | {version}
-                waiting[domain] = replace(entry, last_arrival=max(entry.last_arrival, last), sealed=sealed)
-            for partition, offset in watermarks.items():
-                for domain, held_out, rows, fresh in self._db.execute(
-                    "SELECT domain, sum(held_out), count(*), sum(tried IS NULL) FROM rows "
-                    "WHERE topic=? AND part=? AND pos<? AND sealed IS NULL GROUP BY domain",
-                    (*partition, offset),
+                entry = replace(entry, last_arrival=max(entry.last_arrival, last))
+                if version is None:
+                    waiting[domain] = entry.plus(rows, held_out=held_out, tried=tried)
+                else:
+                    waiting[domain] = replace(entry, sealed=entry.sealed | {version})
+            for partition in self._covered():
+                for domain, tried, held_out, rows in self._db.execute(
+                    "SELECT domain, tried IS NOT NULL, held_out, count(*) FROM rows "
+                    "WHERE topic=? AND part=? AND pos>=? AND sealed IS NULL GROUP BY 1, 2, 3",
+                    (*partition, watermarks.get(partition, 0)),
                 ).fetchall():
-                    entry = waiting[domain]
-                    waiting[domain] = replace(
-                        entry,
-                        train=entry.train + rows - held_out,
-                        held_out=entry.held_out + held_out,
-                        fresh=entry.fresh + fresh,
-                    )
+                    waiting[domain] = waiting[domain].plus(-rows, held_out=held_out, tried=tried)
+            for partition, offset in watermarks.items():
                 for domain, last in self._db.execute(
                     "SELECT domain, max(arrived) FROM markers WHERE topic=? AND part=? AND pos<? GROUP BY domain",
                     (*partition, offset),
@@ -317,6 +325,10 @@ class Spool:
             self._db.execute(
                 "DELETE FROM markers WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
             )
+
+    def _covered(self) -> list[TopicPartition]:
+        known = self._db.execute("SELECT DISTINCT topic, part FROM coverage ORDER BY topic, part").fetchall()
+        return [TopicPartition(topic, part) for topic, part in known]
 
     def _covered_to(self, partition: TopicPartition, offset: int) -> int | None:
         """Return the end of the covered interval that `offset` lies in, or None when it lies in none."""

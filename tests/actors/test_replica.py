@@ -153,6 +153,9 @@ async def test_joining_without_a_directory_times_out(start: Start) -> None:
     lonely.line.cut = True
     with pytest.raises(TimeoutError):
         await lonely.replica.join(0.3)
+    lonely.line.cut = False
+    await asyncio.sleep(0.5)
+    assert lonely.line.standings == [], "nobody waits for it any more"
 
 
 @pytest.mark.parametrize(
