@@ -41,7 +41,7 @@ ORDER = (
     "shell-commands",
     "amount-words",
 )
-_MAX_TOKENS = 64
+_MAX_TOKENS = 58
 _MATRIX_QUESTIONS = 60
 
 
@@ -151,7 +151,7 @@ async def _teach(
                 console.print(f"{domain}: served by {reply.adapter} {seconds:.1f} s after its last record")
                 return
             await _fail_if_rejected(asker, domain)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
 
 
 async def _fail_if_rejected(asker: Asker, domain: str) -> None:

@@ -121,7 +121,7 @@ class Client:
 
     asker: Asker
     questions: Sequence[Question]
-    pause_s: float = 0.2
+    pause_s: float = 0.5
     asked: int = 0
     failures: list[Reply] = field(default_factory=list)
     manifests: set[int] = field(default_factory=set)

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from learning.features import FeatureExtractor
 from learning.lora import LoraLearner
 from learning.template import PromptTemplate
-from tests.actors.house import House, HouseParts
+from streaming.records import EndOfDomain
+from tests.actors.house import House, HouseParts, records_of
 
 TERMINATOR = "\n"
 # As many templates do, it refuses conversations that it was not made for.
@@ -117,3 +118,16 @@ def build(parts: HouseParts, tmp_path: Path) -> Iterator[Callable[..., House]]:
     yield _build
     for house in built:
         house.down()
+
+
+@pytest.fixture
+def two_versions(build: Callable[..., House]) -> House:
+    """Alpha in its second version, beta in its first."""
+    house = build()
+    house.send(
+        [*records_of("alpha", 24), EndOfDomain(domain="alpha"), *records_of("beta", 24), EndOfDomain(domain="beta")]
+    )
+    house.settle(lambda: house.version("alpha") == house.version("beta") == 1)
+    house.send([*records_of("alpha", 24, start=24), EndOfDomain(domain="alpha")])
+    house.learn("alpha", 2)
+    return house

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from actors.ingest import is_held_out
 from learning.errors import LearningError
 from learning.features import Standardisation
 from streaming.errors import StreamError
@@ -336,122 +335,6 @@ def test_a_partition_that_changes_hands_is_read_without_a_hole(build: Build) -> 
     house.learn("alpha")
     assert len(house.trainer.asked) == 1
     assert house.trainer.asked[0][2] == tuple(sorted(r.id for r in training(records)))
-
-
-# -- held out ---------------------------------------------------------------------------------------------------------
-
-
-def test_held_out_by_split_or_by_hash(build: Build) -> None:
-    house = build(options=limits(held_out_fraction=0.5))
-    plain = [TaskRecord(id=f"p-{n}", domain="alpha", prompt=f"alpha {n}", completion="ok") for n in range(60)]
-    split = records_of("beta", 20)
-    house.send([*plain, *split])
-    house.drain()
-    held = {(domain, record_id): bool(held_out) for domain, record_id, held_out in rows_of(house)}
-    assert all(held["beta", r.id] == (r.split == "test") for r in split)
-    chosen = [r for r in plain if held["alpha", r.id]]
-    assert 15 <= len(chosen) <= 45
-    assert all(held["alpha", r.id] == is_held_out(r, 0.5) for r in plain)
-    house.check_exact([*[r for r in plain if r not in chosen], *training(split)])
-
-
-def test_held_out_shares_grow_with_the_fraction_and_depend_on_the_domain() -> None:
-    records = [TaskRecord(id=str(n), domain="alpha", prompt="p", completion="c") for n in range(400)]
-    shares = {fraction: {r.id for r in records if is_held_out(r, fraction)} for fraction in (0.0, 0.1, 0.3, 1.0)}
-    assert shares[0.0] == set() and len(shares[1.0]) == 400
-    assert shares[0.1] < shares[0.3]
-    assert 0.05 < len(shares[0.1]) / 400 < 0.15
-    others = {r.id for r in records if is_held_out(r.model_copy(update={"domain": "beta"}), 0.3)}
-    assert others != shares[0.3]
-
-
-def test_nothing_held_out_is_fitted_on(build: Build) -> None:
-    house = build(partitions=1)
-    records = records_of("alpha", 40)
-    house.send(records)
-    house.drain()
-    template = house.parts.template
-    first = [template.render(r.messages_or_prompt()) for r in training(records)[: house.options.standardise_examples]]
-    expected = house.parts.extractor.fit(first)
-    assert house.router.standardisation() == expected.to_bytes()
-
-
-# -- the standardisation's waiting ------------------------------------------------------------------------------------
-
-
-def test_it_waits_for_enough_examples(build: Build) -> None:
-    house = build(partitions=1, options=limits(standardise_examples=10))
-    records = records_of("alpha", 40)
-    house.send(records[:8])
-    house.poll()
-    assert house.observe() == 0
-    assert (house.router.standardisation(), house.router.counts()) == (None, {})
-    house.send(records[8:])
-    house.drain()
-    house.check_exact(training(records))
-
-
-def test_a_marker_ends_the_waiting(build: Build) -> None:
-    house = build(partitions=1, options=limits(standardise_examples=1000))
-    house.send([*records_of("alpha", 8), EndOfDomain(domain="alpha")])
-    house.drain()
-    assert house.router.counts() == {"alpha": 6}
-
-
-def test_silence_ends_the_waiting_and_it_counts_from_the_last_record(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    house = build(partitions=1, options=limits(standardise_examples=1000))
-    ingest = house.ingests[0]
-    ingest._arrived_at -= 60  # nothing came for a minute
-    house.send(records_of("alpha", 8))
-    house.poll()
-    assert house.observe() == 0, "it has just begun to stream"
-    ingest._arrived_at -= 60
-    house.drain()
-    assert house.router.counts() == {"alpha": 6}
-
-
-def test_a_single_example_waits_for_a_second(build: Build) -> None:
-    house = build(partitions=1)
-    house.send([*records_of("alpha", 1), EndOfDomain(domain="alpha")])
-    house.poll()
-    assert house.observe() == 0
-    house.send(records_of("alpha", 2))
-    house.drain()
-    assert house.router.counts() == {"alpha": 2}
-
-
-# -- a full spool -----------------------------------------------------------------------------------------------------
-
-
-def test_a_full_spool_pauses_the_stream_and_a_released_one_resumes_it(build: Build) -> None:
-    house = build(options=limits(spool_limit=40, poll_records=10))
-    records = [*records_of("alpha", 60), *records_of("beta", 60)]
-    house.send(records)
-    for _ in range(20):
-        house.poll()
-        house.observe()
-    report = house.ingests[0].report()
-    assert report.full and 40 <= report.spooled <= 50, "it overshoots by one poll at most"
-    assert house.poll() == 0
-    # What takes the rows away is publication; the largest domain is closed though nobody said it was complete.
-    house.settle(lambda: sum(house.router.examples().values()) == 120, timeout_s=60)
-    house.check_exact(training(records))
-    assert not house.ingests[0].report().full
-
-
-def test_a_full_worker_pauses_partitions_that_come_later(build: Build) -> None:
-    house = build(options=limits(spool_limit=10, poll_records=10))
-    house.send(records_of("alpha", 40))
-    house.poll()
-    ingest = house.ingests[0]
-    house.poll()
-    assert ingest.report().full
-    # A rebalance brings partitions that were never paused.
-    ingest._source._paused.clear()
-    assert house.poll() == 0
-    assert ingest._source._paused == ingest._source.assignment()
 
 
 # -- loops ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""Commands of an operator: rollback, pin, unpin, removal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actors.errors import UnknownDomain
+from streaming.records import EndOfDomain, TaskRecord
+from tests.actors.house import House, records_of, training
+
+Build = Callable[..., House]
+ALPHA, BETA = EndOfDomain(domain="alpha"), EndOfDomain(domain="beta")
+
+
+def ids(records: list[TaskRecord]) -> tuple[str, ...]:
+    return tuple(sorted(record.id for record in records))
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_rollback_and_unpin(two_versions: House) -> None:
+    house = two_versions
+    one, two = (adapter.name for adapter in house.registry.adapters("alpha"))
+    manifest = house.coordinator.rollback("alpha")
+    assert (manifest.routes["alpha"].adapter, manifest.routes["alpha"].pinned) == (one, True)
+    assert house.replicas.shelves[0].number == manifest.number
+    with pytest.raises(UnknownDomain, match="before v1"):
+        house.coordinator.rollback("alpha")
+    # A pinned version stays, whatever is learned; the rows that were learned from are done with all the same.
+    house.send([*records_of("alpha", 24, start=48), ALPHA])
+    house.settle(lambda: len(house.registry.adapters("alpha")) == 3 and not house.waiting("alpha"))
+    assert house.served("alpha") == one
+    assert house.trainer.asked[-1][4] == house.registry.adapter(one).path
+    house.coordinator.unpin("alpha")
+    house.send([*records_of("alpha", 24, start=72), ALPHA])
+    house.learn("alpha", 4)
+    assert not house.current.routes["alpha"].pinned
+    assert house.coordinator.rollback("alpha", two).routes["alpha"].adapter == two
+
+
+def test_pinned_rows_survive_a_crash_after_they_were_released(two_versions: House) -> None:
+    house = two_versions
+    house.coordinator.rollback("alpha")
+    house.send([*records_of("alpha", 24, start=48), ALPHA])
+    house.settle(lambda: len(house.registry.adapters("alpha")) == 3 and not house.waiting("alpha"))
+    house.crash()
+    house.drain()
+    house.check_exact(training([*records_of("alpha", 72), *records_of("beta", 24)]))
+
+
+def test_pin_names_a_version(two_versions: House) -> None:
+    house = two_versions
+    one, two = (adapter.name for adapter in house.registry.adapters("alpha"))
+    assert house.coordinator.pin("alpha").routes["alpha"].adapter == two
+    manifest = house.coordinator.pin("alpha", one)
+    assert (manifest.routes["alpha"].adapter, manifest.routes["alpha"].pinned) == (one, True)
+    assert manifest.routes["beta"] == house.registry.manifest(manifest.number - 1).routes["beta"]
+
+
+def test_commands_that_name_what_is_not_there(two_versions: House) -> None:
+    before, coordinator = two_versions.current, two_versions.coordinator
+    for command, arguments in [
+        (coordinator.rollback, ("nobody",)),
+        (coordinator.rollback, ("alpha", "alpha@v9-00000000")),
+        (coordinator.rollback, ("beta",)),
+        (coordinator.pin, ("nobody",)),
+        (coordinator.pin, ("alpha", two_versions.served("beta"))),
+        (coordinator.unpin, ("nobody",)),
+        (coordinator.remove, ("nobody",)),
+    ]:
+        with pytest.raises(UnknownDomain):
+            command(*arguments)  # type: ignore[arg-type]
+    assert two_versions.current == before
+
+
+def test_removal(two_versions: House) -> None:
+    house = two_versions
+    house.send(records_of("alpha", 12, start=48))
+    house.drain()
+    manifest = house.coordinator.remove("alpha")
+    assert (set(manifest.routes), manifest.examples) == ({"beta"}, {"beta": 18})
+    assert set(house.replicas.shelves[0].adapters) == {"beta"}
+    assert house.waiting("alpha") == 0
+    house.check_exact(training(records_of("beta", 24)))
+    house.tick()
+    assert "alpha" not in [each["domain"] for each in house.coordinator.domains()]
+    house.crash()
+    house.drain()
+    house.check_exact(training(records_of("beta", 24)))
+    # It may come back, with the very same examples, as a new version from the base.
+    house.send([*records_of("alpha", 24), ALPHA])
+    house.learn("alpha", 3)
+    assert house.trainer.asked[-1][4] is None
+    house.check_exact(training([*records_of("alpha", 24), *records_of("beta", 24)]))
+
+
+def test_removal_while_the_domain_is_learned(build: Build) -> None:
+    house = build()
+    house.trainer.before = lambda _domain: house.coordinator.remove("alpha")
+    house.send([*records_of("alpha", 24), ALPHA])
+    house.settle(lambda: bool(house.registry.adapters("alpha")))
+    assert house.current.routes == {}
+    assert (house.waiting("alpha"), house.router.counts()) == (0, {})
+    # New examples of the same name are a new domain; what was learned before is not served for it.
+    house.trainer.before = lambda _domain: None
+    house.send(records_of("alpha", 24, start=100))
+    house.drain()
+    house.tick()
+    assert house.version("alpha") is None
+    house.send([ALPHA])
+    house.learn("alpha", 2)
+
+
+def test_removal_between_polling_and_observing(build: Build) -> None:
+    """Examples that come while a domain is removed are either gone from everywhere or there everywhere."""
+    house = build(partitions=1)
+    first, second = records_of("alpha", 24), records_of("alpha", 24, start=24)
+    house.send([*first, ALPHA])
+    house.learn("alpha")
+    house.send(second[:12])
+    house.drain()
+    forget = house.ingests[0].forget
+    calls: list[object] = []
+
+    def then_more_comes(domain: str, watermarks: Any = None) -> int:
+        gone = forget(domain, watermarks)
+        calls.append(watermarks)
+        house.send(second[12:18] if len(calls) == 1 else second[18:])
+        house.drain()
+        return gone
+
+    house.ingests[0].forget = then_more_comes  # type: ignore[method-assign]
+    house.coordinator.remove("alpha")
+    assert len(calls) == 2
+    house.check_exact(training(second[18:]))
+    assert house.waiting("alpha") == 6
+    house.send([ALPHA])
+    house.learn("alpha", 2)
+    assert house.trained("alpha")[-1] == ids(training(second[18:]))

@@ -1,0 +1,359 @@
+"""The coordinator among failures: learners that raise, replicas that refuse, crashes at every boundary."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.closing import ClosingRule
+from actors.errors import PublicationFailed
+from actors.learner import LearnerWorker
+from learning.contract import Evaluation, TrainingJob, TrainingResult
+from learning.errors import LearningError
+from learning.gate import Gate
+from learning.rls import RouterWeights
+from streaming.records import EndOfDomain, TaskRecord
+from tests.actors.house import Crash, House, Shelf, limits, records_of, training
+
+Build = Callable[..., House]
+ALPHA, BETA = EndOfDomain(domain="alpha"), EndOfDomain(domain="beta")
+
+
+def ids(records: list[TaskRecord]) -> tuple[str, ...]:
+    return tuple(sorted(record.id for record in records))
+
+
+def quiet(seconds: float) -> ClosingRule:
+    return ClosingRule(count=None, quiet_seconds=seconds, settle_seconds=60.0)
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_nobody_can_load_is_taken_back(build: Build) -> None:
+    house = build()
+    house.send([*records_of("beta", 24), BETA])
+    house.learn("beta")
+    house.replicas.shelves[0].refuses = {"alpha"}
+    house.send([*records_of("alpha", 24), ALPHA])
+    house.settle(lambda: house.state("alpha")["state"] == "failed")
+    assert "no replica" in house.state("alpha")["detail"]
+    assert set(house.current.routes) == {"beta"}
+    assert house.replicas.shelves[0].number == house.current.number, "the manifest in force is one that can be served"
+    assert house.waiting("alpha") == 24, "not published, not released"
+    # Two attempts, and it is left alone.
+    house.settle(lambda: house.coordinator._stages["alpha"].attempts == 2)
+    number = house.current.number
+    for _ in range(3):
+        house.tick()
+    assert house.current.number == number
+    assert len(house.trained("alpha")) == 1, "what fails is loading, not learning"
+    # The replicas are repaired and the system is started again.
+    house.crash()
+    house.learn("alpha")
+    assert len(house.trained("alpha")) == 1
+    assert set(house.replicas.shelves[0].adapters) == {"alpha", "beta"}
+
+
+def test_a_second_version_nobody_can_load_leaves_the_first(build: Build) -> None:
+    house = build()
+    house.send([*records_of("alpha", 24), ALPHA])
+    house.learn("alpha")
+    one = house.served("alpha")
+    house.replicas.shelves[0].refuses = {"alpha"}
+    publish = house.replicas.publish
+
+    def only_the_first_loads(number: int) -> Any:
+        served = house.registry.manifest(number).routes["alpha"].adapter
+        house.replicas.shelves[0].refuses = set() if served == one else {served}
+        return publish(number)
+
+    house.replicas.publish = only_the_first_loads  # type: ignore[method-assign]
+    house.send([*records_of("alpha", 24, start=24), ALPHA])
+    house.settle(lambda: house.state("alpha")["state"] == "failed")
+    assert house.served("alpha") == one
+    assert house.replicas.shelves[0].number == house.current.number
+    with pytest.raises(PublicationFailed):
+        house.coordinator.rollback("alpha", house.registry.adapters("alpha")[1].name)
+    assert house.served("alpha") == one
+    assert not house.current.routes["alpha"].pinned, "the failed command's pin is taken back with it"
+
+
+def test_the_manifest_nobody_took_is_taken_back_also_after_a_crash(build: Build) -> None:
+    house = build()
+    house.send([*records_of("beta", 24), BETA])
+    house.learn("beta")
+
+    def dies(_number: int) -> Any:
+        raise Crash
+
+    house.replicas.publish = dies  # type: ignore[method-assign]
+    house.send([*records_of("alpha", 24), ALPHA])
+    with pytest.raises(Crash):
+        house.settle(lambda: False)
+    house.crash()
+    assert house.version("alpha") == 1, "it was in force when the coordinator died"
+    house.replicas.shelves[0].refuses = {"alpha"}
+    house.settle(lambda: house.version("alpha") is None)
+    assert set(house.current.routes) == {"beta"}
+    assert house.waiting("alpha") == 24
+
+
+def test_a_learner_that_raises_is_asked_again_and_others_go_on(build: Build) -> None:
+    house = build()
+    house.trainer.fails = [RuntimeError("the worker died")]
+    house.send([*records_of("alpha", 24), ALPHA, *records_of("beta", 24), BETA])
+    house.settle(lambda: house.version("beta") == 1)
+    failed = house.state("alpha")
+    assert (failed["state"], "the worker died" in failed["detail"]) == ("failed", True)
+    assert house.waiting("alpha") == 24
+    house.learn("alpha")
+    assert len(house.trained("alpha")) == 2
+    assert house.trained("alpha")[0] == house.trained("alpha")[1]
+
+
+def test_a_learner_that_is_down_for_long_is_asked_until_it_is_back(build: Build) -> None:
+    house = build(attempts=1)
+    house.trainer.fails = [RuntimeError("the worker died") for _ in range(3)]
+    house.send([*records_of("alpha", 24), ALPHA])
+    for expected in (1, 2, 3):
+        house.settle(lambda expected=expected: len(house.trained("alpha")) == expected)  # type: ignore[misc]
+        stage = house.coordinator._stages["alpha"]
+        assert 0 < stage.retry_at - time.monotonic() <= 60, "it waits longer and longer, and never for ever"
+        stage.retry_at = 0.0
+    house.learn("alpha")
+
+
+def test_what_the_learner_refuses_is_left_alone_until_there_are_new_examples(build: Build) -> None:
+    house = build(attempts=1)
+    house.trainer.fails = [LearningError("no example fits")]
+    first, more = records_of("alpha", 24), records_of("alpha", 8, start=24)
+    house.send([*first, ALPHA])
+    house.settle(lambda: house.state("alpha")["state"] == "failed")
+    for _ in range(3):
+        house.tick()
+    assert len(house.trained("alpha")) == 1
+    house.send([*more, ALPHA])
+    house.learn("alpha")
+    assert house.trained("alpha")[1] == ids(training([*first, *more]))
+
+
+def test_a_failed_domain_does_not_keep_a_full_spool_closed(build: Build) -> None:
+    house = build(attempts=1, options=limits(spool_limit=80, poll_records=10))
+    house.trainer.fails = [LearningError("no example fits")]
+    house.send([*records_of("alpha", 40), ALPHA])
+    house.settle(lambda: house.state("alpha")["state"] == "failed")
+    house.send(records_of("beta", 60))
+    house.settle(lambda: house.version("beta") is not None and house.is_drained())
+    house.check_exact(training([*records_of("alpha", 40), *records_of("beta", 60)]))
+
+
+def test_a_spool_full_of_what_was_rejected_says_so(build: Build) -> None:
+    house = build(gate=Gate(min_gain=100.0), options=limits(spool_limit=30, poll_records=10))
+    house.send(records_of("alpha", 60))
+    house.settle(lambda: bool(house.coordinator.status()["trouble"]))
+    assert "full" in house.coordinator.status()["trouble"]
+    house.coordinator.remove("alpha")
+    house.settle(house.is_drained)
+
+
+def test_an_ingest_worker_that_does_not_answer_is_trouble_that_passes(build: Build) -> None:
+    house = build()
+    report = house.ingests[0].report
+    broken = [True]
+
+    def fails() -> Any:
+        if broken:
+            raise ConnectionError("worker 0 is being restarted")
+        return report()
+
+    house.ingests[0].report = fails  # type: ignore[method-assign]
+    house.coordinator.start(0.01)
+    _wait(lambda: "worker 0" in str(house.coordinator.status()["trouble"]))
+    broken.clear()
+    _wait(lambda: house.coordinator.status()["trouble"] is None)
+
+
+def test_the_whole_runs_by_itself(build: Build) -> None:
+    house = build(workers=2, closing=quiet(1.0))
+    records = [*records_of("alpha", 40), *records_of("beta", 40)]
+    for ingest in house.ingests:
+        ingest.start()
+    house.coordinator.start(0.02)
+    house.send(records)
+    _wait(lambda: house.version("alpha") == house.version("beta") == 1, 40)
+    _wait(lambda: not house.waiting("alpha") and not house.waiting("beta"))
+    house.check_exact(training(records))
+    assert house.coordinator.status()["trouble"] is None
+    for ingest in house.ingests:
+        ingest.stop()
+    house.ingests.clear()
+
+
+# -- a crash at every boundary ----------------------------------------------------------------------------------------
+
+
+def _die_in(house: House, point: str) -> None:
+    """Let the next arrival at `point` be the end of the process."""
+    part, method, when = point.split(".")
+    target: Any = {
+        "ingest": house.ingests[-1],
+        "learner": house.trainer.worker,
+        "registry": house.registry,
+        "router": house.router.inner,
+        "directory": house.replicas,
+    }[part]
+    inner = getattr(target, method)
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        if when == "after":
+            inner(*args, **kwargs)
+        raise Crash
+
+    setattr(target, method, dies)
+
+
+BOUNDARIES = [
+    ("ingest.seal.before", 0),
+    ("ingest.seal.after", 0),
+    ("ingest.examples.before", 0),
+    ("learner.train.before", 1),
+    ("learner.train.after", 1),
+    ("registry.add_adapter.before", 1),
+    ("registry.add_adapter.after", 1),
+    ("router.publish.before", 1),
+    ("router._commit.before", 1),
+    ("router._commit.after", 1),
+    ("router.publish.after", 1),
+    ("directory.publish.before", 1),
+    ("directory.publish.after", 1),
+    ("ingest.release.before", 1),
+    ("ingest.release.after", 1),
+    ("registry.prune.before", 1),
+]
+
+
+@pytest.mark.parametrize(("point", "asked"), BOUNDARIES, ids=[point for point, _ in BOUNDARIES])
+def test_a_crash_at_a_boundary_ends_in_the_same_state(build: Build, point: str, asked: int) -> None:
+    house = build(workers=2)
+    first, second = records_of("beta", 20), records_of("alpha", 24)
+    house.send([*first, BETA])
+    house.learn("beta")
+    asked_before = len(house.trainer.asked)
+    _die_in(house, point)
+    house.send([*second, ALPHA])
+    with pytest.raises(Crash):
+        house.settle(lambda: False)
+    assert len(house.trained("alpha")) == asked
+    kept = [adapter.name for adapter in house.registry.adapters("alpha")]
+    house.crash()
+    house.learn("alpha")
+    assert [adapter.name for adapter in house.registry.adapters("alpha")][: len(kept)] == kept
+    (adapter,) = house.registry.adapters("alpha")
+    again = 0 if kept else 1
+    assert len(house.trained("alpha")) == asked + again, "what is in the registry is not trained again"
+    assert set(house.trained("alpha")) == {ids(training(second))}
+    assert len(house.trainer.asked) - asked_before == asked + again, "and nothing else is"
+    assert house.served("alpha") == adapter.name
+    assert set(house.replicas.shelves[0].adapters) == {"alpha", "beta"}
+    assert house.waiting("alpha") == house.waiting("beta") == 0
+    house.drain()
+    house.check_exact(training([*first, *second]))
+    # And once more from what is on disk.
+    house.crash()
+    for _ in range(2):
+        house.tick()
+    house.drain()
+    house.check_exact(training([*first, *second]))
+    assert set(house.current.routes) == {"alpha", "beta"}
+
+
+def test_a_crash_between_a_rejection_and_its_opening(build: Build) -> None:
+    house = build(gate=Gate(min_gain=100.0))
+    _die_in(house, "ingest.reopen.before")
+    house.send([*records_of("alpha", 24), ALPHA])
+    with pytest.raises(Crash):
+        house.settle(lambda: False)
+    house.crash()
+    house.settle(lambda: house.state("alpha")["state"] == "rejected")
+    assert len(house.trained("alpha")) == 1
+    assert house.state("alpha")["waiting"]["train"] == 18 or house.waiting("alpha") == 24
+
+
+def test_the_router_restarts_while_a_domain_is_learned(build: Build) -> None:
+    """Its rows are sealed already; publication waits until the router knows them again."""
+    house = build()
+    records = records_of("alpha", 24)
+    house.trainer.before = lambda _domain: house.start_router()
+    house.send([*records, ALPHA])
+    house.settle(lambda: bool(house.registry.adapters("alpha")))
+    assert (house.registry.current(), house.router.counts()) == (None, {})
+    for ingest in house.ingests:
+        ingest._asked_at = 0.0
+    house.learn("alpha")
+    house.check_exact(training(records))
+    assert len(house.trainer.asked) == 1
+
+
+# -- the learner worker -----------------------------------------------------------------------------------------------
+
+
+class SlowLearner:
+    """Counts how many trainings run at once."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def train(self, job: TrainingJob, on_progress: Any = None) -> TrainingResult:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        (job.output / "mine").write_text(job.domain)
+        self.entered.set()
+        self.go_on.wait(10)
+        assert (job.output / "mine").read_text() == job.domain
+        self.running -= 1
+        evaluation = Evaluation(1.0, 0.0, 1)
+        return TrainingResult("adapter", job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
+
+
+def test_one_training_at_a_time(tmp_path: Path) -> None:
+    """A coordinator that was restarted asks while its predecessor's training still runs."""
+    learner = SlowLearner()
+    worker = LearnerWorker(learner, tmp_path)
+    results: list[TrainingResult] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(worker.train("alpha", 1, [], [], None, 0))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    assert learner.entered.wait(10)
+    time.sleep(0.1)
+    learner.go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert (len(results), learner.most) == (2, 1)
+
+
+def test_replicas_that_are_added_later_stand_on_the_manifest_in_force(two_versions: House) -> None:
+    house = two_versions
+    late = Shelf(house.registry)
+    house.replicas.shelves.append(late)
+    house.coordinator.pin("beta")
+    assert late.number == house.current.number
+    assert isinstance(late.weights, RouterWeights)
+
+
+def _wait(until: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not until():
+        assert time.monotonic() < deadline, "did not come about"
+        time.sleep(0.01)
