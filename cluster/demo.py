@@ -42,7 +42,8 @@ ORDER = (
     "amount-words",
 )
 _MAX_TOKENS = 58
-_MATRIX_QUESTIONS = 60
+_BASE_QUESTIONS = 40
+_MATRIX_QUESTIONS = 30
 
 
 def run_demo(
@@ -97,7 +98,7 @@ async def _drive(
     asking = asyncio.create_task(client.run())
     try:
         for domain in domains:
-            measured.base[domain] = await _ask(asker, measured, questions[domain], "base")
+            measured.base[domain] = await _ask(asker, measured, questions[domain][:_BASE_QUESTIONS], "base")
         console.print(f"base model: exact match {_mean(measured.base):.3f}")
         for index, domain in enumerate(domains):
             await _teach(settings, asker, measured, domain, questions[domain], console)
