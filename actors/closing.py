@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.ingest import IngestReport
+from actors.report import IngestReport
 from actors.spool import DomainBacklog
 from streaming.source import TopicPartition
 

@@ -24,10 +24,10 @@ from typing import Any
 from actors.change import Change
 from actors.closing import ClosingRule, merge_backlogs
 from actors.errors import NotCaughtUp, PublicationFailed, UnknownDomain
-from actors.ingest import IngestReport
 from actors.observation import Watermarks
 from actors.overview import Stage, describe_domain, describe_ingest
 from actors.ports import DirectoryPort, IngestPort, LearnerPort, RouterPort
+from actors.report import IngestReport
 from actors.spool import DomainBacklog
 from learning.contract import Example, TrainingResult
 from learning.errors import LearningError

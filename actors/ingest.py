@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
 from actors.observation import Observation, Receipt, Watermarks, example_digest
-from actors.spool import Block, DomainBacklog, Seal, Spool, SpooledMarker, SpooledRow
+from actors.report import IngestReport
+from actors.spool import Block, Seal, Spool, SpooledMarker, SpooledRow
 from learning.contract import Example
 from learning.errors import LearningError
 from learning.features import FeatureExtractor, Standardisation
@@ -67,21 +68,6 @@ class IngestOptions:
     spool_limit: int
     held_out_fraction: float
     standardise_examples: int
-
-
-@dataclass(frozen=True)
-class IngestReport:
-    """Where a worker stands: backlog by domain, spool size, counters since it started, and its last trouble."""
-
-    backlog: Mapping[str, DomainBacklog]
-    partitions: frozenset[TopicPartition]
-    spooled: int
-    full: bool
-    polled: int
-    dead_letters: int
-    duplicates: int
-    trouble: Mapping[str, str]
-    """The last error of each loop that is failing now; empty when all is well."""
 
 
 def is_held_out(record: TaskRecord, fraction: float) -> bool:

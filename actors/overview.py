@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.ingest import IngestReport
 from actors.ports import LearnerPort
+from actors.report import IngestReport
 from actors.spool import DomainBacklog
 from registry.manifest import Route
 from registry.registry import Registry

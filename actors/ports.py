@@ -8,8 +8,8 @@ from typing import Protocol
 
 from actors.change import Change
 from actors.directory import PublicationReport
-from actors.ingest import IngestReport
 from actors.observation import Watermarks
+from actors.report import IngestReport
 from actors.spool import Seal
 from learning.contract import Example, Progress, TrainingResult
 from registry.manifest import Manifest

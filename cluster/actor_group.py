@@ -21,12 +21,15 @@ class ActorGroup:
         ingest, learner = settings.ingest, settings.learner
         self._spawn(names.DIRECTORY, hosts.DirectoryHost, concurrency=1000)
         self._spawn(names.ROUTER, hosts.RouterHost, cpus=settings.router.num_cpus)
+        # While these start: importing what computes takes seconds.
+        from cluster import workers
+
         for index in range(ingest.workers):
             reserved = {"cpus": ingest.num_cpus, "gpus": ingest.num_gpus}
-            self._spawn(names.ingest(index), hosts.IngestHost, index, concurrency=4, **reserved)
+            self._spawn(names.ingest(index), workers.IngestHost, index, concurrency=4, **reserved)
         for index in range(learner.workers):
             reserved = {"cpus": learner.num_cpus, "gpus": learner.num_gpus}
-            self._spawn(names.learner(index), hosts.LearnerHost, index, concurrency=2, **reserved)
+            self._spawn(names.learner(index), workers.LearnerHost, index, concurrency=2, **reserved)
         self._spawn(names.COORDINATOR, hosts.CoordinatorHost, concurrency=16)
 
     def _spawn(

@@ -10,15 +10,13 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actors.coordinator import ClosingRule, CoordinatorOptions
-from actors.ingest import IngestOptions, StartAt
 from configs.settings import Settings
+from learning.checkpoint import base_digest
 from learning.contract import Learner
-from learning.features import FeatureExtractor, Standardisation, base_digest
 from learning.gate import Gate
-from learning.lora import LoraLearner
-from learning.template import PromptTemplate
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.options import EngineOptions
@@ -26,6 +24,12 @@ from streaming.dead_letters import DeadLetters
 from streaming.kafka import KafkaOptions
 from streaming.location import StreamLocation, open_dead_letters, open_sink, open_source
 from streaming.source import RecordSink, RecordSource
+
+# Not every process computes: torch, transformers and PEFT take seconds to import, so the part that needs them does it.
+if TYPE_CHECKING:
+    from actors.ingest import IngestOptions, StartAt
+    from learning.features import FeatureExtractor
+    from learning.template import PromptTemplate
 
 STANDARDISATION = "standardisation.safetensors"
 
@@ -37,6 +41,8 @@ def registry_root(settings: Settings) -> Path:
 
 def template(settings: Settings) -> PromptTemplate:
     """Return the template by which prompts are rendered, in training and in serving."""
+    from learning.template import PromptTemplate
+
     return PromptTemplate(
         settings.base.model, chat_template=settings.base.chat_template, terminator=settings.base.terminator
     )
@@ -54,6 +60,8 @@ def base_revision(settings: Settings) -> BaseRevision:
 
 def bare_extractor(settings: Settings) -> FeatureExtractor:
     """Return the feature extractor before its standardisation is fitted."""
+    from learning.features import FeatureExtractor
+
     features = settings.features
     return FeatureExtractor(
         settings.base.model,
@@ -74,6 +82,8 @@ def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest]
 
     The lower layers are loaded here and now, so that the first publication need not wait for them.
     """
+    from learning.standardisation import Standardisation
+
     bare = bare_extractor(settings)
     ready: list[FeatureExtractor] = []
 
@@ -93,6 +103,8 @@ def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest]
 
 def learner(settings: Settings) -> Learner:
     """Return the learning method."""
+    from learning.lora import LoraLearner
+
     chosen = settings.learner
     return LoraLearner(
         settings.base.model,
@@ -143,6 +155,8 @@ def engine_options(settings: Settings) -> EngineOptions:
 
 def ingest_options(settings: Settings) -> IngestOptions:
     """Return the limits of an ingest worker."""
+    from actors.ingest import IngestOptions
+
     ingest = settings.ingest
     return IngestOptions(
         max_record_bytes=ingest.max_record_bytes,

@@ -1,4 +1,6 @@
-"""The actors as Ray runs them: each builds its parts from the settings in its constructor, because a restart after a
+"""The actors that decide, as Ray runs them: router, directory, coordinator (those that compute are in `workers`).
+
+Each builds its parts from the settings in its constructor, because a restart after a
 crash runs the constructor again and nothing else.
 """
 
@@ -6,10 +8,7 @@ from __future__ import annotations
 
 from actors.coordinator import Coordinator
 from actors.directory import ReplicaDirectory
-from actors.ingest import Ingest
-from actors.learner import LearnerWorker
 from actors.router import Router
-from actors.spool import Spool
 from cluster import builders, names
 from cluster.remote import Remote
 from configs.settings import Settings
@@ -27,29 +26,6 @@ class RouterHost(Router):
             class_weighting=settings.router.class_weighting,
             abstain_below=settings.router.abstain_below,
         )
-
-
-class IngestHost(Ingest):
-    """Ingest worker `index`, with its own spool file."""
-
-    def __init__(self, settings: Settings, index: int) -> None:
-        super().__init__(
-            builders.source(settings, index),
-            builders.dead_letters(settings),
-            Spool(settings.home / "spool" / f"ingest-{index}.sqlite"),
-            builders.bare_extractor(settings),
-            builders.template(settings),
-            Remote.named(names.ROUTER),
-            builders.ingest_options(settings),
-        )
-        self.start()
-
-
-class LearnerHost(LearnerWorker):
-    """Learner worker `index`."""
-
-    def __init__(self, settings: Settings, index: int) -> None:
-        super().__init__(builders.learner(settings), settings.home / "work" / f"learner-{index}")
 
 
 class DirectoryHost(ReplicaDirectory):

@@ -10,13 +10,16 @@ import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 
 from learning.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -1,0 +1,24 @@
+"""What an ingest worker says of itself; apart from the worker, whose imports its readers don't need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from actors.spool import DomainBacklog
+from streaming.source import TopicPartition
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """Where a worker stands: backlog by domain, spool size, counters since it started, and its last trouble."""
+
+    backlog: Mapping[str, DomainBacklog]
+    partitions: frozenset[TopicPartition]
+    spooled: int
+    full: bool
+    polled: int
+    dead_letters: int
+    duplicates: int
+    trouble: Mapping[str, str]
+    """The last error of each loop that is failing now; empty when all is well."""
