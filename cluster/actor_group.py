@@ -50,8 +50,8 @@ class ActorGroup:
         self._actors[name] = ray.remote(host).options(**options).remote(self._settings, *args)
 
     def wait_until_up(self, timeout_s: float) -> None:
-        """Return once the coordinator answers, which takes all the others."""
-        ray.get(self._actors[names.COORDINATOR].status.remote(), timeout=timeout_s)
+        """Return once every actor has been constructed; raises the error of one that could not be."""
+        ray.get([actor.__ray_ready__.remote() for actor in self._actors.values()], timeout=timeout_s)
 
     def stop(self) -> None:
         """Stop the loops in the order that loses nothing, then end the actors."""
