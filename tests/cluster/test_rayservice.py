@@ -30,7 +30,7 @@ try:
     assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
     status = httpx.get(f"{url}/v1/status", timeout=60).json()
     print(json.dumps({"manifest": status["manifest"], "replicas": len(status["replicas"])}))
-    serve.shutdown()
+    serve.delete("cluster")
 finally:
     ray.shutdown()
 """
@@ -46,4 +46,4 @@ def test_comes_up_from_its_import_path(tmp_path: Path, repository: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().splitlines()[-1] == '{"manifest": 0, "replicas": 1}'
+    assert '{"manifest": 0, "replicas": 1}' in done.stdout.splitlines()
