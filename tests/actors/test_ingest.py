@@ -337,6 +337,31 @@ def test_a_partition_that_changes_hands_is_read_without_a_hole(build: Build) -> 
     assert house.trainer.asked[0][2] == tuple(sorted(r.id for r in training(records)))
 
 
+def test_copies_that_arrive_late_go_with_what_was_learned(build: Build) -> None:
+    """The worker that took over reads on from where the router stood, long after the other's rows were sealed."""
+    house = build(partitions=1, workers=1)
+    records = records_of("alpha", 24)
+    house.send([*records, EndOfDomain(domain="alpha")])
+    house.poll()
+    house.observe()
+    late = house._ingest(1, member=0)
+    house.drain()
+    house.ingests.append(late)
+    house.start_coordinator()
+    copies: list[int] = []
+    house.trainer.before = lambda _domain: copies.append(late.poll_once(0.0))
+    house.tick()
+    assert house.version("alpha") == 1
+    assert copies[0] > 0, "the test is about rows that are polled twice"
+    for _ in range(4):
+        house.poll()
+        house.observe()
+        house.tick()
+    assert len(house.trainer.asked) == 1
+    assert house.waiting("alpha") == 0
+    house.check_exact(training(records))
+
+
 # -- loops ------------------------------------------------------------------------------------------------------------
 
 
