@@ -29,7 +29,7 @@ class ActorGroup:
             self._spawn(names.ingest(index), workers.IngestHost, index, concurrency=4, **reserved)
         for index in range(learner.workers):
             reserved = {"cpus": learner.num_cpus, "gpus": learner.num_gpus}
-            self._spawn(names.learner(index), workers.LearnerHost, index, concurrency=2, **reserved)
+            self._spawn(names.learner(index), workers.LearnerHost, index, concurrency=4, **reserved)
         self._spawn(names.COORDINATOR, hosts.CoordinatorHost, concurrency=16)
 
     def _spawn(

@@ -76,7 +76,7 @@ class FrontDoor:
         )
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))
-        await self._replica.join()
+        await self._replica.join(2 * settings.serving.prepare_timeout_seconds)
         frontdoor.APPLICATION.inner = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)))
 
     async def check_health(self) -> None:
