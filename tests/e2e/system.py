@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -59,7 +60,13 @@ class System:
         self._log = self.home / "up.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, *self._arguments], cwd=REPOSITORY, stdout=log, stderr=log, text=True, start_new_session=True
+                [*COMMAND, *self._arguments],
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         try:
             self.wait_for(self._said_ready, timeout, "ready")
@@ -149,6 +156,11 @@ class System:
             if time.monotonic() > deadline:
                 raise AssertionError(f"not {name} within {timeout:.0f} s\n{self._log.read_text()[-3000:]}")
             time.sleep(pause)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the tests end, however they end (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _kill(processes: list[psutil.Process]) -> None:
