@@ -42,8 +42,9 @@ ORDER = (
     "amount-words",
 )
 _MAX_TOKENS = 58
-_BASE_QUESTIONS = 40
-_MATRIX_QUESTIONS = 30
+_BASE_QUESTIONS = 30
+_MATRIX_QUESTIONS = 25
+_FINAL_QUESTIONS = 50
 
 
 def run_demo(
@@ -51,7 +52,7 @@ def run_demo(
 ) -> Measured:
     """Run the demo and write its report into `folder`; a folder of an earlier run is begun anew."""
     domains = list(ORDER[:count])
-    questions = {domain: read_questions(_file(domain, "test")) for domain in domains}
+    questions = {domain: read_questions(_file(domain, "test"), _FINAL_QUESTIONS) for domain in domains}
     home = folder.absolute() / "home"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
