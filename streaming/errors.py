@@ -14,6 +14,7 @@ Reason = Literal[
     "empty-completion",
     "bad-record",
     "unknown-content-type",
+    "unlabelled",
 ]
 """Stable slugs: they stand in dead-letter headers and in metric labels, so they are never reworded."""
 
