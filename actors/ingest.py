@@ -19,7 +19,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol
 
@@ -294,9 +294,16 @@ class Ingest:
     # -- what the coordinator asks ------------------------------------------------------------------------------------
 
     def report(self) -> IngestReport:
-        """Say where this worker stands."""
+        """Say where this worker stands.
+
+        No domain is quiet while rows wait to be observed: after a restart, the clock has run on without them.
+        """
+        backlog = self._spool.backlog(self._watermarks)
+        if self._spool.block(self._watermarks, 1) is not None:
+            now = time.time()
+            backlog = {domain: replace(waiting, last_arrival=now) for domain, waiting in backlog.items()}
         return IngestReport(
-            backlog=self._spool.backlog(self._watermarks),
+            backlog=backlog,
             partitions=self._partitions,
             spooled=self._spool.size(),
             full=self._paused,
