@@ -18,14 +18,14 @@ from typing import Any
 
 import httpx
 
+from benchmarks.evaluation import Accuracy, Asker, Outcome, Question, read_questions, score
+from benchmarks.hardware import PACKAGES, describe
 from cluster import builders
-from cluster.evaluation import Accuracy, Asker, Question, Reply, read_questions, score
-from cluster.feeding import feed_file, into_log
-from cluster.report import hardware
 from cluster.runtime import Runtime
 from configs.loader import load
 from learning.metrics import auroc
 from streaming.broker import ApacheKafkaBroker, TansuBroker, kafka_home
+from streaming.feeding import append_all, labelled_records
 
 SHARED = Path(__file__).parents[2] / "shared"
 RESULT = Path(__file__).parent / "results" / "clinc.json"
@@ -57,7 +57,7 @@ def _run(kind: str, limit: int, data: Path, folder: Path, stack: ExitStack) -> d
     url = stack.enter_context(Runtime(settings)).url
     started = time.monotonic()
     for domain in domains:
-        feed_file(data / domain / "train.jsonl", into_log(builders.sink(settings)), close=True)
+        append_all(builders.sink(settings), labelled_records(data / domain / "train.jsonl", close=True))
     _wait_until_served(url, domains)
     learned = time.monotonic() - started
     questions = {d: read_questions(data / d / "test.jsonl", limit) for d in domains}
@@ -84,7 +84,7 @@ def _run(kind: str, limit: int, data: Path, folder: Path, stack: ExitStack) -> d
             }
             for d in domains
         },
-        "hardware": hardware(),
+        "hardware": describe(PACKAGES),
     }
 
 
@@ -132,7 +132,7 @@ async def _ask(
     return by_name, routed, inside, outer
 
 
-def _scores(replies: list[Reply]) -> list[float]:
+def _scores(replies: list[Outcome]) -> list[float]:
     return [reply.score for reply in replies if reply.score is not None]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,22 @@ from typing import Any
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def describe(packages: tuple[str, ...]) -> dict[str, Any]:
-    """Processor, cores this process may use, thread limits that are set, load as the run began, and versions."""
+PACKAGES = ("ray", "torch", "transformers", "peft", "vllm", "kafka-python", "msgpack", "pydantic")
+"""What a run of the whole system rests on; give `describe` others where fewer take part."""
+
+
+def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """Processor, cores this process may use, memory in GiB, GPUs, thread limits that are set, load, and versions."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpus": _gpus(),
         "threads": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
         "load_average": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in packages},
+        "versions": versions(packages),
     }
 
 
@@ -31,8 +38,20 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
+    """Installed version of each package, None where it is absent; a CPU build under a name of its own counts."""
+    return {package: _version(package) or _version(f"{package}-cpu") for package in packages}
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that the driver lists; asking torch would cost its import."""
+    found = Path("/proc/driver/nvidia/gpus").glob("*/information")
+    lines = [line for file in sorted(found) for line in file.read_text().splitlines()]
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")]

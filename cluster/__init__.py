@@ -1,1 +1,1 @@
-"""The one place that builds and wires: Ray, Serve, placement, supervision, the command line."""
+"""The one place that builds and wires: Ray, Serve, placement, supervision. Nothing else lives here."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from cluster import hosts, names
+from cluster import control_actors, names
 from cluster.errors import ClusterError
 from configs.settings import Settings
 
@@ -19,18 +19,18 @@ class ActorGroup:
         self._settings = settings
         self._actors: dict[str, Any] = {}
         ingest, learner = settings.ingest, settings.learner
-        self._spawn(names.DIRECTORY, hosts.DirectoryHost, concurrency=1000)
-        self._spawn(names.ROUTER, hosts.RouterHost, cpus=settings.router.num_cpus)
+        self._spawn(names.DIRECTORY, control_actors.DirectoryActor, concurrency=1000)
+        self._spawn(names.ROUTER, control_actors.RouterActor, cpus=settings.router.num_cpus)
         # While these start: importing what computes takes seconds.
-        from cluster import workers
+        from cluster import compute_actors
 
         for index in range(ingest.workers):
             reserved = {"cpus": ingest.num_cpus, "gpus": ingest.num_gpus}
-            self._spawn(names.ingest(index), workers.IngestHost, index, concurrency=4, **reserved)
+            self._spawn(names.ingest(index), compute_actors.IngestActor, index, concurrency=4, **reserved)
         for index in range(learner.workers):
             reserved = {"cpus": learner.num_cpus, "gpus": learner.num_gpus}
-            self._spawn(names.learner(index), workers.LearnerHost, index, concurrency=4, **reserved)
-        self._spawn(names.COORDINATOR, hosts.CoordinatorHost, concurrency=16)
+            self._spawn(names.learner(index), compute_actors.LearnerActor, index, concurrency=4, **reserved)
+        self._spawn(names.COORDINATOR, control_actors.CoordinatorActor, concurrency=16)
 
     def _spawn(
         self, name: str, host: type, *args: Any, cpus: float = 0.0, gpus: float = 0.0, concurrency: int | None = None

@@ -17,6 +17,7 @@ PACKAGES = (
     "cluster",
     "examples",
     "benchmarks",
+    "console",
 )
 
 

@@ -12,7 +12,7 @@ HEAVY = ("torch", "ray", "vllm", "transformers", "peft", "kafka", "numpy", "scip
 CODE = f"""
 import sys
 sys.argv = ["anabranch", *sys.argv[1:]]
-from cluster.cli import main
+from console.cli import main
 try:
     main()
 except SystemExit as stop:

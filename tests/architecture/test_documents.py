@@ -11,9 +11,9 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from cluster.cli import app
 from configs.loader import load, presets
 from configs.problems import known_keys
+from console.cli import app
 from serving.frontdoor import build_app
 from tests.architecture.sources import REPOSITORY
 

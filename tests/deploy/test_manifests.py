@@ -11,10 +11,10 @@ import yaml
 from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 
-from cluster.cli import _stream_overrides
 from cluster.runtime import _ENVIRONMENT
 from configs.loader import load
 from configs.settings import Settings
+from console.cli import _stream_overrides
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"

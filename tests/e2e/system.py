@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
-COMMAND = [sys.executable, "-m", "cluster.cli"]
+COMMAND = [sys.executable, "-m", "console.cli"]
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -1,7 +1,7 @@
-"""The actors that decide, as Ray runs them: router, directory, coordinator (those that compute are in `workers`).
+"""The actors that decide, as Ray runs them: router, directory, coordinator.
 
-Each builds its parts from the settings in its constructor, because a restart after a
-crash runs the constructor again and nothing else.
+Those that compute are in `compute_actors`, so that these don't import what computing takes. Each builds its parts from
+the settings in its constructor, because a restart after a crash runs the constructor again and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from configs.settings import Settings
 from registry.registry import Registry
 
 
-class RouterHost(Router):
+class RouterActor(Router):
     """The router, single writer of the registry."""
 
     def __init__(self, settings: Settings) -> None:
@@ -28,7 +28,7 @@ class RouterHost(Router):
         )
 
 
-class DirectoryHost(ReplicaDirectory):
+class DirectoryActor(ReplicaDirectory):
     """The replica directory; its methods run on the actor's event loop."""
 
     def __init__(self, settings: Settings) -> None:
@@ -41,7 +41,7 @@ class DirectoryHost(ReplicaDirectory):
         super().__init__(in_force, prepare_timeout_seconds=settings.serving.prepare_timeout_seconds)
 
 
-class CoordinatorHost(Coordinator):
+class CoordinatorActor(Coordinator):
     """The coordinator, which knows everyone it directs by name."""
 
     def __init__(self, settings: Settings) -> None:

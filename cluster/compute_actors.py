@@ -10,7 +10,7 @@ from cluster.remote import Remote
 from configs.settings import Settings
 
 
-class IngestHost(Ingest):
+class IngestActor(Ingest):
     """Ingest worker `index`, with its own spool file."""
 
     def __init__(self, settings: Settings, index: int) -> None:
@@ -26,7 +26,7 @@ class IngestHost(Ingest):
         self.start()
 
 
-class LearnerHost(LearnerWorker):
+class LearnerActor(LearnerWorker):
     """Learner worker `index`."""
 
     def __init__(self, settings: Settings, index: int) -> None:

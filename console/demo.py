@@ -17,17 +17,17 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.evaluation import Accuracy, Asker, Question, SteadyClient, read_questions, score
 from cluster import builders
 from cluster.errors import ClusterError
-from cluster.evaluation import Accuracy, Asker, Client, Question, read_questions, score
-from cluster.measured import Measured
-from cluster.report import write_report
 from cluster.runtime import Runtime
 from configs.loader import load
 from configs.settings import Settings
+from console.measured import Measured
+from console.report import write_report
 from streaming.broker import TansuBroker
+from streaming.feeding import append_all, counts, labelled_records
 from streaming.location import StreamLocation
-from streaming.records import EndOfDomain, TaskRecord, read_jsonl
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "stream"
 ORDER = (
@@ -95,7 +95,7 @@ async def _drive(
 ) -> Measured:
     measured = Measured(domains)
     asker = Asker(url, max_tokens=_MAX_TOKENS, concurrency=settings.serving.max_num_seqs)
-    client = Client(Asker(url, max_tokens=_MAX_TOKENS), [q for some in questions.values() for q in some])
+    client = SteadyClient(Asker(url, max_tokens=_MAX_TOKENS), [q for some in questions.values() for q in some])
     asking = asyncio.create_task(client.run())
     try:
         for domain in domains:
@@ -163,16 +163,9 @@ async def _fail_if_rejected(asker: Asker, domain: str) -> None:
 
 
 def _feed(settings: Settings, domain: str) -> int:
-    sink = builders.sink(settings)
-    try:
-        records = [record for record in read_jsonl(_file(domain, "train")) if isinstance(record, TaskRecord)]
-        for record in records:
-            sink.append(record)
-        sink.append(EndOfDomain(domain=domain))
-        sink.flush()
-    finally:
-        sink.close()
-    return len(records)
+    records = labelled_records(_file(domain, "train"), close=True)
+    append_all(builders.sink(settings), records)
+    return sum(counts(records).values())
 
 
 async def _status(url: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.evaluation import Accuracy
+from benchmarks.evaluation import Accuracy
 
 
 @dataclass

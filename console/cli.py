@@ -66,7 +66,7 @@ def _load(config: str, sets: list[str] | None) -> Any:
 
 
 def _client(url: str) -> Any:
-    from cluster.client import Client
+    from console.client import Client
 
     return Client(url)
 
@@ -86,7 +86,7 @@ def demo(
 ) -> None:
     """Stream the example domains into a live system while a client keeps asking; write a report."""
     with _one_line():
-        from cluster.demo import run_demo
+        from console.demo import run_demo
 
         run_demo(config, list(set_), out_dir, stream, domains, out)
 
@@ -148,26 +148,30 @@ def feed(
 ) -> None:
     """Send a file of examples into the stream."""
     with _one_line():
-        from cluster.feeding import feed_file
+        from streaming.feeding import counts, labelled_records
 
-        counts = feed_file(file, _feeder(url, stream, config), close)
-        for domain, count in counts.items():
+        records = labelled_records(file, close=close)
+        _send(records, url, stream, config)
+        for domain, count in counts(records).items():
             out.print(f"{domain}: {count} records" + (", closed" if close else ""))
 
 
-def _feeder(url: str, stream: str | None, config: str | None) -> Any:
-    """Return what a file is fed into: the stream of a config, a stream named directly, or the front door."""
-    from cluster import feeding
+def _send(records: list[Any], url: str, stream: str | None, config: str | None) -> None:
+    """Send to the stream of a config, to a stream named directly, or to the front door."""
+    from streaming.feeding import append_all
 
     if config is not None:
         from cluster import builders
 
-        return feeding.into_log(builders.sink(_load(config, _stream_overrides(stream))))
-    if stream is not None:
+        append_all(builders.sink(_load(config, _stream_overrides(stream))), records)
+    elif stream is not None:
         from streaming.location import StreamLocation, open_sink
 
-        return feeding.into_log(open_sink(StreamLocation.parse(stream)))
-    return feeding.by_http(url)
+        append_all(open_sink(StreamLocation.parse(stream)), records)
+    else:
+        from console.feeding import post_all
+
+        post_all(_client(url), records)
 
 
 @app.command()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cluster.measured import Measured
+from benchmarks.hardware import describe, versions
+from console.measured import Measured
 from learning.metrics import backward_transfer
-
-_PACKAGES = ("ray", "torch", "transformers", "peft", "vllm", "kafka-python", "msgpack", "pydantic")
 
 
 def write_report(measured: Measured, folder: Path, stream: str, console: Console) -> dict[str, Any]:
@@ -64,33 +60,9 @@ def summarise(measured: Measured, stream: str) -> dict[str, Any]:
             for d in measured.domains
         },
         "manifests_seen_by_the_client": measured.manifests_seen,
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "hardware": hardware(),
+        "versions": versions(),
+        "hardware": describe(),
     }
-
-
-def hardware() -> dict[str, Any]:
-    """Name the machine: processor, cores, memory in GiB, accelerators."""
-    processor = platform.processor() or platform.machine()
-    with open("/proc/cpuinfo") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                processor = line.split(":", 1)[1].strip()
-                break
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"processor": processor, "cores": os.cpu_count(), "memory_gib": round(memory), "gpus": gpus}
-
-
-def _version(package: str) -> str | None:
-    for name in (package, f"{package}-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def _mean(values: Any) -> float:

@@ -26,7 +26,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Outcome:
     """What came back: the text, who spoke, and the seconds it took; `status` 0 means no answer at all."""
 
     status: int
@@ -67,7 +67,7 @@ class Asker:
         self._slots = asyncio.Semaphore(concurrency)
         self._http = httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=concurrency))
 
-    async def ask(self, question: Question, model: str) -> Reply:
+    async def ask(self, question: Question, model: str) -> Outcome:
         """Ask one question of a model (`auto`, `base`, a domain or a version)."""
         body = {
             "model": model,
@@ -80,13 +80,13 @@ class Asker:
             try:
                 answer = await self._http.post("/v1/chat/completions", json=body)
             except httpx.HTTPError:
-                return Reply(0, seconds=time.monotonic() - started)
+                return Outcome(0, seconds=time.monotonic() - started)
         seconds = time.monotonic() - started
         if answer.status_code != 200:
-            return Reply(answer.status_code, answer.text, seconds=seconds)
+            return Outcome(answer.status_code, answer.text, seconds=seconds)
         headers = answer.headers
         score = headers.get("x-anabranch-score")
-        return Reply(
+        return Outcome(
             answer.status_code,
             answer.json()["choices"][0]["message"]["content"] or "",
             headers["x-anabranch-domain"],
@@ -96,7 +96,7 @@ class Asker:
             seconds,
         )
 
-    async def ask_all(self, questions: Sequence[Question], model: str | None) -> list[Reply]:
+    async def ask_all(self, questions: Sequence[Question], model: str | None) -> list[Outcome]:
         """Ask all questions of one model; None asks each of the domain it belongs to."""
         return list(await asyncio.gather(*(self.ask(q, model or q.domain) for q in questions)))
 
@@ -105,7 +105,7 @@ class Asker:
         await self._http.aclose()
 
 
-def score(questions: Sequence[Question], replies: Sequence[Reply]) -> Accuracy:
+def score(questions: Sequence[Question], replies: Sequence[Outcome]) -> Accuracy:
     """Count exact answers and right routes; a failed request is neither."""
     pairs = list(zip(questions, replies, strict=True))
     return Accuracy(
@@ -116,14 +116,14 @@ def score(questions: Sequence[Question], replies: Sequence[Reply]) -> Accuracy:
 
 
 @dataclass
-class Client:
+class SteadyClient:
     """A user who keeps asking questions of all domains with `model="auto"`, one at a time, until stopped."""
 
     asker: Asker
     questions: Sequence[Question]
     pause_s: float = 0.5
     asked: int = 0
-    failures: list[Reply] = field(default_factory=list)
+    failures: list[Outcome] = field(default_factory=list)
     manifests: set[int] = field(default_factory=set)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
