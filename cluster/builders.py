@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.coordinator import ClosingRule, CoordinatorOptions
+from actors.closing import ClosingRule
+from actors.coordinator import CoordinatorOptions
 from configs.settings import Settings
 from learning.checkpoint import base_digest
 from learning.contract import Learner

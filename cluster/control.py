@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from actors.errors import ActorError, UnknownDomain
 from cluster import builders
-from cluster.remote import AsyncRemote, Unreachable
+from cluster.remote import AsyncRemote
 from configs.settings import Settings
 from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from streaming.errors import StreamError
@@ -94,7 +94,7 @@ class ClusterControl:
             return await getattr(self._coordinator, name)(*args)
         except UnknownDomain as error:
             raise UnknownName(str(error)) from error
-        except (ActorError, Unreachable) as error:
+        except ActorError as error:
             raise ControlUnavailable(f"{error}; try again in a moment") from error
 
     async def metrics(self) -> str:
