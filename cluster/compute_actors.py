@@ -14,12 +14,13 @@ class IngestActor(Ingest):
     """Ingest worker `index`, with its own spool file."""
 
     def __init__(self, settings: Settings, index: int) -> None:
+        template = builders.template(settings)
         super().__init__(
             builders.source(settings, index),
             builders.dead_letters(settings),
-            Spool(settings.home / "spool" / f"ingest-{index}.sqlite"),
+            Spool(settings.home / "spool" / f"ingest-{index}.sqlite", template.digest),
             builders.bare_extractor(settings),
-            builders.template(settings),
+            template,
             Remote.named(names.ROUTER),
             builders.ingest_options(settings),
         )
@@ -30,4 +31,8 @@ class LearnerActor(LearnerWorker):
     """Learner worker `index`."""
 
     def __init__(self, settings: Settings, index: int) -> None:
-        super().__init__(builders.learner(settings), settings.home / "work" / f"learner-{index}")
+        super().__init__(
+            builders.learner(settings),
+            settings.home / "work" / f"learner-{index}",
+            [Remote.named(name) for name in map(names.ingest, range(settings.ingest.workers))],
+        )
