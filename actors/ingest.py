@@ -68,7 +68,7 @@ class Ingest:
     ) -> None:
         self._spool, self._router, self._options = spool, router, options
         self._dead_letters, self._putting = dead_letters, threading.Lock()
-        self._template = template
+        self._template, self._template_checked = template, False
         self._quiet = Quiet()
         self._observer = Observer(
             spool,
@@ -113,6 +113,7 @@ class Ingest:
 
         What was polled stays here until it is spooled: the source has moved on and would not bring it again.
         """
+        self._check_template()
         self._pause_when_full()
         if not self._polled[0]:
             envelopes = self._source.poll(timeout_s, self._options.poll_records)
@@ -176,6 +177,12 @@ class Ingest:
         held_out = is_held_out(record, self._options.held_out_fraction)
         return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
 
+    def _check_template(self) -> None:
+        """Prompts stand in the spool as they were rendered: under another template they can't be used."""
+        if not self._template_checked:
+            self._spool.check_template(self._template.digest)
+            self._template_checked = True
+
     def _render(self, record: TaskRecord) -> str:
         """Return the prompt as it will be featured and trained; what can't be rendered is refused at the border."""
         try:
@@ -204,6 +211,7 @@ class Ingest:
 
     def observe_once(self) -> int:
         """Submit one block to the router; returns the rows applied (0 when there is nothing to do yet)."""
+        self._check_template()
         return self._observer.observe_once()
 
     # -- what the coordinator asks ------------------------------------------------------------------------------------
@@ -235,6 +243,7 @@ class Ingest:
 
     def examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]:
         """Return the training and the held-out examples sealed under a version."""
+        self._check_template()
         train: list[Example] = []
         held_out: list[Example] = []
         for row in self._spool.sealed(domain, version):

@@ -96,11 +96,10 @@ class Seal:
 class Spool:
     """The spool of one ingest worker, in the file `path`. Safe to use from several threads.
 
-    `template` is the digest of the template that prompts are rendered by. Raises `OtherHome` when rows wait that were
-    rendered by another, or by an earlier version that kept them otherwise.
+    Raises `OtherHome` when rows wait that an earlier version wrote, which kept them otherwise.
     """
 
-    def __init__(self, path: Path, template: str) -> None:
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._lock = threading.RLock()
@@ -109,12 +108,12 @@ class Spool:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         try:
-            self._open(template)
+            self._open()
         except BaseException:
             self._db.close()
             raise
 
-    def _open(self, template: str) -> None:
+    def _open(self) -> None:
         (written,) = self._db.execute("PRAGMA user_version").fetchone()
         if written > _FORMAT:
             raise OtherHome(
@@ -125,12 +124,15 @@ class Spool:
             self._refuse_rows("in the format of an earlier version; let that version publish or remove their domains")
             upgrade = "DROP TABLE rows; ALTER TABLE markers DROP COLUMN arrived;"
         self._db.executescript(f"BEGIN; {upgrade} {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
-        if self.fact("template") != template:
+
+    def check_template(self, digest: str) -> None:
+        """Raise `OtherHome` when rows wait that were rendered by another template than the one of this digest."""
+        if self.fact("template") != digest:
             self._refuse_rows(
                 "rendered by another prompt template; set base.chat_template, base.terminator and the tokenizer back "
                 "until their domains are published"
             )
-            self.note("template", template)
+            self.note("template", digest)
 
     def _refuse_rows(self, why: str) -> None:
         if rows := self.size():

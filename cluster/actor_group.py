@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from cluster import control_actors, names
+from cluster import names
+from cluster.actor_host import ActorHost, AsyncActorHost
 from cluster.errors import ClusterError
 from configs.settings import Settings
 
@@ -19,21 +20,25 @@ class ActorGroup:
         self._settings = settings
         self._actors: dict[str, Any] = {}
         ingest, learner = settings.ingest, settings.learner
-        self._spawn(names.DIRECTORY, control_actors.DirectoryActor, concurrency=1000)
-        self._spawn(names.ROUTER, control_actors.RouterActor, cpus=settings.router.num_cpus)
-        # While these start: importing what computes takes seconds.
-        from cluster import compute_actors
-
+        self._spawn(names.DIRECTORY, AsyncActorHost, "control_actors:directory", concurrency=1000)
+        self._spawn(names.ROUTER, ActorHost, "control_actors:router", cpus=settings.router.num_cpus)
         for index in range(ingest.workers):
             reserved = {"cpus": ingest.num_cpus, "gpus": ingest.num_gpus}
-            self._spawn(names.ingest(index), compute_actors.IngestActor, index, concurrency=4, **reserved)
+            self._spawn(names.ingest(index), ActorHost, "compute_actors:ingest", index, concurrency=4, **reserved)
         for index in range(learner.workers):
             reserved = {"cpus": learner.num_cpus, "gpus": learner.num_gpus}
-            self._spawn(names.learner(index), compute_actors.LearnerActor, index, concurrency=4, **reserved)
-        self._spawn(names.COORDINATOR, control_actors.CoordinatorActor, concurrency=16)
+            self._spawn(names.learner(index), ActorHost, "compute_actors:learner", index, concurrency=4, **reserved)
+        self._spawn(names.COORDINATOR, ActorHost, "control_actors:coordinator", concurrency=16)
 
     def _spawn(
-        self, name: str, host: type, *args: Any, cpus: float = 0.0, gpus: float = 0.0, concurrency: int | None = None
+        self,
+        name: str,
+        host: type,
+        maker: str,
+        *args: Any,
+        cpus: float = 0.0,
+        gpus: float = 0.0,
+        concurrency: int | None = None,
     ) -> None:
         # Workers that share a GPU are packed onto few of them; what spreads is what takes a whole one.
         spread = self._settings.ray.placement == "spread" and (gpus == 0 or gpus >= 1)
@@ -47,7 +52,8 @@ class ActorGroup:
         }
         if concurrency is not None:
             options["max_concurrency"] = concurrency
-        self._actors[name] = ray.remote(host).options(**options).remote(self._settings, *args)
+        actor: Any = ray.remote(host)
+        self._actors[name] = actor.options(**options).remote(f"cluster.{maker}", self._settings, *args)
 
     def wait_until_up(self, timeout_s: float) -> None:
         """Return once every actor has been constructed; raises the error of one that could not be."""
@@ -57,7 +63,7 @@ class ActorGroup:
         """Stop the loops in the order that loses nothing, then end the actors."""
         for name in (names.COORDINATOR, *map(names.ingest, range(self._settings.ingest.workers))):
             with suppress(Exception):
-                ray.get(self._actors[name].stop.remote(), timeout=15)
+                ray.get(self._actors[name].call.remote("stop"), timeout=15)
         for actor in self._actors.values():
             with suppress(Exception):
                 ray.kill(actor)
@@ -76,7 +82,7 @@ def check_resources(settings: Settings) -> None:
         + learner.workers * learner.num_gpus
         + serving.replicas * serving.num_gpus,
     }
-    there = ray.cluster_resources()
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for kind, amount in needed.items():
         if amount > there.get(kind, 0.0) + 1e-9:
             raise ClusterError(

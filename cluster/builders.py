@@ -20,7 +20,7 @@ from learning.contract import Learner
 from learning.gate import Gate
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
-from serving.options import EngineOptions
+from serving.options import EngineKnobs, EngineOptions
 from streaming.dead_letters import DeadLetters
 from streaming.kafka import KafkaOptions
 from streaming.location import StreamLocation, open_dead_letters, open_sink, open_source
@@ -133,25 +133,8 @@ def learner(settings: Settings) -> Learner:
 
 def engine_options(settings: Settings) -> EngineOptions:
     """Return what the engine of a replica is started with."""
-    serving = settings.serving
-    return EngineOptions(
-        model=settings.base.model,
-        dtype=settings.base.dtype,
-        max_model_len=settings.base.max_model_len,
-        chat_template=settings.base.chat_template,
-        terminator=settings.base.terminator,
-        max_loras=serving.max_loras,
-        max_cpu_loras=serving.max_cpu_loras,
-        max_lora_rank=serving.max_lora_rank,
-        max_num_seqs=serving.max_num_seqs,
-        kv_cache_bytes=serving.kv_cache_bytes,
-        gpu_memory_utilization=serving.gpu_memory_utilization,
-        enforce_eager=serving.enforce_eager,
-        threads=serving.threads,
-        extra=dict(serving.engine),
-        tool_call_parser=serving.tool_call_parser,
-        reasoning_parser=serving.reasoning_parser,
-    )
+    knobs = settings.serving.model_dump(include=set(EngineKnobs.model_fields))
+    return EngineOptions(**knobs, **settings.base.model_dump())
 
 
 def ingest_options(settings: Settings) -> IngestOptions:

@@ -1,4 +1,4 @@
-"""The actors that compute, as Ray runs them: ingest and learners, which load models and import what that takes."""
+"""The actors that compute: ingest and learners; each made from the settings alone, its models loaded behind."""
 
 from __future__ import annotations
 
@@ -6,33 +6,30 @@ from actors.ingest import Ingest
 from actors.learner import LearnerWorker
 from actors.spool import Spool
 from cluster import builders, names
+from cluster.late import late
 from cluster.remote import Remote
 from configs.settings import Settings
 
 
-class IngestActor(Ingest):
-    """Ingest worker `index`, with its own spool file."""
-
-    def __init__(self, settings: Settings, index: int) -> None:
-        template = builders.template(settings)
-        super().__init__(
-            builders.source(settings, index),
-            builders.dead_letters(settings),
-            Spool(settings.home / "spool" / f"ingest-{index}.sqlite", template.digest),
-            builders.bare_extractor(settings),
-            template,
-            Remote.named(names.ROUTER),
-            builders.ingest_options(settings),
-        )
-        self.start()
+def ingest(settings: Settings, index: int) -> Ingest:
+    """Ingest worker `index`, with its own spool file, running."""
+    made = Ingest(
+        builders.source(settings, index),
+        builders.dead_letters(settings),
+        Spool(settings.home / "spool" / f"ingest-{index}.sqlite"),
+        late(lambda: builders.bare_extractor(settings)),
+        late(lambda: builders.template(settings)),
+        Remote.named(names.ROUTER),
+        builders.ingest_options(settings),
+    )
+    made.start()
+    return made
 
 
-class LearnerActor(LearnerWorker):
+def learner(settings: Settings, index: int) -> LearnerWorker:
     """Learner worker `index`."""
-
-    def __init__(self, settings: Settings, index: int) -> None:
-        super().__init__(
-            builders.learner(settings),
-            settings.home / "work" / f"learner-{index}",
-            [Remote.named(name) for name in map(names.ingest, range(settings.ingest.workers))],
-        )
+    return LearnerWorker(
+        late(lambda: builders.learner(settings)),
+        settings.home / "work" / f"learner-{index}",
+        [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
+    )

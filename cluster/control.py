@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from actors.errors import ActorError, UnknownDomain
 from cluster import builders
-from cluster.remote import AsyncRemote, Unreachable
+from cluster.remote import AsyncRemote
 from configs.settings import Settings
 from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from streaming.errors import StreamError
@@ -61,12 +61,11 @@ class ClusterControl:
 
     async def domains(self) -> list[dict[str, Any]]:
         """Describe every domain."""
-        found: list[dict[str, Any]] = await self._ask("domains")
-        return found
+        return [domain.model_dump(mode="json") for domain in await self._ask("domains")]
 
     async def status(self) -> dict[str, Any]:
         """Describe the whole system."""
-        found: dict[str, Any] = await self._ask("status")
+        found: dict[str, Any] = (await self._ask("status")).model_dump(mode="json")
         return found
 
     async def remove(self, domain: str) -> dict[str, Any]:
@@ -94,7 +93,7 @@ class ClusterControl:
             return await getattr(self._coordinator, name)(*args)
         except UnknownDomain as error:
             raise UnknownName(str(error)) from error
-        except (ActorError, Unreachable) as error:
+        except ActorError as error:
             raise ControlUnavailable(f"{error}; try again in a moment") from error
 
     async def metrics(self) -> str:

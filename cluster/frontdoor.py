@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from typing import Any
 
 from ray import serve
 from ray.serve import Application
@@ -60,7 +61,9 @@ class _OfThisProcess:
 class FrontDoor:
     """One replica: engine, scorer, leases, HTTP."""
 
-    async def __init__(self, settings: Settings, system: DeploymentHandle | None = None) -> None:
+    async def __init__(  # type: ignore[misc] # Serve awaits it
+        self, settings: Settings, system: DeploymentHandle[Any] | None = None
+    ) -> None:
         from actors.replica import Replica
         from cluster import builders, frontdoor, names
         from cluster.control import ClusterControl
@@ -93,7 +96,8 @@ class FrontDoor:
 def application(settings: Settings, system: Application | None = None) -> Application:
     """Return the Serve application of all replicas; `system`, where given, is what must be ready before them."""
     serving = settings.serving
-    return FrontDoor.options(  # type: ignore[attr-defined]
+    deployment: Any = FrontDoor
+    bound: Application = deployment.options(
         num_replicas=serving.replicas,
         max_ongoing_requests=max(4 * serving.max_num_seqs, 64),
         health_check_period_s=5,
@@ -102,6 +106,7 @@ def application(settings: Settings, system: Application | None = None) -> Applic
         ray_actor_options={"num_cpus": serving.num_cpus, "num_gpus": serving.num_gpus},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     ).bind(settings, system)
+    return bound
 
 
 def http_options(settings: Settings, port: int) -> HTTPOptions:

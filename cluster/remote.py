@@ -1,65 +1,82 @@
-"""Handles of remote actors in the shape of the ports that the actors were written against.
+"""Remote actors in the shape of the ports that the actors were written against.
 
-An actor's class knows only its peers' methods. `Remote` makes a Ray handle answer to them by waiting for the result,
-`AsyncRemote` by awaiting it; errors arrive as the classes they were raised as.
+An actor's class knows only its peers' methods. `Remote` answers to them by waiting for a remote call, `AsyncRemote` by
+awaiting it. What the peer raised arrives as it was raised, without Ray's account of where; that a peer is not there is
+`Unreachable`, and the next call looks for it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import ActorError
 from cluster.names import NAMESPACE
 
 
-class Unreachable(Exception):
-    """A remote actor does not answer, or failed in a way that is none of its own errors."""
+class Unreachable(ActorError):
+    """A remote actor is not there, or does not answer; it may again."""
 
 
-class Remote:
-    """A Ray actor whose methods are called like those of a local object."""
+class _Named:
+    """An actor by its name, looked up when it is first called and again after it was lost."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    @classmethod
-    def named(cls, name: str) -> Remote:
-        """Return the actor of that name; it need not be up yet, its methods wait for it."""
-        return cls(ray.get_actor(name, namespace=NAMESPACE))
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        method = getattr(self._handle, name)
-        return lambda *args, **kwargs: ray.get(method.remote(*args, **kwargs))
-
-
-class AsyncRemote:
-    """A Ray actor whose methods are awaited."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._handle: Any = None
 
     @classmethod
-    def named(cls, name: str) -> AsyncRemote:
-        """Return the actor of that name."""
-        return cls(ray.get_actor(name, namespace=NAMESPACE))
+    def named(cls, name: str) -> Self:
+        """The actor of that name, which need not be there yet."""
+        return cls(name)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        method = getattr(self._handle, name)
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._handle is None:
+            try:
+                self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
+            except ValueError as error:
+                raise Unreachable(f"{self._name} is not running") from error
+        return self._handle.call.remote(method, *args, **kwargs)
+
+    def _plain(self, error: RayError) -> BaseException:
+        """The peer's own error, or `Unreachable`: Ray's text holds a traceback, process ids, paths and addresses."""
+        if isinstance(error, RayTaskError):
+            cause: BaseException | None = error.cause
+            return cause if cause is not None else Unreachable(f"{self._name} failed in a way it can't tell")
+        self._handle = None
+        return Unreachable(f"{self._name} does not answer ({type(error).__name__})")
+
+
+class Remote(_Named):
+    """A remote actor whose methods are called like those of a local object."""
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return ray.get(self._send(method, args, kwargs))
+            except RayError as error:
+                raise self._plain(error) from None
+
+        return call
+
+
+class AsyncRemote(_Named):
+    """A remote actor whose methods are awaited."""
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):
+            raise AttributeError(method)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return await method.remote(*args, **kwargs)
-            except ActorError:
-                raise
+                return await self._send(method, args, kwargs)
             except RayError as error:
-                raise Unreachable(f"{name}: {error}") from error
+                raise self._plain(error) from None
 
         return call

@@ -85,7 +85,7 @@ class Runtime:
                 if self.settings.ray.address is None:
                     serve.delete(self.settings.name)
                 else:
-                    serve.shutdown()
+                    serve.shutdown()  # type: ignore[no-untyped-call]
             if self._actors is not None:
                 self._actors.stop()
             ray.shutdown()

@@ -9,10 +9,6 @@ class ServingError(Exception):
     """Root of this package's errors."""
 
 
-class BadOptions(ServingError):
-    """Engine options that can't work together."""
-
-
 class EngineFailed(ServingError):
     """The engine refused an operation or is dead."""
 

@@ -1,61 +1,74 @@
-"""What an engine is started with. Plain values: no config tree, no vLLM import."""
+"""What an engine is started with: its knobs, and the facts of the base that it runs.
+
+Each knob stands here once, with its unit, its bounds and what follows from it; whoever reads settings from a file may
+inherit `EngineKnobs` as it is. Needs pydantic only. Knows no settings file, no vLLM and no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from serving.errors import BadOptions
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 # The ranks that vLLM's kernels are built for; an adapter of a lower rank is padded up to the next one.
 KERNEL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
+Count = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Arguments of one engine.
 
-    `model`: folder or name of the base. `dtype`: float32, bfloat16 or float16. `max_model_len`: tokens of prompt and
-    answer together. `chat_template`: None takes the tokenizer's own. `terminator`: a text that ends every answer and is
-    never part of it; None leaves the end to the tokenizer's end-of-text token. `max_loras`: adapters in one batch;
-    `max_cpu_loras`: adapters kept in memory, others are read again from their folder. `max_lora_rank`: the largest rank
-    of an adapter. `max_num_seqs`: requests in one batch. `kv_cache_bytes`: None lets vLLM measure.
-    `gpu_memory_utilization`: fraction of the device; None takes vLLM's default. `threads`: OpenMP threads of the engine
-    on a CPU. `extra`: further vLLM engine arguments, which win over what is set here. `tool_call_parser`,
-    `reasoning_parser`: vLLM's names; None switches the feature off.
-    """
+class EngineKnobs(BaseModel):
+    """How an engine uses its machine, whatever base it runs. Raises pydantic's ValidationError."""
 
-    model: str
-    dtype: str = "bfloat16"
-    max_model_len: int = 2048
-    chat_template: str | None = None
-    terminator: str | None = None
-    max_loras: int = 8
-    max_cpu_loras: int = 64
-    max_lora_rank: int = 16
-    max_num_seqs: int = 32
-    kv_cache_bytes: int | None = None
-    gpu_memory_utilization: float | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+    max_loras: Count = 4
+    """Adapters in one batch; requests for more wait."""
+    max_cpu_loras: Count = 16
+    """Adapters kept in the host's memory, those of a batch among them; any other is read again from its folder."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=KERNEL_RANKS[-1])] = 16
+    """Largest rank that can be served; the slots' memory grows with it."""
+    max_num_seqs: Count = 32
+    """Requests generated at the same time by one engine."""
+    kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
+    """Bytes of key-value cache; None leaves it to gpu_memory_utilization."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of the GPU's memory that the engine takes; None leaves it to the engine."""
     enforce_eager: bool = False
-    threads: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    """True compiles nothing and skips graph capture: a faster start, slower tokens."""
+    threads: Count | None = None
+    """CPU threads of an engine on CPUs; None leaves it to the engine."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Further vLLM engine arguments, passed through as they are; they win over what the other knobs set."""
     tool_call_parser: str | None = None
+    """vLLM's name of the parser of tool calls; None means no tools."""
     reasoning_parser: str | None = None
+    """vLLM's name of the parser of reasoning; None means none."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _holds_a_batch(self) -> Self:
         if self.max_cpu_loras < self.max_loras:
-            raise BadOptions(
-                f"max_cpu_loras is {self.max_cpu_loras}, expected at least max_loras ({self.max_loras}): "
-                "every adapter of a batch is held in memory too; raise max_cpu_loras"
-            )
-        if not 1 <= self.max_lora_rank <= KERNEL_RANKS[-1]:
-            raise BadOptions(
-                f"max_lora_rank is {self.max_lora_rank}, expected 1 to {KERNEL_RANKS[-1]}: vLLM has no kernels beyond"
-            )
-        if self.terminator == "":
-            raise BadOptions("terminator is an empty text, which ends no answer; give a text or None")
+            message = f"expected at least max_loras ({self.max_loras}), got {self.max_cpu_loras}"
+            # The form in which settings report two keys that contradict each other.
+            raise PydanticCustomError("disagreement", "{message}", {"path": "max_cpu_loras", "message": message})
+        return self
 
     @property
     def kernel_rank(self) -> int:
         """The smallest rank with kernels that takes an adapter of `max_lora_rank`."""
         return next(rank for rank in KERNEL_RANKS if rank >= self.max_lora_rank)
+
+
+class EngineOptions(EngineKnobs):
+    """All of one engine: the knobs, and the base it runs. Raises pydantic's ValidationError."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Folder or name of the base."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Precision in which the engine holds the weights."""
+    max_model_len: Count
+    """Tokens of prompt and answer together; longer requests are refused, and cache memory grows with it."""
+    chat_template: str | None = None
+    """Jinja text that replaces the tokenizer's own chat template; None keeps that one."""
+    terminator: Annotated[str, Field(min_length=1)] | None = None
+    """Text that ends every answer and is never part of it; None leaves the end to the end-of-text token."""

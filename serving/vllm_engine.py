@@ -178,4 +178,4 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         # A model that ends its answers with a newline writes newlines without end where JSON allows whitespace and
         # the terminator is not the grammar's end. Compact JSON leaves it no such place.
         arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
-    return arguments | options.extra
+    return arguments | options.engine

@@ -47,7 +47,10 @@ def encode(
 def decode(
     value: bytes | None, headers: Sequence[tuple[str, bytes | None]], *, max_bytes: int = MAX_RECORD_BYTES
 ) -> TaskRecord | EndOfDomain:
-    """The record in these bytes. Raises RecordError, and nothing else, for whatever can't be read."""
+    """The record in these bytes. Raises RecordError, and nothing else, for whatever can't be read.
+
+    The media type is read leniently: any case, quoted or not, and its parameters say nothing, both formats being UTF-8.
+    """
     if value is None:
         raise RecordError("undecodable", "the record has no value (a tombstone); send a record or nothing")
     if len(value) > max_bytes:
@@ -65,9 +68,8 @@ def decode(
 def _media_type(headers: Sequence[tuple[str, bytes | None]]) -> str:
     for name, raw in reversed(headers):
         if name.lower() == CONTENT_TYPE:
-            # Parameters such as charset say nothing: both formats are UTF-8.
-            text = (raw or b"").decode("ascii", errors="replace").partition(";")[0].strip().lower()
-            return text.encode(errors="replace").decode()
+            text = (raw or b"").decode("ascii", errors="replace").strip().strip('"')
+            return text.partition(";")[0].strip().strip('"').lower().encode(errors="replace").decode()
     return "application/json"
 
 

@@ -296,7 +296,7 @@ class House:
         return Ingest(
             source,
             self.letters,
-            Spool(self.home / "spool" / f"{index}.sqlite", self.parts.template.digest),
+            Spool(self.home / "spool" / f"{index}.sqlite"),
             self.parts.extractor,
             self.parts.template,
             self.router,  # type: ignore[arg-type]

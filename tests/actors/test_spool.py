@@ -37,7 +37,7 @@ def reopen(tmp_path: Path) -> Iterator[Callable[[], Spool]]:
     def _reopen() -> Spool:
         if opened:
             opened.pop().close()
-        opened.append(Spool(tmp_path / "spool.sqlite", "template"))
+        opened.append(Spool(tmp_path / "spool.sqlite"))
         return opened[0]
 
     yield _reopen
@@ -245,7 +245,7 @@ from pathlib import Path
 from actors.spool import Spool, SpooledRow
 from streaming.source import TopicPartition
 partition = TopicPartition("stream", 0)
-spool = Spool(Path({str(path)!r}), "template")
+spool = Spool(Path({str(path)!r}))
 rows = [SpooledRow(partition, n, "alpha", str(n), False, "ask", "say") for n in range(5)]
 spool.append(rows, [], {{partition: (0, 5)}})
 spool.seal("alpha", 1, {{partition: 3}})
@@ -255,7 +255,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     died = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, timeout=60)
     assert died.returncode == -9, died.stderr.decode()
-    spool = Spool(path, "template")
+    spool = Spool(path)
     try:
         assert (spool.size(), spool.seal_of("alpha", 1).rows, spool.continuation(P0, 0)) == (5, 3, 5)
     finally:
