@@ -35,7 +35,7 @@ from learning.template import PromptTemplate
 from streaming.dead_letters import DeadLetters
 from streaming.errors import RecordError
 from streaming.records import EndOfDomain, TaskRecord
-from streaming.source import Envelope, RecordSource, StartAt, TopicPartition
+from streaming.source import Envelope, RecordSource, StartAt, TopicPartition, check_identity
 from streaming.wire import decode
 
 Spans = dict[TopicPartition, tuple[int, int]]
@@ -68,7 +68,8 @@ class Ingest:
     ) -> None:
         self._spool, self._router, self._options = spool, router, options
         self._dead_letters, self._putting = dead_letters, threading.Lock()
-        self._template, self._template_checked = template, False
+        self._template = template
+        self._template_checked = self._log_checked = False
         self._quiet = Quiet()
         self._observer = Observer(
             spool,
@@ -114,6 +115,7 @@ class Ingest:
         What was polled stays here until it is spooled: the source has moved on and would not bring it again.
         """
         self._check_template()
+        self._check_log()
         self._pause_when_full()
         if not self._polled[0]:
             envelopes = self._source.poll(timeout_s, self._options.poll_records)
@@ -176,6 +178,16 @@ class Ingest:
         prompt = self._render(record)
         held_out = is_held_out(record, self._options.held_out_fraction)
         return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
+
+    def _check_log(self) -> None:
+        """Refuse another log under the name of the one that was read: the positions kept here belong to that one."""
+        if not self._log_checked:
+            topic = next(iter(self._source.partitions())).topic
+            found, known = self._source.identity(), self._spool.fact(f"log {topic}")
+            check_identity(f"topic {topic!r}", found, known)
+            if found is not None:
+                self._spool.note(f"log {topic}", found)
+            self._log_checked = True
 
     def _check_template(self) -> None:
         """Prompts stand in the spool as they were rendered: under another template they can't be used."""

@@ -215,7 +215,8 @@ class House:
         ensure_topic(self.location, partitions)
         self.sink: RecordSink = open_sink(self.location)
         self.letters: DeadLetters = open_dead_letters(self.location)
-        self._reader = open_source(self.location, group=None)  # never polled, so its lag is the log's end
+        self._reader = open_source(self.location, group=None)
+        self._reader.poll(0.0, 0)  # it stands at the beginning and stays there, so its lag is the log's end
         self.trainer = Trainer(lambda: self.ingests)
         self.up()
 

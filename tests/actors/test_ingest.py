@@ -14,7 +14,6 @@ from learning.errors import LearningError
 from learning.features import Standardisation
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
-from streaming.source import TopicPartition
 from tests.actors.house import House, limits, partition, records_of, training
 
 Build = Callable[..., House]
@@ -345,6 +344,7 @@ def test_copies_that_arrive_late_go_with_what_was_learned(build: Build) -> None:
     house.poll()
     house.observe()
     late = house._ingest(1, member=0)
+    late._source.poll(0.0, 0)  # it is told where to begin, and reads nothing yet
     house.drain()
     house.ingests.append(late)
     house.start_coordinator()
@@ -461,7 +461,6 @@ def test_a_partition_unknown_to_all_is_read_from_its_beginning(build: Build) -> 
     house._close(house.ingests[0])
     (house.home / "spool" / "0.sqlite").unlink()
     house.ingests[0] = house._ingest(0)
-    assert house.ingests[0]._source.positions() == {TopicPartition("stream", 0): 0}
     house.drain()
     house.check_exact(training(records))
 
