@@ -24,11 +24,11 @@ from serving.options import EngineKnobs, EngineOptions
 from streaming.dead_letters import DeadLetters
 from streaming.kafka import KafkaOptions
 from streaming.location import StreamLocation, open_dead_letters, open_sink, open_source
-from streaming.source import RecordSink, RecordSource
+from streaming.source import RecordSink, RecordSource, StartAt
 
 # Not every process computes: torch, transformers and PEFT take seconds to import, so the part that needs them does it.
 if TYPE_CHECKING:
-    from actors.ingest import IngestOptions, StartAt
+    from actors.ingest import IngestOptions
     from learning.features import FeatureExtractor
     from learning.template import PromptTemplate
 
