@@ -19,7 +19,8 @@ from actors.observation import Observation, Watermarks, example_digest
 from actors.ports import SumsPort
 from actors.quiet import Quiet
 from actors.spool import Block, Spool, SpooledRow
-from learning.features import FeatureExtractor, Standardisation
+from learning.features import FeatureExtractor
+from learning.standardisation import Standardisation
 from learning.statistics import Statistics
 from learning.symmetric import Float64
 from streaming.errors import RecordError
