@@ -7,11 +7,12 @@ default where there is one. Knows no HTTP framework and nothing of how the figur
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from registry.manifest import BaseRevision
+from serving.wording import Words
 
 DomainState = Literal["open", "closed", "learning", "publishing", "published", "rejected", "failed"]
 
@@ -22,7 +23,35 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="null")
 
 
+class ErrorDetail(Body):
+    """What went wrong, in OpenAI's form."""
+
+    message: str
+    """One line for a person."""
+    type: str
+    """`BadRequestError`, `NotFoundError`, `ServiceUnavailableError`, `InternalServerError`."""
+    param: str | None = None
+    """The field at fault, where it is one."""
+    code: int
+    """The HTTP status."""
+
+
+class ErrorAnswer(Body):
+    """Every error."""
+
+    error: ErrorDetail
+
+
 # -- routing and ingest -----------------------------------------------------------------------------------------------
+
+
+class RouteRequest(Body):
+    """Asks `POST /v1/route`: either of the two."""
+
+    input: str | tuple[str, ...] | None = None
+    """A text, or several to be routed each by itself."""
+    messages: tuple[Any, ...] | None = None
+    """A chat, as `/v1/chat/completions` takes it."""
 
 
 class RouteDecision(Body):
@@ -35,17 +64,18 @@ class RouteDecision(Body):
     adapter: str
     """Full name of the version in service, or `base`."""
     score: float | None
-    """The top score; None before anything is published."""
+    """The top score; None where the content was not scored: a model was named, or nothing is published."""
     scores: dict[str, float] = Field(default_factory=dict)
     """Score of every published domain."""
 
 
 class RouteResult(Body):
-    """`POST /v1/route`."""
+    """`POST /v1/route`; without `scores` also the field `anabranch` of an answer to `/v1/completions`."""
 
     manifest: int
     """Number of the manifest that decided; 0 before the first."""
     decisions: tuple[RouteDecision, ...]
+    """One for each text in order."""
 
 
 class RecordsResult(Body):
@@ -58,12 +88,21 @@ class RecordsResult(Body):
 # -- domains ----------------------------------------------------------------------------------------------------------
 
 
+class VersionRequest(Body):
+    """Asks for a rollback or a pin; the body may be left out."""
+
+    version: str | None = None
+    """Full name; without one, the accepted version before (rollback) or the present one (pin)."""
+
+
 class CommandResult(Body):
     """The commands on a domain: the manifest then in force."""
 
     domain: str
     manifest: int
+    """Its number."""
     reason: str
+    """Why it was published."""
 
 
 class VersionStatus(Body):
@@ -72,7 +111,7 @@ class VersionStatus(Body):
     name: str
     """Full name, `domain@vN-digest8`."""
     status: Literal["accepted", "rejected"]
-    reason: str
+    reason: Words
     """The gate's words."""
     examples: int
     """Examples it was trained on."""
@@ -103,7 +142,7 @@ class DomainStatus(Body):
 
     domain: str
     state: DomainState
-    detail: str = ""
+    detail: Words = ""
     """Why it is in this state, in one line."""
     version: str | None
     """Full name of the version in service."""
@@ -141,7 +180,7 @@ class IngestStatus(Body):
     polled: int
     dead_letters: int
     duplicates: int
-    trouble: dict[str, str] = Field(default_factory=dict)
+    trouble: dict[str, Words] = Field(default_factory=dict)
     """The last error of each loop that is failing now."""
 
 
@@ -150,7 +189,7 @@ class ReplicaStatus(Body):
 
     manifest: int
     """The manifest it serves."""
-    fenced: str | None = None
+    fenced: Words | None = None
     """Why it takes no requests."""
 
 
@@ -158,16 +197,22 @@ class ReplicaHealth(Body):
     """The replica that answers, as it knows itself; also `GET /healthz` and `GET /readyz`."""
 
     ready: bool
-    fenced: str | None
-    engine_failure: str | None
-    unload_failure: str | None
+    """Whether it takes requests."""
+    fenced: Words | None
+    """Why it takes none."""
+    engine_failure: Words | None
+    """Why the engine can't answer any more."""
+    unload_failure: Words | None
+    """Why a version that nobody needs is still loaded."""
     manifest: int
+    """The manifest it serves."""
     prepared: tuple[int, ...]
+    """Manifests it could serve at once."""
     loaded: tuple[str, ...]
     """Full names of the versions in the engine."""
     leases: int
     """Holds of requests in flight."""
-    trouble: str | None = None
+    trouble: Words | None = None
     """Why it lags behind or is cut off, while it serves on."""
 
 
@@ -180,7 +225,7 @@ class SystemStatus(Body):
     domains: tuple[DomainStatus, ...]
     ingest: tuple[IngestStatus, ...]
     replicas: dict[str, ReplicaStatus]
-    trouble: str | None = None
+    trouble: Words | None = None
     """What keeps the coordinator from going on."""
     replica: ReplicaHealth | None = None
     """The replica that answered; None where the status was asked of the coordinator."""
