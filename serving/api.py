@@ -40,6 +40,7 @@ class ErrorAnswer(Body):
     """Every error."""
 
     error: ErrorDetail
+    """What went wrong."""
 
 
 # -- routing and ingest -----------------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class RouteDecision(Body):
     adapter: str
     """Full name of the version in service, or `base`."""
     score: float | None
-    """The top score; None where the content was not scored: a model was named, or nothing is published."""
+    """The top score; null where the content was not scored: a model was named, or nothing is published."""
     scores: dict[str, float] = Field(default_factory=dict)
     """Score of every published domain."""
 
@@ -99,6 +100,7 @@ class CommandResult(Body):
     """The commands on a domain: the manifest then in force."""
 
     domain: str
+    """The domain."""
     manifest: int
     """Its number."""
     reason: str
@@ -111,19 +113,22 @@ class VersionStatus(Body):
     name: str
     """Full name, `domain@vN-digest8`."""
     status: Literal["accepted", "rejected"]
+    """`accepted` or `rejected` by the gate."""
     reason: Words
     """The gate's words."""
     examples: int
     """Examples it was trained on."""
     figures: dict[str, float | None] = Field(default_factory=dict)
-    """Losses (nats a token), exact matches (0 to 1), durations (seconds) by name; None where one is no number."""
+    """Losses (nats a token), exact matches (0 to 1), durations (seconds) by name; null where one is no number."""
 
 
 class Waiting(Body):
     """Examples of a domain that no published version was trained on."""
 
     train: int = 0
+    """To train on."""
     held_out: int = 0
+    """For its exam."""
     sealed: tuple[int, ...] = ()
     """Versions that are being made of some of them."""
 
@@ -132,7 +137,9 @@ class TrainingProgress(Body):
     """How far a training is."""
 
     step: int
+    """Steps done."""
     steps: int
+    """Steps there will be."""
     loss: float | None
     """Of the last step, in nats a token."""
 
@@ -141,27 +148,34 @@ class DomainStatus(Body):
     """One domain."""
 
     domain: str
+    """Its name."""
     state: DomainState
+    """`open`, `closed`, `learning`, `publishing`, `published`, `rejected` or `failed`."""
     detail: Words = ""
     """Why it is in this state, in one line."""
     version: str | None
     """Full name of the version in service."""
     pinned: bool = False
+    """Whether that version stays, whatever is trained later."""
     examples: int
     """Distinct examples known, held-out ones included."""
     router_rows: int
     """Rows in the router's sums."""
     waiting: Waiting
+    """What no published version was trained on."""
     progress: TrainingProgress | None = None
+    """Of the training under way."""
     timings: dict[str, float] = Field(default_factory=dict)
     """Seconds of the last learning and publication by name."""
     versions: tuple[VersionStatus, ...] = ()
+    """Every adapter of the domain."""
 
 
 class DomainList(Body):
     """`GET /v1/domains`."""
 
     domains: tuple[DomainStatus, ...]
+    """All that are known, published or not."""
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------
@@ -171,6 +185,7 @@ class IngestStatus(Body):
     """One ingest worker; counters since it started."""
 
     name: str
+    """Of the worker."""
     partitions: tuple[str, ...]
     """`topic[partition]`, of the whole topic."""
     spooled: int
@@ -178,8 +193,11 @@ class IngestStatus(Body):
     full: bool
     """Whether it has paused its partitions for want of room."""
     polled: int
+    """Records read."""
     dead_letters: int
+    """Records put aside."""
     duplicates: int
+    """Records that were known."""
     trouble: dict[str, Words] = Field(default_factory=dict)
     """The last error of each loop that is failing now."""
 
@@ -222,13 +240,17 @@ class SystemStatus(Body):
     manifest: int
     """Number of the manifest in force; 0 before the first."""
     base: BaseRevision
+    """The base model that is served."""
     domains: tuple[DomainStatus, ...]
+    """As `GET /v1/domains` tells them."""
     ingest: tuple[IngestStatus, ...]
+    """One for each worker."""
     replicas: dict[str, ReplicaStatus]
+    """By name."""
     trouble: Words | None = None
     """What keeps the coordinator from going on."""
     replica: ReplicaHealth | None = None
-    """The replica that answered; None where the status was asked of the coordinator."""
+    """The replica that answered; null where the status was asked of the coordinator."""
 
     def troubles(self) -> Iterator[tuple[str, str]]:
         """Everything that is failing now, as (who, what): the coordinator, ingest loops, domains, replicas."""

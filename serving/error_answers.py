@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -26,11 +25,11 @@ _LOG = logging.getLogger(__name__)
 _KINDS = {404: "NotFoundError", 500: "InternalServerError", 503: "ServiceUnavailableError"}
 
 
-def add_error_answers(app: FastAPI, refusals: Counter) -> None:
-    """Map everything that a path may raise; `refusals` counts by status."""
+def add_error_answers(app: FastAPI, count: Callable[[int], None]) -> None:
+    """Map everything that a path may raise; `count` is told the status of each."""
 
     def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
-        refusals.labels(str(status)).inc()
+        count(status)
         more = RETRY_AFTER if status == 503 else {}
         return JSONResponse(_with_plain_words(body), status, {**(headers or {}), **more})
 

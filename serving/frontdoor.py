@@ -48,7 +48,7 @@ def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
     _add_models(app, service)
     _add_health(app, service, control)
     app.include_router(admin_router(service, control))
-    add_error_answers(app, service.metrics.refusals)
+    add_error_answers(app, lambda status: service.metrics.refusals.labels(str(status)).inc())
 
     # Not FastAPI's own path, which would answer HEAD as well.
     @app.get("/openapi.json", include_in_schema=False)
