@@ -27,7 +27,7 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from serving.engine import Answer, Call, Kind
 from serving.errors import Refused, Unavailable
-from serving.openai_body import bad_request
+from serving.openai_body import bad_request, plain_messages, prompts_of
 from serving.options import EngineOptions
 from serving.served import BASE
 
@@ -110,7 +110,14 @@ class OpenAILayer:
         for key, value in body.items():
             if key not in _NOT_FOR_THE_ENGINE and _is_beyond_64_bits(value):
                 raise bad_request(f"{key}: expected numbers of at most 64 bits, got a larger one", key)
-        return Call(kind, body, bool(parsed.stream), parsed)
+        stream, samples = bool(parsed.stream), parsed.n or 1
+        if isinstance(parsed, ChatCompletionRequest):
+            # What vLLM keeps of contents can be read once, and that is for vLLM.
+            messages = plain_messages(body["messages"])
+            return Call(kind, body, stream, parsed, parsed.model, messages=messages, samples=samples)
+        if parsed.prompt_embeds is not None:
+            raise bad_request("prompt_embeds are not taken; send a prompt", "prompt_embeds")
+        return Call(kind, body, stream, parsed, parsed.model, prompts_of(parsed.prompt), samples=samples)
 
     async def generate(self, call: Call, model: str) -> Answer:
         request = call.parsed.model_copy(update={"model": model})
