@@ -61,12 +61,11 @@ class ClusterControl:
 
     async def domains(self) -> list[dict[str, Any]]:
         """Describe every domain."""
-        found: list[dict[str, Any]] = await self._ask("domains")
-        return found
+        return [domain.model_dump(mode="json") for domain in await self._ask("domains")]
 
     async def status(self) -> dict[str, Any]:
         """Describe the whole system."""
-        found: dict[str, Any] = await self._ask("status")
+        found: dict[str, Any] = (await self._ask("status")).model_dump(mode="json")
         return found
 
     async def remove(self, domain: str) -> dict[str, Any]:

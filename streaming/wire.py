@@ -24,6 +24,9 @@ CONTENT_TYPE = "content-type"
 MAX_RECORD_BYTES = 1_000_000
 """Just below Kafka's own default limit of a message with its headers (1,048,588 bytes)."""
 
+_BATCH_BYTES, _RECORD_BYTES = 61, 21
+"""Kafka's frame around a batch, and at most what it adds to each record of it."""
+
 # msgpack announces lengths before the data: without these, five bytes could ask for gigabytes.
 _MAX_MAP = 4_096
 _MAX_ARRAY = 4_096
@@ -63,6 +66,23 @@ def decode(
     raise RecordError(
         "unknown-content-type", f"content-type {media_type[:80]!r}; expected application/json or application/msgpack"
     )
+
+
+def entry_bytes(value: bytes | None, headers: Headers = (), key: bytes | None = None) -> int:
+    """The bytes that an entry takes in Kafka's log, alone in its batch: what brokers and clients hold against their
+    limits. An upper bound, by less than the 21 bytes of its offset, time and length."""
+    parts = _sized(len(key or b"")) + _sized(len(value or b"")) + _varint(len(headers))
+    named = sum(_sized(len(name.encode(errors="replace"))) + _sized(len(data)) for name, data in headers)
+    return _BATCH_BYTES + _RECORD_BYTES + parts + named
+
+
+def _sized(length: int) -> int:
+    return _varint(length) + length
+
+
+def _varint(number: int) -> int:
+    """The bytes of a number in Kafka's zigzag encoding, seven bits each."""
+    return max(1, ((2 * number).bit_length() + 6) // 7)
 
 
 def _media_type(headers: Sequence[tuple[str, bytes | None]]) -> str:
