@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import msgpack
 
@@ -59,6 +60,9 @@ class EmbeddedSource:
         check_identity(f"topic {topic!r} of {log.path}", self._identity, expected_identity)
         self._beginnings = Beginnings(start_at)
         self._beginnings.add(self._assigned)
+        # Suppressed: where the caller can't say yet, `poll` asks again.
+        with suppress(StreamError):
+            self._beginnings.settle(self._place)
 
     def identity(self) -> str | None:
         return self._identity
@@ -158,8 +162,8 @@ class EmbeddedSink:
         self._closed = False
 
     @property
-    def max_entry_bytes(self) -> int:
-        return self._limits.entry_bytes
+    def limits(self) -> EntryLimits:
+        return self._limits
 
     def append(self, record: TaskRecord | EndOfDomain) -> None:
         for entry in self._placed(self._limits.encode(record)):
@@ -169,7 +173,7 @@ class EmbeddedSink:
         try:
             self._limits.check(value, headers, key)
         except EntryRefused as error:
-            raise EntryRefused(f"writing to {self._topic!r} of {self._log.path}: {error}") from None
+            raise type(error)(f"writing to {self._topic!r} of {self._log.path}: {error}") from None
         self._add(self._entry(self._partition(value, key), key, value, headers))
 
     def append_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> None:

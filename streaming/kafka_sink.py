@@ -38,6 +38,8 @@ _CLOSE_TIMEOUT_S = 10.0
 _MAX_UNACKNOWLEDGED = 50_000
 
 _REFUSALS = (InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
+# What the others of a batch get, by no error of its own, where the broker refuses one of them.
+_REFUSED_BESIDE = "part of a batch which had one more more invalid records"
 
 
 class KafkaSink:
@@ -66,8 +68,8 @@ class KafkaSink:
         self._losses = _Losses()
 
     @property
-    def max_entry_bytes(self) -> int:
-        return self._limits.entry_bytes
+    def limits(self) -> EntryLimits:
+        return self._limits
 
     def append(self, record: TaskRecord | EndOfDomain) -> None:
         self._append(self._limits.encode(record))
@@ -76,7 +78,7 @@ class KafkaSink:
         try:
             self._limits.check(value, headers, key)
         except EntryRefused as error:
-            raise EntryRefused(f"writing to {self._topic!r}: {error}") from None
+            raise type(error)(f"writing to {self._topic!r}: {error}") from None
         self._send(value, headers, key, None)
 
     def append_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> None:
@@ -177,7 +179,7 @@ class KafkaSink:
 
 
 def _kind(error: Exception | None) -> type[StreamError]:
-    if isinstance(error, _REFUSALS):
+    if isinstance(error, _REFUSALS) or _REFUSED_BESIDE in str(error):
         return EntryRefused
     if error is None or isinstance(error, RetriableError | KafkaTimeoutError):
         return BrokerUnavailable
