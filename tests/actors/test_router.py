@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actors.change import Change
-from actors.errors import NotCaughtUp, UnknownDomain
+from actors.errors import NotCaughtUp, OtherHome, UnknownDomain
 from actors.observation import Observation, example_digest
 from actors.router import Router
 from learning.errors import FingerprintMismatch
@@ -345,3 +345,22 @@ def test_the_standardisation_is_frozen_by_whoever_is_first(start: Callable[[], R
     assert router.freeze_standardisation(b"mine") == b"mine"
     assert router.freeze_standardisation(b"yours") == b"mine"
     assert start().standardisation() == b"mine"
+
+
+@pytest.mark.parametrize(("digest", "refused"), [("c" * 64, True), ("b" * 64, False), ("", False)])
+def test_the_sums_of_another_base_are_refused(
+    start: Callable[[], Router], registry: Registry, add: Callable[..., Adapter], digest: str, refused: bool
+) -> None:
+    router = start()
+    router.observe(observation({P0: (0, 3)}, of("alpha", range(3))))
+    router.publish(learned(add("alpha")), {P0: 3})
+
+    def other() -> Router:
+        base = BaseRevision(model="/models/other", digest=digest)
+        return Router(registry, base, ridge=RIDGE, class_weighting="none", abstain_below=0.1)
+
+    if refused:
+        with pytest.raises(OtherHome, match=r"made with base tiny \(bbbbbbbb\), this system runs with other \(cccc"):
+            other()
+    else:
+        assert other().counts() == {"alpha": 3}
