@@ -18,7 +18,7 @@ from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import VLLMError
+from vllm.exceptions import VLLMError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -38,6 +38,25 @@ _REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
 _REPORTED_ERRORS = 5
 
 
+class _OwnErrors:
+    """The one way in which an engine without a connector ends a request with an error: its grammar is at a dead end."""
+
+    def _raise_if_error(self, finish_reason: str | None, request_id: str) -> None:
+        if finish_reason == "error":
+            raise VLLMValidationError(
+                "the request's schema or grammar leaves neither a next token nor an end, "
+                "as one does that refers to itself; correct it"
+            )
+
+
+class _Chat(_OwnErrors, OpenAIServingChat):
+    pass
+
+
+class _Completion(_OwnErrors, OpenAIServingCompletion):
+    pass
+
+
 class OpenAILayer:
     """`chat_template` is the effective template's text."""
 
@@ -55,7 +74,7 @@ class OpenAILayer:
             tool_parser=options.tool_call_parser,
             reasoning_parser=options.reasoning_parser or "",
         )
-        self._chat = OpenAIServingChat(
+        self._chat = _Chat(
             llm,
             self._models,
             "assistant",
@@ -67,9 +86,7 @@ class OpenAILayer:
             tool_parser=options.tool_call_parser,
             reasoning_parser=options.reasoning_parser or "",
         )
-        self._completion = OpenAIServingCompletion(
-            llm, self._models, online_renderer=self._renderer, request_logger=None
-        )
+        self._completion = _Completion(llm, self._models, online_renderer=self._renderer, request_logger=None)
 
     async def warm_up(self) -> None:
         """Compile the chat template once, before the first request waits for it."""
@@ -97,6 +114,8 @@ class OpenAILayer:
             answer = await create(request)
         except EngineDeadError as error:
             raise Unavailable("the engine process has died") from error
+        except OverflowError as error:
+            raise bad_request("a number of the request is beyond 64 bits; give a smaller one") from error
         except Exception as error:
             # vLLM's own server maps every other exception to a body of the OpenAI form, by this function.
             raise _refused(create_error_response(error)) from error

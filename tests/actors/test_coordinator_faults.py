@@ -376,7 +376,7 @@ class SlowLearner:
         assert (job.output / "mine").read_text() == job.domain
         self.running -= 1
         evaluation = Evaluation(1.0, 0.0, 1)
-        return TrainingResult("adapter", job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
+        return TrainingResult(job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from learning.feature_options import FeatureOptions
 from learning.features import FeatureExtractor
 from learning.rls import RouterWeights, StreamingRidge
 from learning.template import PromptTemplate
@@ -87,15 +88,8 @@ def messages(data: Path, domain: str, split: str, count: int) -> list[str]:
 
 
 def extractor(model: Path, texts: Sequence[str]) -> FeatureExtractor:
-    bare = FeatureExtractor(
-        str(model),
-        layers=[0, 2],
-        poolings=["mean"],
-        expansion=256,
-        seed=7,
-        max_tokens=256,
-        template_digest=template(model).digest,
-    )
+    options = FeatureOptions(layers=(0, 2), poolings=("mean",), expansion=256, seed=7, max_tokens=256)
+    bare = FeatureExtractor(str(model), options, template(model))
     return bare.with_standardisation(bare.fit(texts))
 
 
