@@ -1,60 +1,51 @@
-"""Dead letters: records that could not be read, kept as they were with the reason, to be looked at and replayed.
+"""Dead letters: records that could not be read, kept with the reason, to be looked at and replayed.
 
 They lie in a topic of their own. A letter's origin (topic, partition, offset) names it: the same record put twice is
 listed once. A replayed letter is marked by a further entry in that topic and no longer listed; if it fails again, it
-comes back with its new origin. This module does not decide what is unreadable (`wire` does).
+comes back with its new origin. No letter stands in the way of another: one that can't be kept is counted, one that
+can't be replayed is reported. This module does not decide what is unreadable (`wire` does).
 """
 
 from __future__ import annotations
 
 import builtins
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from streaming.errors import RecordError, StreamError
+from streaming.errors import EntryRefused, RecordError, StreamError
+from streaming.letter import DeadLetter, LetterEntry, Origin, is_mark, letter_entry, read_letter, replayed_entry
 from streaming.source import Envelope, RecordSink, RecordSource
-from streaming.wire import Headers
 
-PREFIX = "x-anabranch-"
-REASON, DETAIL = PREFIX + "reason", PREFIX + "detail"
-TOPIC, PARTITION, OFFSET = PREFIX + "topic", PREFIX + "partition", PREFIX + "offset"
-TRUNCATED, REPLAYED = PREFIX + "truncated", PREFIX + "replayed"
+__all__ = ["DeadLetter", "DeadLetters", "Replay", "Unsent"]
 
-MAX_LETTER_BYTES = 900_000
-"""Longer values are cut: with our headers added, a record at the broker's size limit could not be written any more."""
-
-_DETAIL_BYTES = 500
 _POLL_RECORDS = 1_000
 _SETTLE_S = 30.0
+_REPLAY_BATCH = 100
+_CUT = "it was cut to fit into a letter; send the record again from its origin"
 
-Origin = tuple[str, int, int]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """One unreadable record: why, where it came from, and its original key, value and headers.
+class Unsent:
+    """A letter that was not replayed and stays listed, and why."""
 
-    `original_bytes` is the value's length before it was cut, None if it is whole.
-    """
-
-    reason: str
-    detail: str
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    recorded_at_ms: int
-    original_bytes: int | None = None
-
-    @property
-    def origin(self) -> Origin:
-        return (self.topic, self.partition, self.offset)
+    letter: DeadLetter
+    why: str
 
     def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}: {self.reason}: {self.detail}"
+        origin = f"{self.letter.topic}[{self.letter.partition}]@{self.letter.offset}"
+        return f"{origin} not replayed: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay did: how many letters were sent and marked, and which were not."""
+
+    replayed: int
+    unsent: tuple[Unsent, ...]
 
 
 class DeadLetters:
@@ -64,56 +55,94 @@ class DeadLetters:
     def __init__(self, sink: RecordSink, source: Callable[[], RecordSource]) -> None:
         self._sink = sink
         self._source = source
+        self._lost = 0
 
-    def put(self, envelope: Envelope, error: RecordError) -> None:
-        """Keep this record; durable on return. Raises StreamError."""
-        self.put_all([(envelope, error)])
+    @property
+    def lost(self) -> int:
+        """How many letters this object could not keep, since it was made."""
+        return self._lost
 
-    def put_all(self, letters: Iterable[tuple[Envelope, RecordError]]) -> None:
-        """Keep these records; durable on return, with one flush for all. Raises StreamError."""
-        for envelope, error in letters:
-            value = envelope.value
-            headers = _without_ours(envelope.headers)
-            headers += _origin_headers(envelope.topic, envelope.partition, envelope.offset)
-            detail = error.message.encode(errors="replace")[:_DETAIL_BYTES].decode(errors="ignore")
-            headers += ((REASON, error.reason.encode()), (DETAIL, detail.encode()))
-            if value is not None and len(value) > MAX_LETTER_BYTES:
-                headers += ((TRUNCATED, str(len(value)).encode()),)
-                value = value[:MAX_LETTER_BYTES]
-            self._sink.append_raw(value, headers, envelope.key or _keyless(envelope))
-        self._sink.flush()
+    def put(self, envelope: Envelope, error: RecordError) -> bool:
+        """Keep this record; durable on return. As `put_all`; whether it was kept."""
+        return self.put_all([(envelope, error)]) == 0
+
+    def put_all(self, letters: Iterable[tuple[Envelope, RecordError]]) -> int:
+        """Keep these records, cut to what the topic takes; durable on return, with one flush for all. Returns how many
+        could not be kept, because the topic refuses them for good: each is logged with its origin and counted in
+        `lost`. Raises StreamError for all other trouble, an outage above all: then put all of them again."""
+        limit = self._sink.limits.entry_bytes
+        written = [(envelope, letter_entry(envelope, error, limit)) for envelope, error in letters]
+        try:
+            self._write(entry for _, entry in written)
+            return 0
+        except EntryRefused:
+            pass  # Which one it was is found by writing each alone; those already written are listed once all the same.
+        lost = 0
+        for envelope, entry in written:
+            try:
+                self._write([entry])
+            except EntryRefused as error:
+                lost += 1
+                _log.warning("the dead letter of %s could not be kept and is lost: %s", envelope, error)
+        self._lost += lost
+        return lost
 
     def list(self) -> list[DeadLetter]:
         """The letters not yet replayed, oldest first, each origin once. Raises StreamError."""
         letters: dict[Origin, DeadLetter] = {}
         replayed: set[Origin] = set()
         for envelope in self._read():
-            letter = _letter(envelope)
+            letter = read_letter(envelope)
             if letter is None:
                 continue
-            if any(name == REPLAYED for name, _ in envelope.headers):
+            if is_mark(envelope):
                 replayed.add(letter.origin)
             else:
                 letters.setdefault(letter.origin, letter)
         return [letter for origin, letter in letters.items() if origin not in replayed]
 
-    def replay(self, sink: RecordSink) -> int:
-        """Send the listed letters to `sink` as they were; returns how many. Cut letters stay listed: resend those from
-        their origin. A crash midway sends some twice, which their ids undo."""
-        whole = [letter for letter in self.list() if letter.original_bytes is None]
-        for letter in whole:
-            sink.append_raw(letter.value, letter.headers, letter.key)
-        sink.flush()
-        now = str(time.time_ns() // 1_000_000).encode()
-        for letter in whole:
-            headers = (*_origin_headers(*letter.origin), (REPLAYED, now))
-            self._sink.append_raw(b"", headers, b"replayed")
-        self._sink.flush()
-        return len(whole)
+    def replay(self, sink: RecordSink) -> Replay:
+        """Send the listed letters to `sink` as they were, oldest first, and mark them, a hundred at a time.
+
+        One that was cut, that has neither key nor value, that is too large for `sink` or that its log refuses is not
+        sent and stays listed; the others are. Raises StreamError when the stream fails midway: what was marked until
+        then is not sent again, the hundred on their way may be, which their ids undo.
+        """
+        listed = self.list()
+        whole = [letter for letter in listed if letter.is_whole]
+        unsent = [Unsent(letter, _CUT) for letter in listed if not letter.is_whole]
+        for start in range(0, len(whole), _REPLAY_BATCH):
+            unsent += self._replay(whole[start : start + _REPLAY_BATCH], sink)
+        return Replay(len(listed) - len(unsent), tuple(unsent))
 
     def close(self) -> None:
         """Release everything. Twice is fine."""
         self._sink.close()
+
+    def _replay(self, letters: Sequence[DeadLetter], sink: RecordSink) -> builtins.list[Unsent]:
+        """Send and mark these; returns those that were refused. Which one a flush was refused for isn't said: then each
+        is sent alone."""
+        sent, unsent = [], []
+        for letter in letters:
+            try:
+                sink.append_raw(letter.value, letter.headers, letter.key)
+                sent.append(letter)
+            except EntryRefused as error:
+                unsent.append(Unsent(letter, str(error)))
+        try:
+            sink.flush()
+        except EntryRefused as error:
+            if len(sent) <= 1:
+                return unsent + [Unsent(letter, str(error)) for letter in sent]
+            return unsent + [each for letter in sent for each in self._replay([letter], sink)]
+        now_ms = time.time_ns() // 1_000_000
+        self._write(replayed_entry(letter, now_ms) for letter in sent)
+        return unsent
+
+    def _write(self, entries: Iterable[LetterEntry]) -> None:
+        for entry in entries:
+            self._sink.append_raw(*entry)
+        self._sink.flush()
 
     def _read(self) -> builtins.list[Envelope]:
         """Everything in the topic up to its end as it is now."""
@@ -132,40 +161,3 @@ class DeadLetters:
             raise StreamError(f"the dead letters could not be read to their end within {_SETTLE_S:.0f} s; try again")
         finally:
             source.close()
-
-
-def _origin_headers(topic: str, partition: int, offset: int) -> Headers:
-    return ((TOPIC, topic.encode()), (PARTITION, str(partition).encode()), (OFFSET, str(offset).encode()))
-
-
-def _without_ours(headers: Headers) -> Headers:
-    """A sender can't forge or shadow an origin."""
-    return tuple((name, value) for name, value in headers if not name.lower().startswith(PREFIX))
-
-
-def _keyless(envelope: Envelope) -> bytes:
-    """Kafka refuses an entry with neither key nor value, so a record without a key gets its origin as one."""
-    return f"{PREFIX}{envelope}".encode()
-
-
-def _letter(envelope: Envelope) -> DeadLetter | None:
-    """The letter in this entry; None for what others wrote into the topic."""
-    ours = {name: value.decode(errors="replace") for name, value in envelope.headers if name.startswith(PREFIX)}
-    try:
-        topic, partition, offset = ours[TOPIC], int(ours[PARTITION]), int(ours[OFFSET])
-        original_bytes = int(ours[TRUNCATED]) if TRUNCATED in ours else None
-    except (KeyError, ValueError):
-        return None
-    keyless = envelope.key is not None and envelope.key.startswith(PREFIX.encode())
-    return DeadLetter(
-        reason=ours.get(REASON, ""),
-        detail=ours.get(DETAIL, ""),
-        topic=topic,
-        partition=partition,
-        offset=offset,
-        key=None if keyless else envelope.key,
-        value=envelope.value,
-        headers=_without_ours(envelope.headers),
-        recorded_at_ms=envelope.timestamp_ms,
-        original_bytes=original_bytes,
-    )

@@ -158,8 +158,8 @@ class EmbeddedSink:
         self._closed = False
 
     @property
-    def max_entry_bytes(self) -> int:
-        return self._limits.entry_bytes
+    def limits(self) -> EntryLimits:
+        return self._limits
 
     def append(self, record: TaskRecord | EndOfDomain) -> None:
         for entry in self._placed(self._limits.encode(record)):
@@ -169,7 +169,7 @@ class EmbeddedSink:
         try:
             self._limits.check(value, headers, key)
         except EntryRefused as error:
-            raise EntryRefused(f"writing to {self._topic!r} of {self._log.path}: {error}") from None
+            raise type(error)(f"writing to {self._topic!r} of {self._log.path}: {error}") from None
         self._add(self._entry(self._partition(value, key), key, value, headers))
 
     def append_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> None:

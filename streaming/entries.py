@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from streaming.errors import EntryRefused
+from streaming.errors import EntryRefused, TooLarge
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.wire import Headers, encode, entry_bytes
 
@@ -33,35 +33,41 @@ class EntryLimits:
     value_bytes: int | None = None
 
     def check(self, value: bytes | None, headers: Headers, key: bytes | None) -> None:
-        """Raise EntryRefused for an entry that is too large, or that no log takes: with neither key nor value."""
+        """Raise TooLarge for an entry beyond its limit, as `wire.entry_bytes` counts, and EntryRefused for one that no
+        log takes: with neither key nor value, or with a header whose name is no Unicode text."""
         if value is None and key is None:
             raise EntryRefused("expected a value or a key, got neither (a tombstone of nothing); leave it out")
+        try:
+            for name, _ in headers:
+                name.encode()
+        except UnicodeEncodeError:
+            raise EntryRefused("expected header names of Unicode text, got a lone surrogate; rename it") from None
         size = entry_bytes(value, headers, key)
         if size > self.entry_bytes:
-            raise EntryRefused(
+            raise TooLarge(
                 f"{size} bytes with key and headers, expected at most {self.entry_bytes}; send less in one entry"
             )
 
     def encode(self, record: TaskRecord | EndOfDomain) -> Entry:
-        """The record as an entry. Raises EntryRefused, naming it, where it is too large."""
+        """The record as an entry. Raises TooLarge, naming it, where it is beyond a limit."""
         value, headers = encode(record)
         key = record.id.encode() if isinstance(record, TaskRecord) else None
         try:
             self.check(value, headers, key)
             if self.value_bytes is not None and len(value) > self.value_bytes:
-                raise EntryRefused(f"{len(value)} bytes, expected at most {self.value_bytes}; split the example")
-        except EntryRefused as error:
-            raise EntryRefused(f"record {_name(record)}: {error}") from None
+                raise TooLarge(f"{len(value)} bytes, expected at most {self.value_bytes}; split the example")
+        except TooLarge as error:
+            raise TooLarge(f"record {_name(record)}: {error}") from None
         return Entry(value, headers, key)
 
     def encode_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> list[Entry]:
-        """The records as entries. Raises EntryRefused where one of them is too large, with its place in the list."""
+        """The records as entries. Raises TooLarge where one of them is beyond a limit, with its place in the list."""
         entries = []
         for place, record in enumerate(records):
             try:
                 entries.append(self.encode(record))
-            except EntryRefused as error:
-                raise EntryRefused(f"{error} (number {place + 1} of {len(records)})") from None
+            except TooLarge as error:
+                raise TooLarge(f"{error} (number {place + 1} of {len(records)})") from None
         return entries
 
 

@@ -46,6 +46,10 @@ class EntryRefused(StreamError):
     can still be written, and this one may be left out."""
 
 
+class TooLarge(EntryRefused):
+    """An entry beyond the limits of its sink, refused before anything was written; the message names sizes alone."""
+
+
 class LogReplaced(StreamError):
     """The log is not the one that was read before: its identity differs, or it ends before where reading stood. The
     positions known belong to the old one, so nothing may be read by them."""

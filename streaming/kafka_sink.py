@@ -66,8 +66,8 @@ class KafkaSink:
         self._losses = _Losses()
 
     @property
-    def max_entry_bytes(self) -> int:
-        return self._limits.entry_bytes
+    def limits(self) -> EntryLimits:
+        return self._limits
 
     def append(self, record: TaskRecord | EndOfDomain) -> None:
         self._append(self._limits.encode(record))
@@ -76,7 +76,7 @@ class KafkaSink:
         try:
             self._limits.check(value, headers, key)
         except EntryRefused as error:
-            raise EntryRefused(f"writing to {self._topic!r}: {error}") from None
+            raise type(error)(f"writing to {self._topic!r}: {error}") from None
         self._send(value, headers, key, None)
 
     def append_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from streaming.entries import EntryLimits
 from streaming.errors import LogReplaced
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.wire import Headers
@@ -128,13 +129,12 @@ class RecordSource(Protocol):
 class RecordSink(Protocol):
     """A writer to one topic. Appends are buffered; `flush` makes them durable and visible, or raises.
 
-    Every kind of stream refuses an entry larger than `max_entry_bytes`, counted as `wire.entry_bytes` does, with
-    EntryRefused and before anything of it is written.
+    Every kind of stream refuses an entry beyond its `limits` with TooLarge, before anything of it is written.
     """
 
     @property
-    def max_entry_bytes(self) -> int:
-        """The largest entry taken, with key and headers."""
+    def limits(self) -> EntryLimits:
+        """What is taken, to be checked before; appends check it themselves."""
         ...
 
     def append(self, record: TaskRecord | EndOfDomain) -> None:
@@ -146,7 +146,7 @@ class RecordSink(Protocol):
         ...
 
     def append_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> None:
-        """Append these and flush. All are checked before the first is written: EntryRefused names the one at fault.
+        """Append these and flush. All are checked before the first is written: TooLarge names the one at fault.
 
         The embedded log writes them in one transaction, all or none. Kafka may have taken some where an outage
         interrupts it: sending all again is safe, since ids make them unique.
