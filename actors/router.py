@@ -26,7 +26,6 @@ from registry.manifest import BaseRevision, Manifest, Route, RouterRef
 from registry.registry import Registry
 from streaming.source import TopicPartition
 
-_STANDARDISATION = "standardisation.safetensors"
 _DIGESTS = "digests."
 
 
@@ -107,16 +106,6 @@ class Router:
         if self._sums is None:
             raise ValueError("an observation without statistics has no sums")
         return self._sums
-
-    # -- the feature map's standardisation ----------------------------------------------------------------------------
-
-    def standardisation(self) -> bytes | None:
-        """Return the frozen standardisation, or None while nobody has fitted one."""
-        return self._registry.frozen(_STANDARDISATION)
-
-    def freeze_standardisation(self, content: bytes) -> bytes:
-        """Freeze a standardisation for good; the first one wins and is returned."""
-        return self._registry.freeze(_STANDARDISATION, content)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 

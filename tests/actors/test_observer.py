@@ -38,14 +38,14 @@ class Picky:
 
 
 def picky(house: House, bad: Callable[[str], bool], how: Exception | float) -> Picky:
-    """Have the worker's extractor, its standardisation frozen, refuse some prompts."""
+    """Have the worker's extractor refuse some prompts."""
     observer = house.ingests[0]._observer
-    extractor = Picky(observer._ready_extractor(), bad, how)
+    extractor = Picky(house.parts.extractor, bad, how)
     observer._extractor = extractor  # type: ignore[assignment]
     return extractor
 
 
-def frozen(build: Build, **options: Any) -> tuple[House, list[TaskRecord]]:
+def begun(build: Build, **options: Any) -> tuple[House, list[TaskRecord]]:
     house = build(partitions=1, options=limits(block_rows=100, **options))
     first = records_of("alpha", 8)
     house.send(first)
@@ -67,7 +67,7 @@ def of(numbers: Sequence[int]) -> Callable[[str], bool]:
 def test_a_bad_row_is_a_dead_letter_and_the_stream_goes_on(
     build: Build, how: Exception | float, numbers: list[int]
 ) -> None:
-    house, first = frozen(build)
+    house, first = begun(build)
     picky(house, of(numbers), how)
     rest = records_of("alpha", 24, start=16)
     house.send(rest)
@@ -88,7 +88,7 @@ def test_a_bad_row_is_a_dead_letter_and_the_stream_goes_on(
 
 
 def test_finding_one_bad_row_among_many_takes_few_extractions(build: Build) -> None:
-    house, _ = frozen(build)
+    house, _ = begun(build)
     extractor = picky(house, of([40]), LearningError("no tokens"))
     house.send(records_of("alpha", 64, start=16, split="train"))
     house.drain()
@@ -97,7 +97,7 @@ def test_finding_one_bad_row_among_many_takes_few_extractions(build: Build) -> N
 
 
 def test_an_extractor_that_refuses_everything_empties_nothing_into_the_dead_letters(build: Build) -> None:
-    house, first = frozen(build)
+    house, first = begun(build)
     extractor = picky(house, lambda _text: True, LearningError("the device is lost"))
     rest = records_of("alpha", 12, start=16)
     house.send(rest)
@@ -113,7 +113,7 @@ def test_an_extractor_that_refuses_everything_empties_nothing_into_the_dead_lett
 
 @pytest.mark.parametrize("error", [MemoryError(), ConnectionError("the store is away")])
 def test_what_passes_is_no_rows_fault(build: Build, error: Exception) -> None:
-    house, first = frozen(build)
+    house, first = begun(build)
     extractor = picky(house, of([20]), error)
     rest = records_of("alpha", 12, start=16)
     house.send(rest)
@@ -127,7 +127,7 @@ def test_what_passes_is_no_rows_fault(build: Build, error: Exception) -> None:
 
 
 def test_a_router_that_is_away_makes_no_dead_letters(build: Build) -> None:
-    house, first = frozen(build)
+    house, first = begun(build)
     rest = records_of("alpha", 12, start=16)
     house.send(rest)
     house.poll()
@@ -146,7 +146,7 @@ def test_a_router_that_is_away_makes_no_dead_letters(build: Build) -> None:
 
 @pytest.mark.parametrize("point", ["put_all", "discard"])
 def test_a_death_between_its_steps_leaves_one_letter(build: Build, point: str) -> None:
-    house, first = frozen(build)
+    house, first = begun(build)
     picky(house, of([20]), np.nan)
     rest = records_of("alpha", 12, start=16)
     house.send(rest)
@@ -171,7 +171,7 @@ def test_a_death_between_its_steps_leaves_one_letter(build: Build, point: str) -
 
 
 def test_a_letter_that_can_not_be_kept_keeps_its_row(build: Build) -> None:
-    house, _ = frozen(build)
+    house, _ = begun(build)
     picky(house, of([20]), np.nan)
     house.send(records_of("alpha", 12, start=16))
     house.poll()

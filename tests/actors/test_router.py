@@ -339,14 +339,6 @@ def test_what_was_counted_before_a_restart_is_still_a_duplicate(
     assert len(receipt.duplicates) == 3
 
 
-def test_the_standardisation_is_frozen_by_whoever_is_first(start: Callable[[], Router]) -> None:
-    router = start()
-    assert router.standardisation() is None
-    assert router.freeze_standardisation(b"mine") == b"mine"
-    assert router.freeze_standardisation(b"yours") == b"mine"
-    assert start().standardisation() == b"mine"
-
-
 @pytest.mark.parametrize(("digest", "refused"), [("c" * 64, True), ("b" * 64, False), ("", False)])
 def test_the_sums_of_another_base_are_refused(
     start: Callable[[], Router], registry: Registry, add: Callable[..., Adapter], digest: str, refused: bool

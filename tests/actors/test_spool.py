@@ -218,11 +218,6 @@ def test_forgetting_a_domain(spool: Spool) -> None:
     assert set(spool.backlog({P0: 10})) == {"beta"}
 
 
-def test_only_training_rows_are_offered_to_fit_on(spool: Spool) -> None:
-    spool.append([row(P0, 0, held_out=True), row(P0, 1), row(P1, 0), row(P0, 2)], [], {P0: (0, 3), P1: (0, 1)})
-    assert offsets(spool.prompts(2)) == [(1, 0), (0, 1)]
-
-
 def test_everything_is_there_after_reopening(reopen: Callable[[], Spool]) -> None:
     spool = reopen()
     spool.append([*rows(P0, range(4)), row(P1, 0, "beta")], [SpooledMarker(P1, 1, "beta")], {P0: (0, 4), P1: (0, 2)})
