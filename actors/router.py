@@ -178,7 +178,9 @@ class Router:
         digests = {name: value for name, value in snapshot.tensors.items() if name.startswith(_DIGESTS)}
         sums = {name: value for name, value in snapshot.tensors.items() if name not in digests}
         if sums:
-            self._sums = StreamingRidge.from_tensors(sums, snapshot.metadata)
+            self._sums = StreamingRidge.from_tensors(
+                sums, snapshot.metadata, ridge=self._ridge_penalty, class_weighting=self._class_weighting
+            )
         for name, value in digests.items():
             self._known[name.removeprefix(_DIGESTS)] = {bytes(row) for row in value}
         for topic, partition, offset in json.loads(snapshot.metadata["watermarks"]):

@@ -7,7 +7,6 @@ the same stream. Nothing here knows Ray.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
+from cluster.late import late
 from configs.settings import Settings
 from learning.checkpoint import base_digest
 from learning.contract import Learner
@@ -73,18 +73,23 @@ def bare_extractor(settings: Settings) -> FeatureExtractor:
     )
 
 
-def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest], FeatureExtractor]:
+def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest | None], FeatureExtractor]:
     """Return the function by which a replica gets the extractor of a manifest.
 
-    The lower layers are loaded here and now and the calibration text is run behind, so that the first publication need
-    not wait for either.
+    The lower layers are loaded and the calibration text is run from now on, beside whatever else starts, so that the
+    first publication need not wait for either.
     """
-    from learning.standardisation import Standardisation
 
-    made = bare_extractor(settings)
-    threading.Thread(target=lambda: made.standardisation, name="calibrate", daemon=True).start()
+    def calibrated() -> FeatureExtractor:
+        loaded = bare_extractor(settings)
+        loaded.extract(["calibrated"])
+        return loaded
 
-    def extractor(manifest: Manifest) -> FeatureExtractor:
+    made = late(calibrated)
+
+    def extractor(manifest: Manifest | None) -> FeatureExtractor:
+        from learning.standardisation import Standardisation
+
         frozen = registry.frozen(STANDARDISATION)
         return made if frozen is None else made.with_standardisation(Standardisation.from_bytes(frozen))
 

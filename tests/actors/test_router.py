@@ -14,7 +14,7 @@ from actors.errors import NotCaughtUp, OtherHome, UnknownDomain
 from actors.observation import Observation, example_digest
 from actors.router import Router
 from learning.errors import FingerprintMismatch
-from learning.rls import RouterWeights
+from learning.rls import RouterWeights, StreamingRidge
 from learning.statistics import Statistics
 from registry.adapters import Adapter, AdapterFacts
 from registry.errors import RegistryError
@@ -356,3 +356,18 @@ def test_the_sums_of_another_base_are_refused(
             other()
     else:
         assert other().counts() == {"alpha": 3}
+
+
+def test_another_ridge_and_weighting_hold_for_the_sums_there_are(
+    start: Callable[[], Router], registry: Registry, add: Callable[..., Adapter]
+) -> None:
+    router = start()
+    rows = [*of("alpha", range(30)), *of("beta", range(6))]
+    router.observe(observation({P0: (0, 36)}, rows))
+    router.publish(learned(add("alpha")), {P0: 36})
+    base = BaseRevision(model="tiny", digest="b" * 64)
+    other = Router(registry, base, ridge=50.0, class_weighting="inverse_frequency", abstain_below=0.1)
+    other.publish(learned(add("beta")), {})
+    expected = StreamingRidge(DIM, 50.0, class_weighting="inverse_frequency", fingerprint="f")
+    expected.observe(features(rows), [domain for domain, _ in rows])
+    close(served(registry).weight_DK, expected.weights().weight_DK)
