@@ -25,7 +25,7 @@ from learning.checkpoint import base_digest, resolve
 from learning.errors import LearningError, TextsWithoutTokens
 from learning.expansion import RandomExpansion
 from learning.feature_options import FeatureOptions
-from learning.lower_layers import DTYPES, LowerLayers
+from learning.lower_layers import LowerLayers
 from learning.standardisation import Standardisation
 from learning.symmetric import Float64
 from learning.template import PromptTemplate
@@ -100,7 +100,8 @@ class FeatureExtractor:
 
     def fit(self, texts: Sequence[str], name: str = "") -> Standardisation:
         """The standardisation of these texts' pooled features; this extractor is left as it is."""
-        precision = torch.finfo(DTYPES[self.options.dtype]).eps
+        # Narrower types round what is computed in float32: what is equal comes out equal.
+        precision = torch.finfo(torch.float64 if self.options.dtype == "float64" else torch.float32).eps
         return Standardisation.of(self.pooled(texts), precision=precision, name=name)
 
     def with_standardisation(self, standardisation: Standardisation) -> FeatureExtractor:

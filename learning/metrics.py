@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from learning.errors import LearningError
 
@@ -92,9 +91,10 @@ def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     outside_M = np.asarray(outside, dtype=np.float64).ravel()
     if not inside_N.size or not outside_M.size:
         raise LearningError(f"auroc: expected scores on both sides, got {inside_N.size} and {outside_M.size}")
-    ranks = rankdata(np.concatenate([inside_N, outside_M]))[: inside_N.size]
-    above = ranks.sum() - inside_N.size * (inside_N.size + 1) / 2
-    return float(above / (inside_N.size * outside_M.size))
+    outside_M = np.sort(outside_M)
+    below = np.searchsorted(outside_M, inside_N, side="left")
+    not_above = np.searchsorted(outside_M, inside_N, side="right")
+    return float((below + not_above).sum() / (2 * inside_N.size * outside_M.size))
 
 
 def _square(accuracy: ArrayLike) -> NDArray[np.float64]:

@@ -197,14 +197,24 @@ class StreamingRidge:
         return tensors, {"router": json.dumps(document, sort_keys=True)}
 
     @staticmethod
-    def from_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> StreamingRidge:
-        """The inverse of `to_tensors`; tensors and metadata of others beside it are left alone."""
+    def from_tensors(
+        tensors: Mapping[str, NDArray[Any]],
+        metadata: Mapping[str, str],
+        *,
+        ridge: float | None = None,
+        class_weighting: ClassWeighting | None = None,
+    ) -> StreamingRidge:
+        """The inverse of `to_tensors`; tensors and metadata of others beside it are left alone.
+
+        `ridge` and `class_weighting`, where given, take the place of those written: the sums depend on neither, so the
+        router is the one that these would have made from the first row on. Raises `LearningError` on damaged state.
+        """
         try:
             document = json.loads(metadata["router"])
             router = StreamingRidge(
                 document["feature_dim"],
-                document["ridge"],
-                class_weighting=document["class_weighting"],
+                document["ridge"] if ridge is None else ridge,
+                class_weighting=document["class_weighting"] if class_weighting is None else class_weighting,
                 fingerprint=document["fingerprint"],
             )
             for domain in document["domains"]:

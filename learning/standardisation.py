@@ -18,7 +18,7 @@ from learning.symmetric import Float64
 
 _FLOOR = 1e-3
 """Scale, relative to the median scale, below which a coordinate hardly varies."""
-_ULPS = 8.0
+_ULPS = 64.0
 """Relative rounding errors of a coordinate's or the typical magnitude by which equal values may come out different."""
 
 

@@ -1,13 +1,10 @@
-"""The fixed random expansion and the standardisation before it."""
+"""The fixed random expansion."""
 
 import hashlib
 
 import numpy as np
-import pytest
 
-from learning.errors import LearningError
 from learning.expansion import RandomExpansion
-from learning.standardisation import Standardisation
 
 
 def test_the_expansion_of_a_seed_never_changes() -> None:
@@ -37,29 +34,3 @@ def test_width_zero_passes_features_through() -> None:
     rows = np.random.default_rng(0).standard_normal((5, 10))
     expansion = RandomExpansion(10, 0, seed=0)
     assert expansion.dim == 10 and np.array_equal(expansion.apply(rows), rows)
-
-
-def test_standardised_features_have_mean_nought_and_scale_one() -> None:
-    pooled = np.random.default_rng(0).standard_normal((50, 6)) * [1, 10, 100, 1, 1, 1] + 5
-    pooled[:, 5] = 3.0  # a coordinate that never moves
-    fitted = Standardisation.of(pooled)
-    standardised = fitted.apply(pooled)
-    assert np.allclose(standardised.mean(axis=0), 0) and np.allclose(standardised[:, :5].std(axis=0), 1)
-    assert np.array_equal(standardised[:, 5], np.zeros(50))
-
-
-def test_a_standardisation_travels_as_bytes() -> None:
-    fitted = Standardisation.of(np.random.default_rng(0).standard_normal((9, 4)))
-    again = Standardisation.from_bytes(fitted.to_bytes())
-    assert np.array_equal(again.mean, fitted.mean) and np.array_equal(again.scale, fitted.scale)
-    assert again.digest == fitted.digest
-    assert Standardisation(fitted.mean + 1e-16, fitted.scale * (1 + 1e-15)).digest != fitted.digest
-
-
-def test_unusable_rows_are_refused() -> None:
-    with pytest.raises(LearningError, match="two rows or more"):
-        Standardisation.of(np.ones((1, 4)))
-    with pytest.raises(LearningError, match="standardising shape"):
-        Standardisation.of(np.eye(4)).apply(np.ones((2, 5)))
-    with pytest.raises(LearningError, match="standardisation"):
-        Standardisation.from_bytes(b"damaged")

@@ -132,6 +132,43 @@ def test_a_state_read_back_is_the_same_bit_for_bit_and_goes_on(stream, data) -> 
     assert difference(found, batch_predictions(rows, domains, ridge, weighting, rows)) <= TOLERANCE
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    stream=streams(),
+    other=st.sampled_from([0.1, 7.0, 100.0]),
+    weighting=st.sampled_from(["none", "inverse_frequency"]),
+)
+def test_a_state_read_back_under_other_settings_is_as_if_they_had_always_been_so(stream, other, weighting) -> None:
+    rows, domains, ridge, written = stream
+    half = len(rows) // 2
+
+    def first_half(ridge: float, weighting: str) -> StreamingRidge:
+        router = StreamingRidge(rows.shape[1], ridge, class_weighting=weighting, fingerprint="f")
+        router.observe(rows[:half], domains[:half])
+        router.weights()
+        return router
+
+    changed = StreamingRidge.from_tensors(
+        *first_half(ridge, written).to_tensors(), ridge=other, class_weighting=weighting
+    )
+    always = StreamingRidge.from_tensors(*first_half(other, weighting).to_tensors())
+    for router in (changed, always):
+        router.observe(rows[half:], domains[half:])
+    assert changed.to_bytes() == always.to_bytes()
+    assert np.array_equal(changed.weights().weight_DK, always.weights().weight_DK)
+
+
+def test_a_state_read_back_without_other_settings_keeps_its_own() -> None:
+    router = StreamingRidge(3, 7.0, class_weighting="inverse_frequency")
+    router.observe(np.eye(3), ["a", "b", "b"])
+    for changed in ({}, {"ridge": 2.0}, {"class_weighting": "none"}):
+        again = StreamingRidge.from_tensors(*router.to_tensors(), **changed)
+        assert again.ridge == changed.get("ridge", 7.0)
+        assert again.class_weighting == changed.get("class_weighting", "inverse_frequency")
+    with pytest.raises(LearningError, match="positive number"):
+        StreamingRidge.from_tensors(*router.to_tensors(), ridge=-1.0)
+
+
 def test_real_widths_collapse_rows_and_still_agree() -> None:
     rng = np.random.default_rng(3)
     rows = np.maximum(rng.standard_normal((2600, 384)), 0.0)

@@ -1,0 +1,67 @@
+"""The calibration text: many different prompts, the same for ever, and features that rest on it alone."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from learning import calibration
+from learning.checkpoint import base_digest
+from learning.feature_options import FeatureOptions
+from learning.features import FeatureExtractor
+from learning.standardisation import Standardisation
+from learning.template import PromptTemplate
+from tests.learning.bases import TEMPLATE
+
+OPTIONS = FeatureOptions(layers=(0, 2), poolings=("mean", "std"), expansion=64, seed=5, max_tokens=100)
+
+
+def test_the_text_never_changes() -> None:
+    # Routers outlive versions: with another text every home made before is refused.
+    expected = "3b4c9492345faac552af0788144f5c3412ef3b19a8a38d2d182e4848e71e7118"
+    assert calibration.name() == f"calibration-{expected}"
+
+
+def test_its_prompts_are_many_short_and_different() -> None:
+    prompts = calibration.prompts()
+    assert 256 <= len(prompts) == len(set(prompts)) <= 512
+    assert all(prompt.strip() == prompt and 0 < len(prompt) < 400 for prompt in prompts)
+    scripts = ("ü", "é", "ñ", "ł", "ş", "ч", "ζ", "म", "请", "の", "가")
+    for sign in (*scripts, "def ", "SELECT", "{", "|---|", "GET ", "0x", "EUR"):
+        assert any(sign in prompt for prompt in prompts), sign
+
+
+def test_features_are_scaled_by_it_as_the_template_renders_it(llama: Path) -> None:
+    template = PromptTemplate(str(llama), TEMPLATE)
+    made = FeatureExtractor(str(llama), OPTIONS, template)
+    rendered = [template.render([{"role": "user", "content": prompt}]) for prompt in calibration.prompts()]
+    expected = made.with_standardisation(made.fit(rendered))
+    texts = rendered[:9]
+    assert np.array_equal(made.extract(texts), expected.extract(texts))
+    bare = FeatureExtractor(str(llama), OPTIONS)
+    assert not np.allclose(bare.extract(texts), expected.extract(texts))
+
+
+def test_the_fingerprint_stands_before_the_text_is_run_and_is_no_other_machines(llama: Path) -> None:
+    made = FeatureExtractor(str(llama), OPTIONS)
+    before = made.fingerprint
+    fitted = made.standardisation
+    assert made.fingerprint == before
+    elsewhere = Standardisation(fitted.mean * (1 + 1e-15), fitted.scale, fitted.name)
+    assert made.with_standardisation(elsewhere).fingerprint == before
+    by_values = Standardisation(fitted.mean, fitted.scale)
+    assert made.with_standardisation(by_values).fingerprint != before
+
+
+def test_the_fingerprint_of_a_home_with_a_frozen_standardisation_is_what_it_always_was(llama: Path) -> None:
+    frozen = Standardisation(np.zeros(128), np.ones(128))
+    made = FeatureExtractor(str(llama), OPTIONS, PromptTemplate(str(llama), TEMPLATE), frozen)
+    template = PromptTemplate(str(llama), TEMPLATE).digest
+    content = (
+        f'{{"base": "{base_digest(llama)}", "dtype": "float64", "expansion": ["pcg64-uniform-relu-bias-1", 64, 5], '
+        f'"last_norm": false, "layers": [0, 2], "max_tokens": 100, "poolings": ["mean", "std"], '
+        f'"standardisation": "{frozen.digest}", "template": "{template}"}}'
+    )
+    json.loads(content)
+    assert made.fingerprint == hashlib.sha256(content.encode()).hexdigest()
