@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import msgpack
 
@@ -59,6 +60,9 @@ class EmbeddedSource:
         check_identity(f"topic {topic!r} of {log.path}", self._identity, expected_identity)
         self._beginnings = Beginnings(start_at)
         self._beginnings.add(self._assigned)
+        # Suppressed: where the caller can't say yet, `poll` asks again.
+        with suppress(StreamError):
+            self._beginnings.settle(self._place)
 
     def identity(self) -> str | None:
         return self._identity

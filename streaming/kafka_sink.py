@@ -38,6 +38,8 @@ _CLOSE_TIMEOUT_S = 10.0
 _MAX_UNACKNOWLEDGED = 50_000
 
 _REFUSALS = (InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
+# What the others of a batch get, by no error of its own, where the broker refuses one of them.
+_REFUSED_BESIDE = "part of a batch which had one more more invalid records"
 
 
 class KafkaSink:
@@ -177,7 +179,7 @@ class KafkaSink:
 
 
 def _kind(error: Exception | None) -> type[StreamError]:
-    if isinstance(error, _REFUSALS):
+    if isinstance(error, _REFUSALS) or _REFUSED_BESIDE in str(error):
         return EntryRefused
     if error is None or isinstance(error, RetriableError | KafkaTimeoutError):
         return BrokerUnavailable

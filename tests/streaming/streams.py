@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ class Stream:
         location = self.location(f"topic-{next(_numbers)}")
         assert ensure_topic(location, partitions) == partitions
         return location
+
+    def kafka_options(self, location: StreamLocation) -> KafkaOptions:
+        """The options for a client of one's own."""
+        return replace(self.options, bootstrap=location.bootstrap or "")
 
     def source(
         self, location: StreamLocation, group: str | None = "readers", start_at: StartAt = from_committed
