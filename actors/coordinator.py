@@ -255,15 +255,15 @@ class Coordinator:
 
     def domains(self) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting."""
-        return self._domains(Overview())
+        return self._domains(Overview(self._registry))
 
     def status(self) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
-        overview = Overview([trouble for trouble in (self._trouble, *self._stalled) if trouble])
-        return overview.system(self._base, self._registry, self._domains(overview), self._spools, self._directory)
+        overview = Overview(self._registry, [trouble for trouble in (self._trouble, *self._stalled) if trouble])
+        return overview.system(self._base, self._domains(overview), self._spools, self._directory)
 
     def _domains(self, overview: Overview) -> tuple[DomainStatus, ...]:
-        return overview.domains(self._registry, self._router, self._spools, dict(self._stages))
+        return overview.domains(self._router, self._spools, dict(self._stages))
 
 
 def _any_of(some: Collection[str], others: Collection[str]) -> bool:

@@ -15,7 +15,6 @@ has committed: those say what was polled, not what was learned.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -50,7 +49,6 @@ class IngestOptions:
     block_rows: int
     spool_limit: int
     held_out_fraction: float
-    standardise_examples: int
 
 
 class Ingest:
@@ -78,7 +76,6 @@ class Ingest:
             self._put_letters,
             self._quiet,
             block_rows=options.block_rows,
-            standardise_examples=options.standardise_examples,
         )
         self._counters = {"polled": 0, "dead_letters": 0}
         self._trouble: dict[str, str] = {}
@@ -128,7 +125,6 @@ class Ingest:
             self._put_letters(letters)
         self._spool.append(rows, markers, spans)
         self._polled = ([], {})
-        self._observer.heard_at = time.monotonic()
         self._quiet.stir([row.domain for row in rows])
         self._quiet.stir([marker.domain for marker in markers])
         self._partitions |= spans.keys()
@@ -232,6 +228,9 @@ class Ingest:
         """Say where this worker stands. No domain is quiet while rows of it wait to be observed."""
         backlog = self._spool.backlog(self._observer.watermarks)
         self._quiet.stir(domain for domain, waiting in backlog.items() if waiting.unobserved)
+        trouble = dict(self._trouble)
+        if lost := self._dead_letters.lost:
+            trouble["dead letters"] = f"{lost} could not be written and are lost; this worker's log names them"
         return IngestReport(
             backlog={
                 domain: replace(waiting, quiet_seconds=0.0 if waiting.unobserved else self._quiet.seconds(domain))
@@ -241,7 +240,7 @@ class Ingest:
             spooled=self._spool.size(),
             full=self._paused,
             duplicates=self._observer.duplicates,
-            trouble=dict(self._trouble),
+            trouble=trouble,
             **self._counters,
         )
 

@@ -20,7 +20,6 @@ from actors.ports import SumsPort
 from actors.quiet import Quiet
 from actors.spool import Block, Spool, SpooledRow
 from learning.features import FeatureExtractor
-from learning.standardisation import Standardisation
 from learning.statistics import Statistics
 from learning.symmetric import Float64
 from streaming.errors import RecordError
@@ -28,8 +27,6 @@ from streaming.source import Envelope, TopicPartition
 
 Letter = tuple[Envelope, RecordError]
 
-_QUIET_S = 2.0
-"""Pause after which a stream is taken to have nothing more to say for now."""
 _ASK_AGAIN_S = 2.0
 _PLAIN = "a"
 """A prompt that any sound extractor takes."""
@@ -38,7 +35,7 @@ _PLAIN = "a"
 class Observer:
     """Submits what the router has not applied yet; `watermarks` is where it stood when last heard of.
 
-    `put_letters` keeps unusable rows durably; `standardise_examples` are fitted on where no standardisation is frozen.
+    `put_letters` keeps unusable rows durably; `block_rows` are submitted at once.
     """
 
     def __init__(
@@ -50,16 +47,11 @@ class Observer:
         quiet: Quiet,
         *,
         block_rows: int,
-        standardise_examples: int,
     ) -> None:
         self._spool, self._router, self._put_letters, self._quiet = spool, router, put_letters, quiet
-        self._block_rows, self._standardise_examples = block_rows, standardise_examples
-        self._bare_extractor = extractor
-        self._extractor: FeatureExtractor | None = None
+        self._block_rows, self._extractor = block_rows, extractor
         self.watermarks: dict[TopicPartition, int] = dict(router.watermarks())
         self.duplicates = 0
-        self.heard_at = time.monotonic()
-        """When the last record came; the polling side sets it."""
         self._asked_at = 0.0
         self._observing = threading.Lock()
 
@@ -81,15 +73,7 @@ class Observer:
         block = self._spool.block(self.watermarks, self._block_rows)
         if block is None:
             return 0
-        rows = self._without_repeats(block)
-        statistics = None
-        if any(not row.held_out for row in rows):
-            extractor = self._ready_extractor()
-            if extractor is None:
-                return 0
-            rows, features = self._with_features(rows, extractor)
-            domains = [row.domain for row in rows if not row.held_out]
-            statistics = Statistics.of(features, domains, extractor.fingerprint) if domains else None
+        rows, statistics = self._with_statistics(self._without_repeats(block))
         digests: dict[str, list[bytes]] = {}
         for row in rows:
             digests.setdefault(row.domain, []).append(example_digest(row.domain, row.record_id))
@@ -124,44 +108,25 @@ class Observer:
             self._spool.discard((row.partition, row.offset) for row in rows)
             self.duplicates += len(rows)
 
-    def _with_features(
-        self, rows: Sequence[SpooledRow], extractor: FeatureExtractor
-    ) -> tuple[list[SpooledRow], Float64]:
-        """Return the usable rows, and features float64[n, d] of those to be trained on, in their order.
+    def _with_statistics(self, rows: Sequence[SpooledRow]) -> tuple[list[SpooledRow], Statistics | None]:
+        """Return the usable rows, and the statistics of those to be trained on, None where there are none.
 
         The others are dead letters when this returns, and then deleted: put twice after a crash, one is listed once.
         """
         training = [row for row in rows if not row.held_out]
-        features, refused = _extracted(training, extractor)
-        if not refused:
-            return list(rows), features
-        # Whose fault is it? An extractor that refuses any prompt must not empty the stream into the dead letters.
-        if not np.isfinite(extractor.extract([_PLAIN])).all():
-            raise next(iter(refused.values()))
-        self._put_letters([(_envelope(training[at]), _unusable(training[at], error)) for at, error in refused.items()])
-        bad = {(training[at].partition, training[at].offset) for at in refused}
-        self._spool.discard(bad)
-        return [row for row in rows if (row.partition, row.offset) not in bad], features
-
-    # -- features -----------------------------------------------------------------------------------------------------
-
-    def _ready_extractor(self) -> FeatureExtractor | None:
-        """Return the extractor with the frozen standardisation, fitting it on the first examples if nobody has.
-
-        It waits for `standardise_examples` training examples, a marker, or two seconds without a record, whichever
-        comes first: a stream that only trickles must still be learned from. Two examples it needs in any case.
-        """
-        if self._extractor is None:
-            frozen = self._router.standardisation()
-            if frozen is None:
-                waiting = self._spool.prompts(self._standardise_examples)
-                enough = len(waiting) >= self._standardise_examples or self._spool.has_markers()
-                if len(waiting) < 2 or not (enough or time.monotonic() - self.heard_at > _QUIET_S):
-                    return None
-                fitted = self._bare_extractor.fit([row.prompt for row in waiting])
-                frozen = self._router.freeze_standardisation(fitted.to_bytes())
-            self._extractor = self._bare_extractor.with_standardisation(Standardisation.from_bytes(frozen))
-        return self._extractor
+        if not training:
+            return list(rows), None
+        features, refused = _extracted(training, self._extractor)
+        if refused:
+            # Whose fault is it? An extractor that refuses any prompt must not empty the stream into the dead letters.
+            if not np.isfinite(self._extractor.extract([_PLAIN])).all():
+                raise next(iter(refused.values()))
+            self._put_letters([(_envelope(training[at]), _unusable(training[at], why)) for at, why in refused.items()])
+            bad = {(training[at].partition, training[at].offset) for at in refused}
+            self._spool.discard(bad)
+            rows = [row for row in rows if (row.partition, row.offset) not in bad]
+        domains = [row.domain for row in rows if not row.held_out]
+        return list(rows), Statistics.of(features, domains, self._extractor.fingerprint) if domains else None
 
 
 def _extracted(rows: Sequence[SpooledRow], extractor: FeatureExtractor) -> tuple[Float64, dict[int, Exception]]:

@@ -22,23 +22,21 @@ T = TypeVar("T")
 
 
 class Overview:
-    """One look at everything; `troubles` grows by whoever could not be asked meanwhile."""
+    """One look at everything, at one manifest; `troubles` grows by whoever could not be asked meanwhile."""
 
-    def __init__(self, troubles: Sequence[str] = ()) -> None:
+    def __init__(self, registry: Registry, troubles: Sequence[str] = ()) -> None:
         self.troubles = list(troubles)
+        self._registry, self._current = registry, registry.current()
 
-    def domains(
-        self, registry: Registry, router: ManifestPort, spools: Spools, stages: Mapping[str, Stage]
-    ) -> tuple[DomainStatus, ...]:
+    def domains(self, router: ManifestPort, spools: Spools, stages: Mapping[str, Stage]) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting; the adapters' folder is listed once."""
-        current = registry.current()
-        routes = current.routes if current else {}
+        routes = self._current.routes if self._current else {}
         backlogs = spools.backlog()
         nothing: dict[str, int] = {}
         counts = self._ask("the router", router.counts, nothing)
         examples = self._ask("the router", router.examples, nothing)
         versions: dict[str, list[Adapter]] = {}
-        for adapter in registry.adapters():
+        for adapter in self._registry.adapters():
             versions.setdefault(adapter.domain, []).append(adapter)
         return tuple(
             self._domain(
@@ -56,17 +54,15 @@ class Overview:
     def system(
         self,
         base: BaseRevision,
-        registry: Registry,
         domains: tuple[DomainStatus, ...],
         spools: Spools,
         directory: ReplicasPort,
     ) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
-        current = registry.current()
         none: dict[str, ReplicaStatus] = {}
         replicas = self._ask("the replica directory", directory.replicas, none)
         return SystemStatus(
-            manifest=current.number if current else 0,
+            manifest=self._current.number if self._current else 0,
             base=base,
             domains=domains,
             ingest=spools.status(),

@@ -50,10 +50,6 @@ class SumsPort(Protocol):
 
     def observe(self, observation: Observation) -> Receipt: ...
 
-    def freeze_standardisation(self, content: bytes) -> bytes: ...
-
-    def standardisation(self) -> bytes | None: ...
-
 
 class ManifestPort(Protocol):
     """The router to the coordinator: what is known of each domain, and the next manifest."""

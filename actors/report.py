@@ -21,4 +21,4 @@ class IngestReport:
     dead_letters: int
     duplicates: int
     trouble: Mapping[str, str]
-    """The last error of each loop that is failing now; empty when all is well."""
+    """The last error of each loop that is failing now, and dead letters that were lost; empty when all is well."""

@@ -26,7 +26,6 @@ from registry.manifest import BaseRevision, Manifest, Route, RouterRef
 from registry.registry import Registry
 from streaming.source import TopicPartition
 
-_STANDARDISATION = "standardisation.safetensors"
 _DIGESTS = "digests."
 
 
@@ -108,16 +107,6 @@ class Router:
             raise ValueError("an observation without statistics has no sums")
         return self._sums
 
-    # -- the feature map's standardisation ----------------------------------------------------------------------------
-
-    def standardisation(self) -> bytes | None:
-        """Return the frozen standardisation, or None while nobody has fitted one."""
-        return self._registry.frozen(_STANDARDISATION)
-
-    def freeze_standardisation(self, content: bytes) -> bytes:
-        """Freeze a standardisation for good; the first one wins and is returned."""
-        return self._registry.freeze(_STANDARDISATION, content)
-
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     def publish(self, change: Change, required: Watermarks) -> Manifest:
@@ -189,7 +178,9 @@ class Router:
         digests = {name: value for name, value in snapshot.tensors.items() if name.startswith(_DIGESTS)}
         sums = {name: value for name, value in snapshot.tensors.items() if name not in digests}
         if sums:
-            self._sums = StreamingRidge.from_tensors(sums, snapshot.metadata)
+            self._sums = StreamingRidge.from_tensors(
+                sums, snapshot.metadata, ridge=self._ridge_penalty, class_weighting=self._class_weighting
+            )
         for name, value in digests.items():
             self._known[name.removeprefix(_DIGESTS)] = {bytes(row) for row in value}
         for topic, partition, offset in json.loads(snapshot.metadata["watermarks"]):

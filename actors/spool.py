@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -329,16 +329,6 @@ class Spool:
         """Return the number of rows held."""
         with self._lock:
             return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
-
-    def prompts(self, limit: int) -> Collection[SpooledRow]:
-        """Return the first training rows in stream order, up to `limit`."""
-        with self._lock:
-            return self._rows("held_out=0 ORDER BY pos, topic, part LIMIT ?", (limit,))
-
-    def has_markers(self) -> bool:
-        """Tell whether any marker waits."""
-        with self._lock:
-            return self._db.execute("SELECT 1 FROM markers LIMIT 1").fetchone() is not None
 
     def _rows(self, where: str, values: tuple[object, ...]) -> list[SpooledRow]:
         found = self._db.execute(f"SELECT {_ROW} FROM rows WHERE {where}", values).fetchall()

@@ -120,7 +120,6 @@ def ingest_options(settings: Settings) -> IngestOptions:
         block_rows=ingest.block_rows,
         spool_limit=ingest.spool_limit,
         held_out_fraction=ingest.held_out_fraction,
-        standardise_examples=512,
     )
 
 

@@ -27,7 +27,7 @@ from actors.router import Router
 from actors.spool import Spool
 from actors.training import Trained, TrainingOrder
 from learning.contract import Learner, Progress, TrainingJob, TrainingResult
-from learning.features import FeatureExtractor, Standardisation
+from learning.features import FeatureExtractor
 from learning.gate import Gate
 from learning.rls import RouterWeights
 from learning.template import PromptTemplate
@@ -48,7 +48,6 @@ OPTIONS = IngestOptions(
     block_rows=7,
     spool_limit=10_000,
     held_out_fraction=0.25,
-    standardise_examples=6,
 )
 CLOSING = ClosingRule(count=None, quiet_seconds=None, settle_seconds=60.0)
 
@@ -371,6 +370,11 @@ class House:
         route = self.current.routes.get(domain)
         return route.adapter if route else None
 
+    def markers(self, domain: str) -> int:
+        """Markers of a domain in all spools."""
+        sql = "SELECT count(*) FROM markers WHERE domain=?"
+        return sum(ingest._spool._db.execute(sql, (domain,)).fetchone()[0] for ingest in self.ingests)
+
     def waiting(self, domain: str) -> int:
         """Rows of a domain in all spools, whatever their stage."""
         return sum(1 for ingest in self.ingests for row in _rows(ingest) if row[0] == domain)
@@ -390,10 +394,7 @@ class House:
         return [asked[2] for asked in self.trainer.asked if asked[0] == domain]
 
     def features(self, records: Sequence[TaskRecord]) -> np.ndarray:
-        """Features under the standardisation that the system has frozen."""
-        frozen = self.router.standardisation()
-        extractor = self.parts.extractor.with_standardisation(Standardisation.from_bytes(frozen))
-        return extractor.extract([self.parts.template.render(r.messages_or_prompt()) for r in records])
+        return self.parts.extractor.extract([self.parts.template.render(r.messages_or_prompt()) for r in records])
 
     def expected(self, records: Sequence[TaskRecord]) -> RouterWeights:
         """One batch ridge solve over these training examples."""

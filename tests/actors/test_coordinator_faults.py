@@ -130,6 +130,59 @@ def test_a_learner_that_is_down_for_long_is_asked_until_it_is_back(build: Build)
     house.learn("alpha")
 
 
+def test_a_publication_that_fails_for_a_while_is_tried_until_it_works(build: Build) -> None:
+    """Its rows stay sealed, and what was learned is not learned again."""
+    house = build()
+    publish = house.replicas.publish
+    errors = [ConnectionError("the directory is away"), PublicationFailed("no replica could"), OSError("disk full")] * 3
+    failed = list(errors)
+
+    def fails(number: int) -> Any:
+        # What puts the old manifest back in force goes through.
+        if failed and "alpha" in house.registry.manifest(number).routes:
+            raise failed.pop(0)
+        return publish(number)
+
+    house.replicas.publish = fails  # type: ignore[method-assign]
+    house.send([*records_of("alpha", 24), ALPHA])
+    for expected in range(1, len(errors) + 1):
+        house.settle(lambda expected=expected: len(failed) == len(errors) - expected)  # type: ignore[misc]
+        stage = house.coordinator._stages["alpha"]
+        assert 0 < stage.retry_at - time.monotonic() <= 600
+        assert house.waiting("alpha") == 24
+        assert "next try in" in str(house.state("alpha").detail)  # type: ignore[union-attr]
+        stage.retry_at = 0.0
+    house.learn("alpha")
+    assert len(house.trainer.asked) == 1
+    assert set(house.replicas.shelves[0].adapters) == {"alpha"}
+
+
+def test_nothing_new_comes_into_force_while_the_directory_is_away(two_versions: House) -> None:
+    house = two_versions
+    before = house.current
+    replicas = house.replicas.replicas
+
+    def away() -> Any:
+        raise ConnectionError("the directory is away")
+
+    house.replicas.replicas = away  # type: ignore[method-assign]
+    house.send([*records_of("beta", 24, start=24), BETA])
+    house.settle(lambda: house.is_in("beta", "failed"))
+    for command in (
+        lambda: house.coordinator.rollback("alpha"),
+        lambda: house.coordinator.pin("alpha"),
+        lambda: house.coordinator.remove("alpha"),
+    ):
+        with pytest.raises(ConnectionError):
+            command()
+    assert house.current == before
+    assert (house.waiting("beta"), house.router.counts()["alpha"]) == (24, 36)
+    house.replicas.replicas = replicas  # type: ignore[method-assign]
+    house.coordinator._stages["beta"].retry_at = 0.0
+    house.learn("beta", 2)
+    assert house.coordinator.rollback("alpha").number == house.current.number
+
+
 def test_what_the_learner_refuses_is_left_alone_until_there_are_new_examples(build: Build) -> None:
     house = build()
     house.trainer.fails = [LearningError("no example fits")]

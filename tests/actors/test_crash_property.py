@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from learning.features import FeatureExtractor, Standardisation
+from learning.features import FeatureExtractor
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import Crash, House, HouseParts, limits, records_of, training
 
@@ -28,8 +28,8 @@ POOL = {domain: records_of(domain, 36) for domain in DOMAINS}
 class Remembering:
     """The extractor, computing each text once: a course repeats them many times, and they do not depend on batching."""
 
-    def __init__(self, inner: FeatureExtractor, known: dict[str, np.ndarray] | None = None) -> None:
-        self._inner, self._known = inner, {} if known is None else known
+    def __init__(self, inner: FeatureExtractor) -> None:
+        self._inner, self._known = inner, dict[str, np.ndarray]()
 
     def pooled(self, texts: Sequence[str]) -> np.ndarray:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -37,16 +37,8 @@ class Remembering:
             self._known.update(zip(new, self._inner.pooled(new), strict=True))
         return np.stack([self._known[text] for text in texts])
 
-    def fit(self, texts: Sequence[str]) -> Standardisation:
-        return Standardisation.of(self.pooled(texts))
-
     def extract(self, texts: Sequence[str]) -> np.ndarray:
-        standardisation = self._inner.standardisation
-        assert standardisation is not None
-        return self._inner._expansion.apply(standardisation.apply(self.pooled(texts)))
-
-    def with_standardisation(self, standardisation: Standardisation) -> Remembering:
-        return Remembering(self._inner.with_standardisation(standardisation), self._known)
+        return self._inner._expansion.apply(self._inner.standardisation.apply(self.pooled(texts)))
 
     @property
     def fingerprint(self) -> str:
@@ -87,7 +79,7 @@ class Course:
     """A house to which things happen; it knows what was sent."""
 
     def __init__(self, home: Path, parts: HouseParts) -> None:
-        options = limits(poll_records=9, block_rows=4, standardise_examples=4)
+        options = limits(poll_records=9, block_rows=4)
         self.house = House(home, parts, workers=2, options=options)
         self.sent: dict[tuple[str, str], TaskRecord] = {}
 
@@ -245,7 +237,7 @@ def _to_be_learned(house: House) -> bool:
     if house.coordinator._jobs and not all(job.done() for job in house.coordinator._jobs.values()):
         return True
     stages = [state for domain in DOMAINS if (state := house.state(domain)) is not None]
-    return any(state.waiting.sealed for state in stages) or any(i._spool.has_markers() for i in house.ingests)
+    return any(state.waiting.sealed for state in stages) or any(map(house.markers, DOMAINS))
 
 
 def _waiting(ingest: Any, domain: str) -> set[str]:

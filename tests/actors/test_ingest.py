@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from learning.errors import LearningError
-from learning.features import Standardisation
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import House, limits, partition, records_of, training
@@ -258,56 +255,8 @@ def test_two_workers_share_the_stream_and_the_features(build: Build) -> None:
     house.send(records)
     house.drain()
     house.check_exact(training(records))
-    one, two = (ingest._observer._extractor for ingest in house.ingests)
-    assert one is not None and two is not None
-    assert one.fingerprint == two.fingerprint
     assert all(rows_of(house, worker) for worker in (0, 1))
     assert house.ingests[0].report().partitions == {partition(number) for number in range(4)}
-
-
-def test_workers_that_fit_at_the_same_time_take_the_first_ones_standardisation(build: Build) -> None:
-    house = build(partitions=2, workers=2)
-    house.send(records_of("alpha", 40))
-    house.poll()
-    both = threading.Barrier(2)
-    asked: list[str] = []
-
-    def meet(name: str) -> None:
-        if name == "standardisation":
-            asked.append(name)
-
-    house.router.on_call = meet
-    frozen: list[bytes] = []
-
-    def fit(worker: int) -> None:
-        ingest = house.ingests[worker]
-        ingest._observer._bare_extractor = Meeting(ingest._observer._bare_extractor, both)  # type: ignore[assignment]
-        ingest.observe_once()
-        assert ingest._observer._extractor is not None
-        frozen.append(ingest._observer._extractor.standardisation.to_bytes())  # type: ignore[union-attr]
-
-    threads = [threading.Thread(target=fit, args=(worker,)) for worker in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert len(asked) == 2, "both must have found nothing frozen"
-    assert frozen == [house.router.standardisation()] * 2
-
-
-class Meeting:
-    """An extractor whose `fit` waits until all fit at once."""
-
-    def __init__(self, inner: Any, barrier: threading.Barrier) -> None:
-        self._inner, self._barrier = inner, barrier
-
-    def fit(self, texts: list[str]) -> Standardisation:
-        fitted = self._inner.fit(texts)
-        self._barrier.wait(20)
-        return fitted
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 def test_a_partition_that_changes_hands_is_read_without_a_hole(build: Build) -> None:
@@ -360,113 +309,3 @@ def test_copies_that_arrive_late_go_with_what_was_learned(build: Build) -> None:
     assert len(house.trainer.asked) == 1
     assert house.waiting("alpha") == 0
     house.check_exact(training(records))
-
-
-# -- loops ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_loops_run_by_themselves_and_stop(build: Build) -> None:
-    house = build()
-    records = records_of("alpha", 30)
-    house.send(records)
-    ingest = house.ingests[0]
-    ingest.start()
-    _wait(house.is_drained)
-    house.check_exact(training(records))
-    assert ingest.report().trouble == {}
-    ingest.stop()
-    assert not [thread for thread in ingest._threads if thread.is_alive()]
-    house.ingests.clear()
-
-
-def test_trouble_in_a_loop_is_reported_and_passes(build: Build) -> None:
-    house = build()
-    records = records_of("alpha", 12)
-    house.send(records)
-    ingest = house.ingests[0]
-    ingest._observer._bare_extractor = Failing(
-        ingest._observer._bare_extractor, "fit", 1, LearningError("out of memory")
-    )  # type: ignore[assignment]
-    ingest.start()
-    _wait(lambda: "out of memory" in str(ingest.report().trouble))
-    _wait(house.is_drained)
-    _wait(lambda: ingest.report().trouble == {})
-    house.check_exact(training(records))
-
-
-def test_reports_and_seals_may_be_asked_for_while_the_loops_run(build: Build) -> None:
-    house = build(options=limits(poll_records=5, block_rows=3))
-    records = records_of("alpha", 200)
-    ingest = house.ingests[0]
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def ask() -> None:
-        try:
-            while not done.is_set():
-                report = ingest.report()
-                waiting = report.backlog.get("alpha")
-                assert waiting is None or waiting.train + waiting.held_out <= report.polled
-                ingest.seal("beta", 1, house.router.watermarks())
-                ingest.examples("beta", 1)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    ingest.start()
-    for thread in threads:
-        thread.start()
-    for at in range(0, 200, 40):
-        house.send(records[at : at + 40])
-    _wait(house.is_drained)
-    done.set()
-    for thread in threads:
-        thread.join(10)
-    assert errors == []
-    house.check_exact(training(records))
-
-
-def test_forgetting_waits_for_what_is_on_its_way(build: Build) -> None:
-    house = build(partitions=1)
-    house.send(records_of("alpha", 8))
-    house.poll()
-    ingest = house.ingests[0]
-    on_its_way, go_on = threading.Event(), threading.Event()
-
-    def hold(name: str) -> None:
-        if name == "observe":
-            on_its_way.set()
-            go_on.wait(10)
-
-    house.router.on_call = hold
-    observing = threading.Thread(target=ingest.observe_once)
-    observing.start()
-    assert on_its_way.wait(10)
-    forgetting = threading.Thread(target=ingest.forget, args=("alpha",))
-    forgetting.start()
-    forgetting.join(0.2)
-    assert forgetting.is_alive(), "a row that is forgotten now would still reach the router"
-    go_on.set()
-    observing.join(10)
-    forgetting.join(10)
-    assert rows_of(house) == []
-
-
-def test_a_partition_unknown_to_all_is_read_from_its_beginning(build: Build) -> None:
-    """Committed offsets say what somebody polled, not what was learned."""
-    house = build(partitions=1)
-    records = records_of("alpha", 20)
-    house.send(records)
-    house.poll()  # commits offset 20, and then the machine is lost with its spool
-    house._close(house.ingests[0])
-    (house.home / "spool" / "0.sqlite").unlink()
-    house.ingests[0] = house._ingest(0)
-    house.drain()
-    house.check_exact(training(records))
-
-
-def _wait(until: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not until():
-        assert time.monotonic() < deadline, "did not come about"
-        time.sleep(0.01)

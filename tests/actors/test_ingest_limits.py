@@ -1,13 +1,13 @@
-"""What ingest holds out, what it waits for before it begins, and what it does when its spool is full."""
+"""What ingest holds out, and what it does when its spool is full."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import pytest
+import numpy as np
 
 from actors.exam import is_held_out
-from streaming.records import EndOfDomain, TaskRecord
+from streaming.records import TaskRecord
 from tests.actors.house import House, limits, records_of, training
 
 Build = Callable[..., House]
@@ -45,61 +45,31 @@ def test_held_out_shares_grow_with_the_fraction_and_depend_on_the_domain() -> No
     assert others != shares[0.3]
 
 
-def test_nothing_held_out_is_fitted_on(build: Build) -> None:
+def test_features_of_what_is_held_out_are_never_computed(build: Build) -> None:
     house = build(partitions=1)
     records = records_of("alpha", 40)
+    seen: list[str] = []
+    observer = house.ingests[0]._observer
+
+    class Looking:
+        fingerprint = observer._extractor.fingerprint
+
+        def extract(self, texts: Sequence[str]) -> np.ndarray:
+            seen.extend(texts)
+            return house.parts.extractor.extract(texts)
+
+    observer._extractor = Looking()  # type: ignore[assignment]
     house.send(records)
     house.drain()
-    template = house.parts.template
-    first = [template.render(r.messages_or_prompt()) for r in training(records)[: house.options.standardise_examples]]
-    expected = house.parts.extractor.fit(first)
-    assert house.router.standardisation() == expected.to_bytes()
+    assert sorted(seen) == sorted(house.parts.template.render(r.messages_or_prompt()) for r in training(records))
 
 
-# -- the standardisation's waiting ------------------------------------------------------------------------------------
-
-
-def test_it_waits_for_enough_examples(build: Build) -> None:
-    house = build(partitions=1, options=limits(standardise_examples=10))
-    records = records_of("alpha", 40)
-    house.send(records[:8])
-    house.poll()
-    assert house.observe() == 0
-    assert (house.router.standardisation(), house.router.counts()) == (None, {})
-    house.send(records[8:])
-    house.drain()
-    house.check_exact(training(records))
-
-
-def test_a_marker_ends_the_waiting(build: Build) -> None:
-    house = build(partitions=1, options=limits(standardise_examples=1000))
-    house.send([*records_of("alpha", 8), EndOfDomain(domain="alpha")])
-    house.drain()
-    assert house.router.counts() == {"alpha": 6}
-
-
-def test_silence_ends_the_waiting_and_it_counts_from_the_last_record(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    house = build(partitions=1, options=limits(standardise_examples=1000))
-    ingest = house.ingests[0]
-    ingest._observer.heard_at -= 60  # nothing came for a minute
-    house.send(records_of("alpha", 8))
-    house.poll()
-    assert house.observe() == 0, "it has just begun to stream"
-    ingest._observer.heard_at -= 60
-    house.drain()
-    assert house.router.counts() == {"alpha": 6}
-
-
-def test_a_single_example_waits_for_a_second(build: Build) -> None:
+def test_a_single_example_is_counted_at_once(build: Build) -> None:
     house = build(partitions=1)
-    house.send([*records_of("alpha", 1), EndOfDomain(domain="alpha")])
+    house.send(records_of("alpha", 1))
     house.poll()
-    assert house.observe() == 0
-    house.send(records_of("alpha", 2))
-    house.drain()
-    assert house.router.counts() == {"alpha": 2}
+    assert house.observe() == 1
+    assert house.router.counts() == {"alpha": 1}
 
 
 # -- a full spool -----------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from actors.change import Change
-from actors.errors import NotCaughtUp, UnknownDomain
+from actors.errors import NotCaughtUp, OtherHome, UnknownDomain
 from actors.observation import Observation, example_digest
 from actors.router import Router
 from learning.errors import FingerprintMismatch
-from learning.rls import RouterWeights
+from learning.rls import RouterWeights, StreamingRidge
 from learning.statistics import Statistics
 from registry.adapters import Adapter, AdapterFacts
 from registry.errors import RegistryError
@@ -339,9 +339,35 @@ def test_what_was_counted_before_a_restart_is_still_a_duplicate(
     assert len(receipt.duplicates) == 3
 
 
-def test_the_standardisation_is_frozen_by_whoever_is_first(start: Callable[[], Router]) -> None:
+@pytest.mark.parametrize(("digest", "refused"), [("c" * 64, True), ("b" * 64, False), ("", False)])
+def test_the_sums_of_another_base_are_refused(
+    start: Callable[[], Router], registry: Registry, add: Callable[..., Adapter], digest: str, refused: bool
+) -> None:
     router = start()
-    assert router.standardisation() is None
-    assert router.freeze_standardisation(b"mine") == b"mine"
-    assert router.freeze_standardisation(b"yours") == b"mine"
-    assert start().standardisation() == b"mine"
+    router.observe(observation({P0: (0, 3)}, of("alpha", range(3))))
+    router.publish(learned(add("alpha")), {P0: 3})
+
+    def other() -> Router:
+        base = BaseRevision(model="/models/other", digest=digest)
+        return Router(registry, base, ridge=RIDGE, class_weighting="none", abstain_below=0.1)
+
+    if refused:
+        with pytest.raises(OtherHome, match=r"made with base tiny \(bbbbbbbb\), this system runs with other \(cccc"):
+            other()
+    else:
+        assert other().counts() == {"alpha": 3}
+
+
+def test_another_ridge_and_weighting_hold_for_the_sums_there_are(
+    start: Callable[[], Router], registry: Registry, add: Callable[..., Adapter]
+) -> None:
+    router = start()
+    rows = [*of("alpha", range(30)), *of("beta", range(6))]
+    router.observe(observation({P0: (0, 36)}, rows))
+    router.publish(learned(add("alpha")), {P0: 36})
+    base = BaseRevision(model="tiny", digest="b" * 64)
+    other = Router(registry, base, ridge=50.0, class_weighting="inverse_frequency", abstain_below=0.1)
+    other.publish(learned(add("beta")), {})
+    expected = StreamingRidge(DIM, 50.0, class_weighting="inverse_frequency", fingerprint="f")
+    expected.observe(features(rows), [domain for domain, _ in rows])
+    close(served(registry).weight_DK, expected.weights().weight_DK)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from actors.backlog import DomainBacklog
+from actors.errors import OtherHome
 from actors.spool import Spool, SpooledMarker, SpooledRow
 from streaming.source import TopicPartition
 
@@ -217,11 +218,6 @@ def test_forgetting_a_domain(spool: Spool) -> None:
     assert set(spool.backlog({P0: 10})) == {"beta"}
 
 
-def test_only_training_rows_are_offered_to_fit_on(spool: Spool) -> None:
-    spool.append([row(P0, 0, held_out=True), row(P0, 1), row(P1, 0), row(P0, 2)], [], {P0: (0, 3), P1: (0, 1)})
-    assert offsets(spool.prompts(2)) == [(1, 0), (0, 1)]
-
-
 def test_everything_is_there_after_reopening(reopen: Callable[[], Spool]) -> None:
     spool = reopen()
     spool.append([*rows(P0, range(4)), row(P1, 0, "beta")], [SpooledMarker(P1, 1, "beta")], {P0: (0, 4), P1: (0, 2)})
@@ -269,3 +265,85 @@ def test_transactions_are_forced_to_the_disk_and_the_file_is_not_shared(spool: S
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("SELECT count(*) FROM rows")
     other.close()
+
+
+# -- files written before ---------------------------------------------------------------------------------------------
+
+FORMAT_1 = """
+CREATE TABLE rows (
+    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL,
+    domain TEXT NOT NULL, record_id TEXT NOT NULL, held_out INTEGER NOT NULL, body BLOB NOT NULL,
+    arrived REAL NOT NULL, sealed INTEGER, tried INTEGER,
+    PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
+CREATE INDEX rows_stage ON rows (domain, sealed, tried, held_out, arrived);
+CREATE TABLE markers (
+    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, arrived REAL NOT NULL,
+    PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
+CREATE TABLE coverage (
+    topic TEXT NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (topic, part, first)) WITHOUT ROWID;
+CREATE TABLE seals (
+    domain TEXT NOT NULL, version INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (domain, version, topic, part)) WITHOUT ROWID;
+INSERT INTO coverage VALUES ('stream', 0, 0, 7);
+INSERT INTO markers VALUES ('stream', 0, 6, 'alpha', 1.0);
+"""
+
+
+@pytest.fixture
+def format_1(tmp_path: Path) -> sqlite3.Connection:
+    """A file of the first format, in which nothing waits but a marker."""
+    made = sqlite3.connect(tmp_path / "spool.sqlite")
+    made.executescript(FORMAT_1)
+    return made
+
+
+def test_an_old_file_with_nothing_waiting_is_taken_over(
+    format_1: sqlite3.Connection, reopen: Callable[[], Spool]
+) -> None:
+    format_1.close()
+    for _ in range(2):
+        spool = reopen()
+        assert (spool.size(), spool.continuation(P0, 0)) == (0, 7)
+        assert spool.backlog({P0: 7})["alpha"].markers == {P0}
+    spool.append([row(P0, 7)], [], {P0: (7, 8)})
+    assert reopen().size() == 1
+
+
+def test_an_old_file_with_rows_is_refused_in_one_line_and_left_as_it_is(
+    format_1: sqlite3.Connection, tmp_path: Path
+) -> None:
+    format_1.execute("INSERT INTO rows VALUES ('stream', 0, 1, 'alpha', 'a', 0, '{}', 1.0, NULL, NULL)")
+    format_1.commit()
+    format_1.close()
+    for _ in range(2):
+        with pytest.raises(OtherHome, match=r"^spool spool.sqlite: holds 1 examples in the format of an earlier.*$"):
+            Spool(tmp_path / "spool.sqlite")
+    again = sqlite3.connect(tmp_path / "spool.sqlite")
+    assert again.execute("SELECT body FROM rows").fetchall() == [("{}",)]
+    again.close()
+
+
+def test_a_file_of_a_later_format_is_refused(reopen: Callable[[], Spool], tmp_path: Path) -> None:
+    reopen()._db.execute("PRAGMA user_version=99")
+    with pytest.raises(OtherHome, match="format 99"):
+        reopen()
+
+
+def test_rows_rendered_by_another_template_are_refused_and_others_are_not(spool: Spool) -> None:
+    spool.check_template("one")
+    spool.append([row(P0, 0)], [], {P0: (0, 1)})
+    spool.check_template("one")
+    for _ in range(2):
+        with pytest.raises(OtherHome, match="1 examples rendered by another prompt template"):
+            spool.check_template("two")
+    spool.discard([(P0, 0)])
+    spool.check_template("two")
+
+
+def test_texts_come_back_as_they_were(reopen: Callable[[], Spool]) -> None:
+    texts = ["a\0b", "\n", " \U0001f600 \u00e4 ", "'; DROP TABLE rows; --", ""]
+    written = [SpooledRow(P0, n, "alpha", str(n), False, text, text) for n, text in enumerate(texts)]
+    reopen().append(written, [], {P0: (0, len(texts))})
+    block = reopen().block({}, 99)
+    assert block is not None and list(block.rows) == written

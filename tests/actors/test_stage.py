@@ -1,0 +1,53 @@
+"""What failed is tried again: after a pause that grows, and never never."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from actors import stage as stage_module
+from actors.errors import NotCaughtUp, PublicationFailed
+from actors.stage import Stage
+from learning.errors import LearningError
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(stage_module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [(RuntimeError("down"), 60.0), (LearningError("does not fit"), 600.0), (PublicationFailed("no replica"), 600.0)],
+)
+def test_pauses_grow_up_to_a_longest(clock: list[float], error: Exception, longest: float) -> None:
+    stage, pauses = Stage("learning", 1), []
+    for _ in range(2000):
+        stage.fail(error)
+        pauses.append(stage.retry_at - clock[0])
+        assert not stage.is_due(has_more=False)
+        clock[0] = stage.retry_at
+        assert stage.is_due(has_more=False)
+    assert pauses[0] == 2.0 and all(a <= b for a, b in itertools.pairwise(pauses))
+    assert pauses[-1] == longest
+
+
+def test_new_examples_are_a_reason_to_try_what_the_learner_refused(clock: list[float]) -> None:
+    stage = Stage()
+    stage.fail(LearningError("no example fits"))
+    assert stage.is_due(has_more=True)
+    assert "next try in 2 s or when new examples are complete" in stage.in_words()
+    clock[0] += 1.5
+    stage.fail(RuntimeError("the worker died"))
+    assert not stage.is_due(has_more=True), "a worker that is down does not come back for them"
+    assert stage.in_words() == "the worker died; failed 2 times, next try in 4 s"
+
+
+def test_a_router_that_only_has_to_read_on_is_no_failure(clock: list[float]) -> None:
+    stage = Stage("closed", 1)
+    stage.fail(NotCaughtUp("the router is behind"))
+    assert (stage.state, stage.failures, stage.retry_at - clock[0]) == ("closed", 0, 0.5)
+    assert stage.in_words() == "the router is behind"
