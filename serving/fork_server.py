@@ -1,7 +1,7 @@
 """The engine's process, forked from a server that imports vLLM while this process does.
 
-On CPUs vLLM starts its engine in a new interpreter, which imports everything once more when this one has done so. A fork
-server begins at once, and what it forks has the imports behind it. vLLM's reasons against a fork don't hold for it: it
+On CPUs vLLM starts its engine in a new interpreter, which imports everything once more when this one is done. A fork
+server begins at once, and what it forks has the imports behind it. vLLM's reasons against forking don't hold for it: it
 has one thread, no connection and no device. Knows nothing of what the engine does.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -19,7 +18,7 @@ _IMPORTS = ["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"]
 
 
 class _Process(ForkServerProcess):
-    """A forked process in the environment of the moment it is started, not of the server's."""
+    """A forked process in the environment of the moment it is started, not in the server's."""
 
     def start(self) -> None:
         self._environment = dict(os.environ)
@@ -35,23 +34,31 @@ class _Context(ForkServerContext):
 
 
 def start() -> None:
-    """Start the server, which begins to import. Call it before this process imports vLLM."""
+    """Start the server, which begins to import; to be called before this process imports vLLM."""
     multiprocessing.set_forkserver_preload(_IMPORTS)
-    with _preloaded_libraries():
+    before = os.environ.get("LD_PRELOAD")
+    # As vLLM does for its new interpreters: its allocator, and the OpenMP that torch brings.
+    os.environ["LD_PRELOAD"] = ":".join([*_libraries(), *([before] if before else [])])
+    try:
         forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["LD_PRELOAD"]
+        else:
+            os.environ["LD_PRELOAD"] = before
 
 
-def serve_vllm() -> None:
-    """Have vLLM take its engine's process from the server; it would choose a new interpreter on every CPU."""
+def serve_engines() -> None:
+    """Have vLLM take its engine's process from the server."""
     from vllm.v1.engine import utils
 
-    utils.get_mp_context = _Context
+    utils.get_mp_context = _Context  # type: ignore[attr-defined]
 
 
-@contextmanager
-def _preloaded_libraries() -> Iterator[None]:
-    """What vLLM has the loader load first into its engine: its allocator and torch's OpenMP."""
-    from importlib.util import find_spec
-
-    before = os.environ.get("LD_PRELOAD")
-    places = [Path(str(find_spec(name).origin)).parent for name in ("vllm", "torch")]
+def _libraries() -> list[str]:
+    found: list[str] = []
+    for package, pattern in (("vllm", "libs/libtcmalloc*.so*"), ("torch", "lib/libgomp*.so*")):
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            found += [str(path) for path in sorted(Path(spec.origin).parent.glob(pattern))[:1]]
+    return found

@@ -11,9 +11,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import runpy
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving import fork_server
 from serving.engine import Answer, Call, Kind, LoadedAdapter
 from serving.errors import EngineFailed, Unavailable
 from serving.options import PARENT_PID, EngineOptions
@@ -130,12 +134,10 @@ class VllmEngine:
 
 def _set_environment(options: EngineOptions) -> None:
     """What vLLM and torch read from the environment, some of it at import. A value set by the operator stays."""
-    from torch.version import cuda, hip
-
     # The child must outlive no one but this process, whoever set the variable before (a fork keeps it).
     os.environ[PARENT_PID] = str(os.getpid())
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if cuda is None and hip is None:
+    if _is_cpu_build():
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         # Pinning threads to cores is for one engine that owns the machine.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -146,10 +148,24 @@ def _set_environment(options: EngineOptions) -> None:
             os.environ["OMP_NUM_THREADS"] = str(options.threads)
 
 
+def _is_cpu_build() -> bool:
+    """Whether torch knows no GPU; asked of its file alone, since importing torch takes seconds."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise EngineFailed("torch is not installed; set up the environment from requirements/")
+    version = runpy.run_path(str(Path(spec.origin).parent / "version.py"))
+    return version["cuda"] is None and version["hip"] is None
+
+
 def _start_llm(options: EngineOptions) -> AsyncLLM:
     _set_environment(options)
+    if _is_cpu_build():
+        fork_server.start()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
+
+    if _is_cpu_build():
+        fork_server.serve_engines()
 
     class OwnedLLM(AsyncLLM):
         """Ends with `stop`, or by vLLM's own exit hook; its finaliser fails in an interpreter that is going down."""
