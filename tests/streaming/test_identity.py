@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
+from streaming.broker import TansuBroker
 from streaming.embedded_log import EmbeddedLog
 from streaming.errors import LogReplaced, StreamError
 from streaming.kafka_client import build
@@ -95,6 +96,29 @@ def test_a_topic_made_again_is_noticed_while_it_is_read(stream: Stream, count: i
     poll_until_refused(source)
     with pytest.raises(LogReplaced):  # For good: this source's positions belong to no log any more.
         source.poll(0.1, 10)
+
+
+@pytest.mark.broker
+def test_a_broker_that_forgot_everything_is_noticed(tmp_path: Path) -> None:
+    """Tansu keeps its log in memory: after a restart the old positions belong to no log."""
+    with TansuBroker(tmp_path) as broker:
+        location = StreamLocation("kafka", "forgotten", bootstrap=broker.bootstrap)
+        ensure_topic(location, 1)
+        sink = open_sink(location)
+        for number in range(10):
+            sink.append_raw(b"%d" % number, (), b"k")
+        sink.close()
+        source = open_source(location, group=None)
+        try:
+            read(source, 10)
+            broker.restart()
+            ensure_topic(location, 1)
+            deadline = time.monotonic() + 60
+            with pytest.raises(LogReplaced, match="expected identity"):
+                while time.monotonic() < deadline:
+                    source.poll(0.5, 10)
+        finally:
+            source.close()
 
 
 @pytest.mark.broker

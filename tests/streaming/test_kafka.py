@@ -13,7 +13,7 @@ import pytest
 
 from streaming.broker import ApacheKafkaBroker, TansuBroker, free_port, kafka_home
 from streaming.embedded_log import EmbeddedLog
-from streaming.errors import BrokerUnavailable, LogReplaced, StreamError
+from streaming.errors import BrokerUnavailable, StreamError
 from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource, ensure_topic
 from streaming.kafka_client import _murmur, check_session
 from streaming.records import TaskRecord
@@ -372,29 +372,6 @@ def test_a_sink_goes_on_after_an_outage_longer_than_its_patience(tmp_path: Path)
             source.close()
             sink.close()
         assert threading.active_count() <= threads
-
-
-@pytest.mark.broker
-def test_a_broker_that_forgot_everything_is_noticed(tmp_path: Path) -> None:
-    """Tansu keeps its log in memory: after a restart the old positions belong to no log."""
-    with TansuBroker(tmp_path) as broker:
-        options = KafkaOptions(broker.bootstrap, session_timeout_ms=3_000)
-        ensure_topic(options, "forgotten", 1)
-        sink = KafkaSink(options, "forgotten")
-        for number in range(10):
-            sink.append(example(f"r{number}"))
-        sink.close()
-        source = KafkaSource(options, "forgotten", group=None)
-        try:
-            read(source, 10)
-            broker.restart()
-            ensure_topic(options, "forgotten", 1)
-            deadline = time.monotonic() + 60
-            with pytest.raises(LogReplaced, match="expected identity"):
-                while time.monotonic() < deadline:
-                    source.poll(0.5, 10)
-        finally:
-            source.close()
 
 
 def fill(stream: Stream, location, count: int) -> None:
