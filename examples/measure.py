@@ -156,9 +156,8 @@ def main() -> None:
     calibrating = pooled(base, turns([{"prompt": prompt, "completion": ""} for prompt in prompts()]), layers)
     for expansion in (1024, 2048):
         for ridge in (1.0, 10.0, 100.0):
-            print(
-                f"routing expansion {expansion} ridge {ridge:g}: {routing(seen, unseen, calibrating, expansion, ridge):.4f}"
-            )
+            share = routing(seen, unseen, calibrating, expansion, ridge)
+            print(f"routing expansion {expansion} ridge {ridge:g}: {share:.4f}")
 
 
 if __name__ == "__main__":
