@@ -4,7 +4,7 @@ For each domain: exact match of the base, seconds to train a LoRA adapter above 
 float32), exact match of the adapter on the test rows. Then how well ridge regression over random ReLU features of the
 frozen layers' pooled states tells the domains apart. Exact match is teacher-forced: all tokens of the answer and its
 <eos> being the first choice is the same as greedy decoding giving exactly that answer.
-This module knows nothing of the service; it uses PEFT and torch alone.
+This module knows nothing of the service but the text that features are scaled by; it uses PEFT and torch alone.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from examples.pretraining.mixture import collate
 from examples.pretraining.tokenizer import encode_turn
+from learning.calibration import prompts
 
 Turn = tuple[list[int], int]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -108,10 +109,12 @@ def pooled(base: PreTrainedModel, chosen: list[Turn], layers: list[int]) -> torc
     return result
 
 
-def routing(train: list[torch.Tensor], test: list[torch.Tensor], expansion: int, ridge: float) -> float:
-    """Accuracy of ridge regression over random ReLU features; standardised on 200 rows of the first domain alone."""
-    mean, scale = train[0][:200].mean(0), train[0][:200].std(0)
-    # What hardly varies within one domain would be blown up in the others.
+def routing(
+    train: list[torch.Tensor], test: list[torch.Tensor], calibrating: torch.Tensor, expansion: int, ridge: float
+) -> float:
+    """Accuracy of ridge regression over random ReLU features, standardised on the rows of the calibration text."""
+    mean, scale = calibrating.mean(0), calibrating.std(0)
+    # What hardly varies would be blown up.
     scale = torch.where(scale > 1e-3 * scale.median(), scale, torch.ones_like(scale))
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(mean.numel(), expansion, generator=generator, dtype=torch.float64) / mean.numel() ** 0.5
@@ -150,9 +153,11 @@ def main() -> None:
     # One layer more than is read: the last state of a Hugging Face trunk has passed the final norm.
     base.model.layers = base.model.layers[: plan.frozen_layers + 1]
     seen, unseen = ([pooled(base, turns(part[slug]), layers) for slug in train] for part in (train, test))
+    calibrating = pooled(base, turns([{"prompt": prompt, "completion": ""} for prompt in prompts()]), layers)
     for expansion in (1024, 2048):
         for ridge in (1.0, 10.0, 100.0):
-            print(f"routing expansion {expansion} ridge {ridge:g}: {routing(seen, unseen, expansion, ridge):.4f}")
+            share = routing(seen, unseen, calibrating, expansion, ridge)
+            print(f"routing expansion {expansion} ridge {ridge:g}: {share:.4f}")
 
 
 if __name__ == "__main__":

@@ -51,11 +51,6 @@ class Derivation:
         self._unseen: list[Float64] = []
         self._new_rows = math.inf
 
-    @property
-    def inverse(self) -> Float64 | None:
-        """The packed inverse as of the last solve, or None where none is kept."""
-        return self._inverse
-
     def note(self, rows_ND: Float64) -> None:
         """Rows that have been added to the Gram matrix since the last solve."""
         self._new_rows += len(rows_ND)

@@ -24,7 +24,6 @@ class RandomExpansion:
     """Part of the features' fingerprint: names how projection and bias are made."""
 
     def __init__(self, inputs: int, width: int, seed: int) -> None:
-        self.inputs = inputs
         self.width = width
         self.dim = width or inputs
         bits = np.random.PCG64(seed)

@@ -30,7 +30,6 @@ class LowerLayers:
             raise CheckpointError(
                 f"base model {folder}: asked for layer {depth}, expected 0 to {config.num_hidden_layers}"
             )
-        self.depth = depth
         self.hidden_size = int(config.hidden_size)
         self.max_positions = int(getattr(config, "max_position_embeddings", 0)) or None
         self._device = torch.device(device)

@@ -48,11 +48,6 @@ class Statistics:
         sums = {domain: Sums.of(rows_ND[labels == domain]) for domain in present}
         return _of_sums(sums, dim, fingerprint)
 
-    @property
-    def rows(self) -> int:
-        """How many examples these are."""
-        return sum(self.counts.values())
-
 
 def checked_rows(features: ArrayLike, domains: Sequence[str]) -> Float64:
     """A C-contiguous float64 copy of `features`[n, d], cast before any product.

@@ -55,18 +55,18 @@ class Stream:
 def test_the_cheaper_derivation_is_taken() -> None:
     stream = Stream(1.0)
     assert stream.step(400) == "cholesky"
-    assert stream.derivation.inverse is None  # nothing yet says that steps will be small
+    assert stream.derivation._inverse is None  # nothing yet says that steps will be small
     assert stream.step(4) == "cholesky"
     assert [stream.step(4) for _ in range(5)] == ["woodbury"] * 5
     assert stream.step(100) == "cholesky"  # too many rows for an update to pay
-    assert stream.derivation.inverse is None
+    assert stream.derivation._inverse is None
 
 
 def test_a_drifted_inverse_is_refined_and_a_spoilt_one_replaced() -> None:
     stream = Stream(1.0)
     for count in (400, 4, 4):
         stream.step(count)
-    inverse = stream.derivation.inverse
+    inverse = stream.derivation._inverse
     assert inverse is not None
     inverse *= 1.0 + 1e-7  # one refinement against A mends this
     assert stream.step(4) == "woodbury"
