@@ -177,7 +177,7 @@ class Coordinator:
             self._spools.seal(domain, version, self._router.watermarks())
             adapter = self._learn(domain, version, stage)
         if adapter.facts.status == "rejected":
-            stage.state, stage.detail = "rejected", adapter.facts.reason
+            stage.state, stage.detail, stage.failures = "rejected", adapter.facts.reason, 0
             self._spools.reopen(domain, version)
             return
         with self._publisher.writing:

@@ -57,4 +57,4 @@ class Stage:
             return self.detail
         seconds = max(self.retry_at - time.monotonic(), 0.0)
         sooner = " or when new examples are complete" if self.awaits_examples else ""
-        return f"{self.detail}; failed {self.failures} times, next try in {seconds:.0f} s{sooner}"
+        return f"{self.detail}; next try in {seconds:.0f} s{sooner}"
