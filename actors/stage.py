@@ -23,7 +23,6 @@ class Stage:
     """Where a domain is on its way, in words; of the decisions, only when to try again rests on it."""
 
     state: DomainState = "open"
-    version: int | None = None
     detail: str = ""
     learner: LearnerPort | None = None
     failures: int = 0
