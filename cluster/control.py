@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-
 from actors.errors import ActorError, UnknownDomain
 from cluster import builders
 from cluster.remote import AsyncRemote
 from configs.settings import Settings
+from serving.api import CommandResult, DomainStatus, SystemStatus
 from serving.errors import ControlUnavailable, InvalidRecord, Refused, UnknownName
 from serving.openai_body import error_body
 from streaming.errors import EntryRefused, RecordError, StreamError, TooLarge
@@ -115,34 +114,35 @@ class ClusterControl:
             max_value_bytes=self._settings.ingest.max_record_bytes,
         )
 
-    async def domains(self) -> list[dict[str, Any]]:
+    async def domains(self) -> tuple[DomainStatus, ...]:
         """Describe every domain."""
-        return [domain.model_dump(mode="json") for domain in await self._ask("domains")]
-
-    async def status(self) -> dict[str, Any]:
-        """Describe the whole system."""
-        found: dict[str, Any] = (await self._ask("status")).model_dump(mode="json")
+        found: tuple[DomainStatus, ...] = await self._ask("domains")
         return found
 
-    async def remove(self, domain: str) -> dict[str, Any]:
+    async def status(self) -> SystemStatus:
+        """Describe the whole system."""
+        found: SystemStatus = await self._ask("status")
+        return found
+
+    async def remove(self, domain: str) -> CommandResult:
         """Remove a domain from service, router and spool."""
         return await self._command("remove", domain)
 
-    async def rollback(self, domain: str, version: str | None) -> dict[str, Any]:
+    async def rollback(self, domain: str, version: str | None) -> CommandResult:
         """Put an earlier version back in service and pin it."""
         return await self._command("rollback", domain, version)
 
-    async def pin(self, domain: str, version: str | None) -> dict[str, Any]:
+    async def pin(self, domain: str, version: str | None) -> CommandResult:
         """Keep a version in service."""
         return await self._command("pin", domain, version)
 
-    async def unpin(self, domain: str) -> dict[str, Any]:
+    async def unpin(self, domain: str) -> CommandResult:
         """Let newer versions replace the one in service."""
         return await self._command("unpin", domain)
 
-    async def _command(self, name: str, *args: Any) -> dict[str, Any]:
-        manifest = await self._ask(name, *args)
-        return {"manifest": manifest.number, "reason": manifest.reason}
+    async def _command(self, name: str, domain: str, *args: Any) -> CommandResult:
+        manifest = await self._ask(name, domain, *args)
+        return CommandResult(domain=domain, manifest=manifest.number, reason=manifest.reason)
 
     async def _ask(self, name: str, *args: Any) -> Any:
         try:
@@ -151,32 +151,3 @@ class ClusterControl:
             raise UnknownName(str(error)) from error
         except ActorError as error:
             raise ControlUnavailable(f"{error}; try again in a moment") from error
-
-    async def metrics(self) -> str:
-        """Return the figures of ingest, router and coordinator as Prometheus text."""
-        return render_metrics(await self.status())
-
-
-def render_metrics(status: dict[str, Any]) -> str:
-    """Turn a status into Prometheus text."""
-    registry = CollectorRegistry()
-
-    def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-        return Gauge(f"anabranch_{name}", text, labels, registry=registry)
-
-    gauge("published_manifest_number", "Manifest in force").set(status["manifest"])
-    examples = gauge("domain_examples", "Distinct examples known of a domain", ("domain",))
-    rows = gauge("router_rows", "Rows in the router's sums", ("domain",))
-    waiting = gauge("domain_waiting_examples", "Examples not trained on yet", ("domain",))
-    for domain in status["domains"]:
-        examples.labels(domain["domain"]).set(domain["examples"])
-        rows.labels(domain["domain"]).set(domain["router_rows"])
-        waiting.labels(domain["domain"]).set(domain["waiting"]["train"] + domain["waiting"]["held_out"])
-    gauge("spool_rows", "Examples spooled on disk").set(sum(i["spooled"] for i in status["ingest"]))
-    for counter in ("polled", "dead_letters", "duplicates"):
-        total = sum(i[counter] for i in status["ingest"])
-        gauge(f"ingest_{counter}_records", "Records since the ingest workers started").set(total)
-    replicas = gauge("replica_manifest_number", "Manifest a replica serves", ("replica",))
-    for name, replica in status["replicas"].items():
-        replicas.labels(name).set(replica["manifest"])
-    return generate_latest(registry).decode()

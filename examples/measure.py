@@ -135,7 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = Adaptation(**{name: getattr(arguments, name) for name in vars(Adaptation())})
     torch.set_num_threads(1)
-    base = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32).train(False)
     train, test = read(arguments.stream, "train"), read(arguments.stream, "test")
     domains = arguments.domains or list(train)
     for slug in [] if arguments.routing else domains:

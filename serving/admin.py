@@ -5,82 +5,64 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
-from serving.errors import InvalidRecord, Refused
-from serving.openai_body import bad_request
+from serving.api import CommandResult, DomainList, RecordsResult, SystemStatus, VersionRequest
+from serving.openai_body import bad_request, without_nulls
+from serving.paths import answering, asking, sent
 from serving.ports import ControlPort
-from serving.request_body import parse, read_bytes
+from serving.record_body import read_records
+from serving.request_body import MAX_RECORDS_BYTES, aside, parse, read_bytes
 from serving.service import RoutedService
+
+_RECORDS = {
+    "oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}],
+    "description": "One record, or a list of them; as text also one per line.",
+}
+_COMMAND = answering(CommandResult)
+_VERSION = asking(VersionRequest, required=False)
 
 
 def admin_router(service: RoutedService, control: ControlPort) -> APIRouter:
     """The paths below /v1 that don't generate."""
     router = APIRouter(prefix="/v1")
 
-    @router.post("/records", status_code=202)
-    async def append(request: Request) -> dict[str, Any]:
-        ids = await control.append_records(_records(await read_bytes(request)))
-        return {"ids": ids}
+    @router.post("/records", status_code=202, responses=answering(RecordsResult, 202), openapi_extra=asking(_RECORDS))
+    async def append(request: Request) -> Response:
+        records = await aside(read_records, await read_bytes(request, MAX_RECORDS_BYTES))
+        return sent(RecordsResult(ids=tuple(await control.append_records(records))), 202)
 
-    @router.get("/domains")
-    async def domains() -> dict[str, Any]:
-        return {"domains": await control.domains()}
+    @router.get("/domains", responses=answering(DomainList))
+    async def domains() -> Response:
+        return sent(DomainList(domains=await control.domains()))
 
-    @router.delete("/domains/{domain}")
-    async def remove(domain: str) -> dict[str, Any]:
-        return {"domain": domain, **await control.remove(domain)}
+    @router.delete("/domains/{domain}", responses=_COMMAND)
+    async def remove(domain: str) -> Response:
+        return sent(await control.remove(domain))
 
-    @router.post("/domains/{domain}/rollback")
-    async def rollback(domain: str, request: Request) -> dict[str, Any]:
-        version = _version(await read_bytes(request))
-        return {"domain": domain, **await control.rollback(domain, version)}
+    @router.post("/domains/{domain}/rollback", responses=_COMMAND, openapi_extra=_VERSION)
+    async def rollback(domain: str, request: Request) -> Response:
+        return sent(await control.rollback(domain, _version(await read_bytes(request))))
 
-    @router.post("/domains/{domain}/pin")
-    async def pin(domain: str, request: Request) -> dict[str, Any]:
-        version = _version(await read_bytes(request))
-        return {"domain": domain, **await control.pin(domain, version)}
+    @router.post("/domains/{domain}/pin", responses=_COMMAND, openapi_extra=_VERSION)
+    async def pin(domain: str, request: Request) -> Response:
+        return sent(await control.pin(domain, _version(await read_bytes(request))))
 
-    @router.post("/domains/{domain}/unpin")
-    async def unpin(domain: str) -> dict[str, Any]:
-        return {"domain": domain, **await control.unpin(domain)}
+    @router.post("/domains/{domain}/unpin", responses=_COMMAND)
+    async def unpin(domain: str) -> Response:
+        return sent(await control.unpin(domain))
 
-    @router.get("/status")
+    @router.get("/status", responses=answering(SystemStatus))
     async def status() -> Response:
-        return JSONResponse({**await control.status(), "replica": service.health()})
+        return sent((await control.status()).model_copy(update={"replica": service.health()}))
 
     return router
 
 
-def _records(content: bytes) -> list[dict[str, Any]]:
-    """One record, a list of records, or one record per line."""
-    try:
-        value = parse(content)
-    except Refused:
-        lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-        if len(lines) < 2:
-            raise
-        value = [_line(number, line) for number, line in lines]
-    records = value if isinstance(value, list) else [value]
-    if not records:
-        raise InvalidRecord("no record in the request; send one, a list, or one per line")
-    for position, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise InvalidRecord(f"record {position}: expected a JSON object, got {type(record).__name__}")
-    return records
-
-
-def _line(number: int, line: bytes) -> Any:
-    try:
-        return parse(line)
-    except Refused as error:
-        raise InvalidRecord(f"line {number}: {error}") from error
-
-
 def _version(content: bytes) -> str | None:
     """The `version` of an optional JSON object."""
-    body = parse(content) if content.strip() else {}
-    version = body.get("version") if isinstance(body, dict) else body
-    if not isinstance(body, dict) or (version is not None and not isinstance(version, str)):
-        raise bad_request('expected {"version": full version name or null}', "version")
-    return version
+    body: Any = parse(content) if content.strip() else {}
+    try:
+        return VersionRequest.model_validate(without_nulls(body) if isinstance(body, dict) else body).version
+    except ValidationError as error:
+        raise bad_request('expected {"version": full version name or null}', "version") from error

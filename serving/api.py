@@ -7,11 +7,12 @@ default where there is one. Knows no HTTP framework and nothing of how the figur
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from registry.manifest import BaseRevision
+from serving.wording import Words
 
 DomainState = Literal["open", "closed", "learning", "publishing", "published", "rejected", "failed"]
 
@@ -22,7 +23,36 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="null")
 
 
+class ErrorDetail(Body):
+    """What went wrong, in OpenAI's form."""
+
+    message: str
+    """One line for a person."""
+    type: str
+    """`BadRequestError`, `NotFoundError`, `ServiceUnavailableError`, `InternalServerError`."""
+    param: str | None = None
+    """The field at fault, where it is one."""
+    code: int
+    """The HTTP status."""
+
+
+class ErrorAnswer(Body):
+    """Every error."""
+
+    error: ErrorDetail
+    """What went wrong."""
+
+
 # -- routing and ingest -----------------------------------------------------------------------------------------------
+
+
+class RouteRequest(Body):
+    """Asks `POST /v1/route`: either of the two."""
+
+    input: str | tuple[str, ...] | None = None
+    """A text, or several to be routed each by itself."""
+    messages: tuple[Any, ...] | None = None
+    """A chat, as `/v1/chat/completions` takes it."""
 
 
 class RouteDecision(Body):
@@ -35,17 +65,18 @@ class RouteDecision(Body):
     adapter: str
     """Full name of the version in service, or `base`."""
     score: float | None
-    """The top score; None before anything is published."""
+    """The top score; null where the content was not scored: a model was named, or nothing is published."""
     scores: dict[str, float] = Field(default_factory=dict)
     """Score of every published domain."""
 
 
 class RouteResult(Body):
-    """`POST /v1/route`."""
+    """`POST /v1/route`; without `scores` also the field `anabranch` of an answer to `/v1/completions`."""
 
     manifest: int
     """Number of the manifest that decided; 0 before the first."""
     decisions: tuple[RouteDecision, ...]
+    """One for each text in order."""
 
 
 class RecordsResult(Body):
@@ -58,12 +89,22 @@ class RecordsResult(Body):
 # -- domains ----------------------------------------------------------------------------------------------------------
 
 
+class VersionRequest(Body):
+    """Asks for a rollback or a pin; the body may be left out."""
+
+    version: str | None = None
+    """Full name; without one, the accepted version before (rollback) or the present one (pin)."""
+
+
 class CommandResult(Body):
     """The commands on a domain: the manifest then in force."""
 
     domain: str
+    """The domain."""
     manifest: int
+    """Its number."""
     reason: str
+    """Why it was published."""
 
 
 class VersionStatus(Body):
@@ -72,19 +113,22 @@ class VersionStatus(Body):
     name: str
     """Full name, `domain@vN-digest8`."""
     status: Literal["accepted", "rejected"]
-    reason: str
+    """`accepted` or `rejected` by the gate."""
+    reason: Words
     """The gate's words."""
     examples: int
     """Examples it was trained on."""
     figures: dict[str, float | None] = Field(default_factory=dict)
-    """Losses (nats a token), exact matches (0 to 1), durations (seconds) by name; None where one is no number."""
+    """Losses (nats a token), exact matches (0 to 1), durations (seconds) by name; null where one is no number."""
 
 
 class Waiting(Body):
     """Examples of a domain that no published version was trained on."""
 
     train: int = 0
+    """To train on."""
     held_out: int = 0
+    """For its exam."""
     sealed: tuple[int, ...] = ()
     """Versions that are being made of some of them."""
 
@@ -93,7 +137,9 @@ class TrainingProgress(Body):
     """How far a training is."""
 
     step: int
+    """Steps done."""
     steps: int
+    """Steps there will be."""
     loss: float | None
     """Of the last step, in nats a token."""
 
@@ -102,27 +148,34 @@ class DomainStatus(Body):
     """One domain."""
 
     domain: str
+    """Its name."""
     state: DomainState
-    detail: str = ""
+    """`open`, `closed`, `learning`, `publishing`, `published`, `rejected` or `failed`."""
+    detail: Words = ""
     """Why it is in this state, in one line."""
     version: str | None
     """Full name of the version in service."""
     pinned: bool = False
+    """Whether that version stays, whatever is trained later."""
     examples: int
     """Distinct examples known, held-out ones included."""
     router_rows: int
     """Rows in the router's sums."""
     waiting: Waiting
+    """What no published version was trained on."""
     progress: TrainingProgress | None = None
+    """Of the training under way."""
     timings: dict[str, float] = Field(default_factory=dict)
     """Seconds of the last learning and publication by name."""
     versions: tuple[VersionStatus, ...] = ()
+    """Every adapter of the domain."""
 
 
 class DomainList(Body):
     """`GET /v1/domains`."""
 
     domains: tuple[DomainStatus, ...]
+    """All that are known, published or not."""
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------
@@ -132,6 +185,7 @@ class IngestStatus(Body):
     """One ingest worker; counters since it started."""
 
     name: str
+    """Of the worker."""
     partitions: tuple[str, ...]
     """`topic[partition]`, of the whole topic."""
     spooled: int
@@ -139,9 +193,12 @@ class IngestStatus(Body):
     full: bool
     """Whether it has paused its partitions for want of room."""
     polled: int
+    """Records read."""
     dead_letters: int
+    """Records put aside."""
     duplicates: int
-    trouble: dict[str, str] = Field(default_factory=dict)
+    """Records that were known."""
+    trouble: dict[str, Words] = Field(default_factory=dict)
     """The last error of each loop that is failing now."""
 
 
@@ -150,7 +207,7 @@ class ReplicaStatus(Body):
 
     manifest: int
     """The manifest it serves."""
-    fenced: str | None = None
+    fenced: Words | None = None
     """Why it takes no requests."""
 
 
@@ -158,16 +215,22 @@ class ReplicaHealth(Body):
     """The replica that answers, as it knows itself; also `GET /healthz` and `GET /readyz`."""
 
     ready: bool
-    fenced: str | None
-    engine_failure: str | None
-    unload_failure: str | None
+    """Whether it takes requests."""
+    fenced: Words | None
+    """Why it takes none."""
+    engine_failure: Words | None
+    """Why the engine can't answer any more."""
+    unload_failure: Words | None
+    """Why a version that nobody needs is still loaded."""
     manifest: int
+    """The manifest it serves."""
     prepared: tuple[int, ...]
+    """Manifests it could serve at once."""
     loaded: tuple[str, ...]
     """Full names of the versions in the engine."""
     leases: int
     """Holds of requests in flight."""
-    trouble: str | None = None
+    trouble: Words | None = None
     """Why it lags behind or is cut off, while it serves on."""
 
 
@@ -177,13 +240,17 @@ class SystemStatus(Body):
     manifest: int
     """Number of the manifest in force; 0 before the first."""
     base: BaseRevision
+    """The base model that is served."""
     domains: tuple[DomainStatus, ...]
+    """As `GET /v1/domains` tells them."""
     ingest: tuple[IngestStatus, ...]
+    """One for each worker."""
     replicas: dict[str, ReplicaStatus]
-    trouble: str | None = None
+    """By name."""
+    trouble: Words | None = None
     """What keeps the coordinator from going on."""
     replica: ReplicaHealth | None = None
-    """The replica that answered; None where the status was asked of the coordinator."""
+    """The replica that answered; null where the status was asked of the coordinator."""
 
     def troubles(self) -> Iterator[tuple[str, str]]:
         """Everything that is failing now, as (who, what): the coordinator, ingest loops, domains, replicas."""

@@ -86,6 +86,18 @@ async def merged_events(
     yield DONE
 
 
+async def announced(events: AsyncGenerator[str, None], routing: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+    """The same stream; its first event with choices tells of the whole routing, in a field `anabranch`."""
+    told = False
+    async with aclosing(events):
+        async for event in events:
+            if not told and event.startswith("data: {"):
+                data = json.loads(event.removeprefix("data: "))
+                if told := "choices" in data:
+                    event = _event({**data, "anabranch": routing})
+            yield event
+
+
 async def _interleaved(streams: Sequence[AsyncGenerator[str, None]]) -> AsyncGenerator[tuple[int, str], None]:
     """(stream's position, event) as they come. Closing this closes every stream."""
     pending = {asyncio.ensure_future(anext(stream, None)): which for which, stream in enumerate(streams)}

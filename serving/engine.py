@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Kind = Literal["chat", "completion"]
+Prompt = str | list[int]
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,20 @@ class LoadedAdapter:
 
 @dataclass(frozen=True)
 class Call:
-    """A generation request that the engine has validated: `body` as sent, `parsed` in the engine's own form."""
+    """A generation request that the engine has validated: `body` as sent, `parsed` in the engine's own form.
+
+    What is decided about a request is decided on the parsed values. `model`: None is not named. `prompts`: a
+    completion's, one entry per prompt. `messages`: a chat's roles with their texts. `samples`: answers per prompt.
+    """
 
     kind: Kind
     body: Mapping[str, Any]
     stream: bool
     parsed: Any
+    model: str | None = None
+    prompts: tuple[Prompt, ...] = ()
+    messages: tuple[Mapping[str, str], ...] = ()
+    samples: int = 1
 
 
 # An OpenAI response object, or server-sent events ("data: ...\n\n") ending in "data: [DONE]\n\n".

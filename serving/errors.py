@@ -34,6 +34,10 @@ class NotPrepared(ServingError):
     """A commit names a manifest that this replica has not prepared."""
 
 
+class ScoringFailed(ServingError):
+    """Texts could not be scored, for no fault of theirs."""
+
+
 class Unavailable(ServingError):
     """This replica can't answer now (fenced, starting or stopped); another may."""
 

@@ -10,67 +10,93 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serving.admin import admin_router
-from serving.errors import ControlUnavailable, InvalidRecord, Refused, ServingError, Unavailable, UnknownName
-from serving.openai_body import bad_request, error_body, model_not_found
+from serving.api import ReplicaHealth, RouteRequest, RouteResult
+from serving.error_answers import RETRY_AFTER, add_error_answers
+from serving.errors import ControlUnavailable
+from serving.openai_body import bad_request, model_not_found
+from serving.paths import ERRORS, answering, asking, openai_body, sent
 from serving.ports import ControlPort
 from serving.reply import LeasedEvents, Reply
-from serving.request_body import read_object
-from serving.selection import Choice
+from serving.request_body import read_object, request_id, well_formed_target
 from serving.served import AUTO, BASE, ServedManifest
-from serving.service import Routed, RoutedService
+from serving.service import RoutedService
+from serving.system_metrics import render_metrics
 
 T = TypeVar("T")
-RETRY_AFTER_SECONDS = 1
 
 
 def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
     """The application of one replica."""
-    app = FastAPI(title="Anabranch", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Anabranch",
+        description="An LLM service that learns domains from a stream. Beside OpenAI's paths, its own.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        responses=ERRORS,
+        dependencies=[Depends(well_formed_target)],
+    )
     _add_generation(app, service)
     _add_models(app, service)
     _add_health(app, service, control)
     app.include_router(admin_router(service, control))
-    _add_error_answers(app, service)
+    add_error_answers(app, lambda status: service.metrics.refusals.labels(str(status)).inc())
+
+    # Not FastAPI's own path, which would answer HEAD as well.
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
     return app
 
 
 def _add_generation(app: FastAPI, service: RoutedService) -> None:
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", openapi_extra=asking(openai_body("chat completion")))
     async def chat_completions(request: Request) -> Response:
+        """Answer a chat, as JSON or, with `"stream": true`, as server-sent events."""
         return await _generate(request, service.chat)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", openapi_extra=asking(openai_body("completion")))
     async def completions(request: Request) -> Response:
+        """Answer one prompt or several; the field `anabranch` of the answer says who answered each."""
         return await _generate(request, service.complete)
 
-    @app.post("/v1/route")
+    @app.post("/v1/route", responses=answering(RouteResult), openapi_extra=asking(RouteRequest))
     async def route(request: Request) -> Response:
-        body = await read_object(request)
-        messages, texts = body.get("messages"), body.get("input")
-        if isinstance(messages, list) and messages and texts is None:
-            return JSONResponse(_decisions(await service.route(messages=messages)))
-        if isinstance(texts, str):
-            texts = [texts]
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise bad_request('expected {"input": text or non-empty list of texts} or {"messages": [...]}', "input")
-        return JSONResponse(_decisions(await service.route(texts=texts)))
+        """Say which domain a text belongs to, without generating."""
+        asked = _route_request(await read_object(request))
+        texts = (asked.input,) if isinstance(asked.input, str) else asked.input
+        return sent(await service.route(texts=texts, messages=asked.messages))
+
+
+def _route_request(body: dict[str, Any]) -> RouteRequest:
+    try:
+        asked = RouteRequest.model_validate(body)
+    except ValidationError:
+        asked = RouteRequest()
+    given = [value for value in (asked.input, asked.messages) if value is not None]
+    if len(given) != 1 or given == [()]:
+        raise bad_request('expected {"input": text or non-empty list of texts} or {"messages": [...]}', "input")
+    return asked
 
 
 def _add_models(app: FastAPI, service: RoutedService) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
+        """List everything that `model` takes."""
         return {"object": "list", "data": _model_cards(service.served())}
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
+        """Describe one model."""
         for card in _model_cards(service.served()):
             if card["id"] == model:
                 return card
@@ -78,18 +104,25 @@ def _add_models(app: FastAPI, service: RoutedService) -> None:
 
 
 def _add_health(app: FastAPI, service: RoutedService, control: ControlPort) -> None:
-    @app.get("/healthz")
-    async def healthz() -> JSONResponse:
-        return JSONResponse(service.health(), 200 if service.engine.failure is None else 503)
+    def health(well: bool) -> Response:
+        return sent(service.health()) if well else sent(service.health(), 503, RETRY_AFTER)
 
-    @app.get("/readyz")
-    async def readyz() -> JSONResponse:
-        return JSONResponse(service.health(), 200 if service.ready else 503)
+    @app.get("/healthz", responses=answering(ReplicaHealth, 200, 503))
+    async def healthz() -> Response:
+        """Whether this replica's engine lives."""
+        return health(service.engine.failure is None)
 
-    @app.get("/metrics")
+    @app.get("/readyz", responses=answering(ReplicaHealth, 200, 503))
+    async def readyz() -> Response:
+        """Whether this replica takes requests."""
+        return health(service.ready)
+
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
+        """This replica's and the system's figures as Prometheus text."""
         try:
-            system, up = await control.metrics(), 1
+            status = (await control.status()).model_copy(update={"replica": service.health()})
+            system, up = render_metrics(status), 1
         except ControlUnavailable:
             system, up = "", 0
         # A scrape of this replica must not fail with the rest of the system; that the rest is missing is told.
@@ -98,44 +131,11 @@ def _add_health(app: FastAPI, service: RoutedService, control: ControlPort) -> N
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_error_answers(app: FastAPI, service: RoutedService) -> None:
-    def answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
-        service.metrics.refusals.labels(str(status)).inc()
-        return JSONResponse(body, status, headers)
-
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
-        return answer(error.status, error.body)
-
-    @app.exception_handler(ServingError)
-    async def failed(_: Request, error: ServingError) -> JSONResponse:
-        if isinstance(error, Unavailable | ControlUnavailable):
-            headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
-            return answer(503, error_body(str(error), "ServiceUnavailableError", 503), headers)
-        if isinstance(error, InvalidRecord):
-            return answer(400, error_body(str(error), "BadRequestError", 400))
-        if isinstance(error, UnknownName):
-            return answer(404, error_body(str(error), "NotFoundError", 404))
-        return answer(500, error_body(str(error), "InternalServerError", 500))
-
-    @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, error_body(str(error.detail), "BadRequestError", error.status_code))
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        # The server raises it again after this answer, so that it is in the log with its traceback.
-        return answer(500, error_body(f"{type(error).__name__} in the server", "InternalServerError", 500))
-
-
 async def _generate(request: Request, generate: Callable[[dict[str, Any]], Awaitable[Reply]]) -> Response:
     body = await read_object(request)
-    if "x-request-id" in request.headers:
-        body.setdefault("request_id", request.headers["x-request-id"])
+    name = request_id(request, body)
+    if name is not None:
+        body["request_id"] = name
     reply = await _unless_disconnected(request, generate(body))
     if reply.events is not None:
         return EventStream(reply.events, headers=dict(reply.headers))
@@ -191,20 +191,3 @@ def _model_cards(served: ServedManifest) -> list[dict[str, Any]]:
         {"id": name, "object": "model", "created": created, "owned_by": "anabranch", "parent": parent}
         for name, parent in parents
     ]
-
-
-def _decisions(routed: Routed) -> dict[str, Any]:
-    return {
-        "manifest": routed.served.number,
-        "decisions": [_decision(index, choice) for index, choice in enumerate(routed.choices)],
-    }
-
-
-def _decision(index: int, choice: Choice) -> dict[str, Any]:
-    return {
-        "index": index,
-        "domain": choice.domain,
-        "adapter": choice.version,
-        "score": None if choice.decision is None else choice.decision.score,
-        "scores": {} if choice.decision is None else dict(choice.decision.scores),
-    }

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from serving.api import ErrorAnswer, ErrorDetail
+from serving.engine import Prompt
 from serving.errors import Refused
 
-Prompt = str | list[int]
+_BOOLEAN = TypeAdapter(bool)
 
 
 def error_body(message: str, kind: str, code: int, param: str | None = None) -> dict[str, Any]:
     """The error object that OpenAI clients understand."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return ErrorAnswer(error=ErrorDetail(message=message, type=kind, param=param, code=code)).model_dump()
 
 
 def bad_request(message: str, param: str | None = None) -> Refused:
@@ -24,6 +28,11 @@ def model_not_found(model: object) -> Refused:
     return Refused(404, error_body(message, "NotFoundError", 404, "model"))
 
 
+def without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The request without its fields that are null: null means absent. What lies inside the fields stays as it is."""
+    return {name: value for name, value in body.items() if value is not None}
+
+
 def ended_by(body: Mapping[str, Any], terminator: str | None) -> dict[str, Any]:
     """The request with the terminator among its stop texts.
 
@@ -32,7 +41,7 @@ def ended_by(body: Mapping[str, Any], terminator: str | None) -> dict[str, Any]:
     `stop` of a wrong type is left for the engine to refuse.
     """
     request = dict(body)
-    if terminator is None or request.get("ignore_eos") is True or _ends_by_grammar(request):
+    if terminator is None or _is_true(request.get("ignore_eos")) or _ends_by_grammar(request):
         return request
     stop = request.get("stop")
     if stop is None:
@@ -44,6 +53,14 @@ def ended_by(body: Mapping[str, Any], terminator: str | None) -> dict[str, Any]:
     return request
 
 
+def _is_true(value: object) -> bool:
+    """Whether the engine's parser, which is pydantic's too, reads this as true."""
+    try:
+        return _BOOLEAN.validate_python(value)
+    except ValidationError:
+        return False
+
+
 def _ends_by_grammar(request: Mapping[str, Any]) -> bool:
     response_format = request.get("response_format")
     if isinstance(response_format, Mapping) and response_format.get("type") not in (None, "text"):
@@ -53,16 +70,22 @@ def _ends_by_grammar(request: Mapping[str, Any]) -> bool:
     return bool(request.get("tools")) and request.get("tool_choice") not in (None, "auto", "none")
 
 
-def prompts_of(body: Mapping[str, Any]) -> list[Prompt]:
-    """A completion request's prompts, one entry per prompt. Raises Refused where there is none."""
-    prompt = body.get("prompt")
+def prompts_of(prompt: str | list[int] | list[str] | list[list[int]] | None) -> tuple[Prompt, ...]:
+    """A completion request's parsed `prompt`, one entry per prompt. Raises Refused where there is none."""
     if isinstance(prompt, str):
-        return [prompt]
-    if isinstance(prompt, list) and prompt:
-        if all(isinstance(token, int) for token in prompt):
-            return [prompt]
-        return list(prompt)
-    raise bad_request("prompt must be a text, token ids, or a non-empty list of either", "prompt")
+        return (prompt,)
+    tokens: list[int] = []
+    prompts: list[Prompt] = []
+    for each in prompt or ():
+        if isinstance(each, int):
+            tokens.append(each)
+        else:
+            prompts.append(each)
+    if tokens:
+        prompts.append(tokens)
+    if not prompts:
+        raise bad_request("prompt must be a text, token ids, or a non-empty list of either", "prompt")
+    return tuple(prompts)
 
 
 def with_prompts(body: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -70,22 +93,19 @@ def with_prompts(body: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str
     return {**body, "prompt": list(prompts)}
 
 
-def plain_messages(body: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A chat request's messages with text contents only, as the prompt template takes them.
+def plain_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, str], ...]:
+    """A chat's messages with text contents only, as the prompt template takes them.
 
     Tool definitions and attached media are no part of what is scored: no domain was learned from them.
     """
-    return [
-        {"role": str(message.get("role", "user")), "content": _text(message.get("content"))}
-        for message in body.get("messages", ())
-        if isinstance(message, Mapping)
-    ]
+    return tuple({"role": message["role"], "content": _text(message.get("content"))} for message in messages)
 
 
 def _text(content: object) -> str:
+    """A content's text; parts are put together as the engine does it, by line ends."""
     if isinstance(content, str):
         return content
     if isinstance(content, Sequence):
         parts = (part.get("text") if isinstance(part, Mapping) else part for part in content)
-        return "".join(part for part in parts if isinstance(part, str))
+        return "\n".join(part for part in parts if isinstance(part, str))
     return ""

@@ -27,7 +27,7 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from serving.engine import Answer, Call, Kind
 from serving.errors import Refused, Unavailable
-from serving.openai_body import bad_request
+from serving.openai_body import bad_request, plain_messages, prompts_of
 from serving.options import EngineOptions
 from serving.served import BASE
 
@@ -36,6 +36,8 @@ _REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
     "completion": CompletionRequest,
 }
 _REPORTED_ERRORS = 5
+# Rendered in this process or checked against the vocabulary; all else travels to the engine's as it is.
+_NOT_FOR_THE_ENGINE = ("messages", "tools", "prompt")
 
 
 class _OwnErrors:
@@ -105,7 +107,17 @@ class OpenAILayer:
             raise _refused_validation(error) from error
         except (VLLMError, ValueError, TypeError) as error:
             raise _refused(create_error_response(error)) from error
-        return Call(kind, body, bool(parsed.stream), parsed)
+        for key, value in body.items():
+            if key not in _NOT_FOR_THE_ENGINE and _is_beyond_64_bits(value):
+                raise bad_request(f"{key}: expected numbers of at most 64 bits, got a larger one", key)
+        stream, samples = bool(parsed.stream), parsed.n or 1
+        if isinstance(parsed, ChatCompletionRequest):
+            # What vLLM keeps of contents can be read once, and that is for vLLM.
+            messages = plain_messages(body["messages"])
+            return Call(kind, body, stream, parsed, parsed.model, messages=messages, samples=samples)
+        if parsed.prompt_embeds is not None:
+            raise bad_request("prompt_embeds are not taken; send a prompt", "prompt_embeds")
+        return Call(kind, body, stream, parsed, parsed.model, prompts_of(parsed.prompt), samples=samples)
 
     async def generate(self, call: Call, model: str) -> Answer:
         request = call.parsed.model_copy(update={"model": model})
@@ -114,8 +126,6 @@ class OpenAILayer:
             answer = await create(request)
         except EngineDeadError as error:
             raise Unavailable("the engine process has died") from error
-        except OverflowError as error:
-            raise bad_request("a number of the request is beyond 64 bits; give a smaller one") from error
         except Exception as error:
             # vLLM's own server maps every other exception to a body of the OpenAI form, by this function.
             raise _refused(create_error_response(error)) from error
@@ -133,6 +143,20 @@ class OpenAILayer:
 
     def metrics(self) -> bytes:
         return generate_latest(get_prometheus_registry())
+
+
+def _is_beyond_64_bits(value: object) -> bool:
+    """Whether a number anywhere in a JSON value is too large for the wire to the engine's process."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, Mapping):
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+        elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+            return True
+    return False
 
 
 def _refused(error: ErrorResponse) -> Refused:

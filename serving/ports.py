@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from serving.api import CommandResult, DomainStatus, SystemStatus
+
 
 class ControlPort(Protocol):
     """The rest of the system, as seen from one replica.
 
     Every method may raise ControlUnavailable; those that name a domain or version raise UnknownName for one that does
-    not exist, and return the manifest then in force: `{"manifest": number, "reason": text}`.
+    not exist, and return the manifest then in force.
     """
 
     async def append_records(self, records: list[dict[str, Any]]) -> list[str]:
-        """Put records on the stream, durably, all or none. Returns their ids. Raises InvalidRecord."""
+        """Put records on the stream, durably, all or none. Returns their ids. Raises InvalidRecord.
 
-    async def domains(self) -> list[dict[str, Any]]:
-        """Every known domain with its versions and state, as JSON objects."""
+        There may be hundreds of thousands: checking and writing them must not take place on the event loop.
+        """
 
-    async def remove(self, domain: str) -> dict[str, Any]:
+    async def domains(self) -> tuple[DomainStatus, ...]:
+        """Every known domain with its versions and state."""
+
+    async def remove(self, domain: str) -> CommandResult:
         """Take a domain out of the router and of service."""
 
-    async def rollback(self, domain: str, version: str | None) -> dict[str, Any]:
+    async def rollback(self, domain: str, version: str | None) -> CommandResult:
         """Serve an older version again; None is the one before the current."""
 
-    async def pin(self, domain: str, version: str | None) -> dict[str, Any]:
+    async def pin(self, domain: str, version: str | None) -> CommandResult:
         """Keep a domain on a version, whatever is trained later; None is the current one."""
 
-    async def unpin(self, domain: str) -> dict[str, Any]:
+    async def unpin(self, domain: str) -> CommandResult:
         """Let newer versions be served again."""
 
-    async def status(self) -> dict[str, Any]:
-        """The whole system's state as a JSON object."""
-
-    async def metrics(self) -> str:
-        """Prometheus text of everything that is not this replica; may be empty."""
+    async def status(self) -> SystemStatus:
+        """The whole system's state."""

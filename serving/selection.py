@@ -1,15 +1,23 @@
-"""From a request's `model` to an adapter: by content, by domain or by full version name, within one manifest."""
+"""From a request's `model` to an adapter: by content, by domain or by full version name, within one manifest.
+
+Also how that is told: in headers, which are bounded, and in the body, which holds the whole. Knows no engine.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serving.api import RouteDecision, RouteResult
 from serving.engine import LoadedAdapter
 from serving.openai_body import model_not_found
 from serving.score_queue import ScoreQueue
 from serving.scorer import Decision
 from serving.served import AUTO, BASE, ServedManifest
+
+STAMPED_PROMPTS = 16
+"""Of so many prompts the headers tell one by one; proxies and clients refuse headers that grow with a batch."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,39 @@ async def by_content(served: ServedManifest, texts: Sequence[str], queue: ScoreQ
 
 
 def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str]:
-    """The response headers that say who spoke: one value per prompt, comma-joined."""
+    """The response headers that say who spoke: one value per prompt, comma-joined; `...` after the first 16."""
     headers = {
-        "x-anabranch-domain": ",".join(choice.domain for choice in choices),
-        "x-anabranch-adapter": ",".join(choice.version for choice in choices),
+        "x-anabranch-domain": _listed([choice.domain for choice in choices]),
+        "x-anabranch-adapter": _listed([choice.version for choice in choices]),
         "x-anabranch-manifest": str(served.number),
     }
     scores = [choice.decision.score for choice in choices if choice.decision is not None]
     if scores:
-        headers["x-anabranch-score"] = ",".join(f"{score:.6f}" for score in scores)
+        headers["x-anabranch-score"] = _listed([f"{score:.6f}" for score in scores])
     return headers
+
+
+def routing(served: ServedManifest, choices: Sequence[Choice]) -> RouteResult:
+    """The whole of it: one decision per prompt, in order."""
+    return RouteResult(
+        manifest=served.number,
+        decisions=tuple(_decision(index, choice) for index, choice in enumerate(choices)),
+    )
+
+
+def _listed(values: Sequence[str]) -> str:
+    more = ["..."] if len(values) > STAMPED_PROMPTS else []
+    return ",".join([*values[:STAMPED_PROMPTS], *more])
+
+
+def _decision(index: int, choice: Choice) -> RouteDecision:
+    """A score that is no finite number is none: JSON has no word for it."""
+    scores = choice.decision.scores if choice.decision is not None else {}
+    score = choice.decision.score if choice.decision is not None else math.nan
+    return RouteDecision(
+        index=index,
+        domain=choice.domain,
+        adapter=choice.version,
+        score=score if math.isfinite(score) else None,
+        scores={domain: own for domain, own in scores.items() if math.isfinite(own)},
+    )

@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from learning.errors import LearningError
 from learning.template import PromptTemplate
-from serving.batch import groups_of, merged, merged_events
+from serving.api import ReplicaHealth, RouteResult
+from serving.batch import announced, groups_of, merged, merged_events
 from serving.engine import Answer, Call, Engine, Kind
 from serving.errors import PrepareFailed, Unavailable
 from serving.metrics import ReplicaMetrics
-from serving.openai_body import bad_request, ended_by, plain_messages, prompts_of, with_prompts
+from serving.openai_body import bad_request, ended_by, with_prompts
 from serving.options import EngineOptions
 from serving.publication import Publication
 from serving.reply import LeasedEvents, Reply
 from serving.score_queue import ScoreQueue
-from serving.selection import Choice, by_content, by_name, stamp
+from serving.selection import Choice, by_content, by_name, routing, stamp
 from serving.served import AUTO, ServedManifest
 
 if TYPE_CHECKING:
@@ -34,16 +34,12 @@ if TYPE_CHECKING:
 _CHARACTERS_PER_TOKEN = 128
 
 
-@dataclass(frozen=True)
-class Routed:
-    """A decision without generation, under the manifest it was made from."""
-
-    served: ServedManifest
-    choices: Sequence[Choice]
+MAX_PROMPTS = 256
+"""Prompts in one request, unless told otherwise."""
 
 
 class RoutedService:
-    """Made by `start`; tests inject an engine of their own."""
+    """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request."""
 
     def __init__(
         self,
@@ -53,10 +49,15 @@ class RoutedService:
         template: PromptTemplate,
         max_lora_rank: int,
         base: BaseRevision,
+        *,
+        max_prompts: int = MAX_PROMPTS,
     ) -> None:
         self.engine = engine
         self.metrics = ReplicaMetrics()
         self.fenced: str | None = None
+        self.trouble: str | None = None
+        """What its owner says is failing while it serves on; part of its health and nothing more."""
+        self._max_prompts = max_prompts
         self._registry = registry
         self._template = template
         self._queue = ScoreQueue()
@@ -73,6 +74,8 @@ class RoutedService:
         registry: Registry,
         extractor_for: Callable[[Manifest], FeatureExtractor],
         base: BaseRevision,
+        *,
+        max_prompts: int = MAX_PROMPTS,
     ) -> RoutedService:
         """Start vLLM and stand on the registry's current manifest before returning.
 
@@ -87,7 +90,7 @@ class RoutedService:
             PromptTemplate, options.model, chat_template=options.chat_template, terminator=options.terminator
         )
         engine = await VllmEngine.start(options, template.chat_template)
-        service = cls(engine, registry, extractor_for, template, options.max_lora_rank, base)
+        service = cls(engine, registry, extractor_for, template, options.max_lora_rank, base, max_prompts=max_prompts)
         try:
             await service.catch_up()
         except BaseException:
@@ -144,18 +147,19 @@ class RoutedService:
     def ready(self) -> bool:
         return self.fenced is None and self.engine.failure is None
 
-    def health(self) -> dict[str, Any]:
-        """This replica's state as a JSON object. `loaded` versions must not be deleted from the registry."""
-        return {
-            "ready": self.ready,
-            "fenced": self.fenced,
-            "engine_failure": self.engine.failure,
-            "unload_failure": self._publication.unload_failure,
-            "manifest": self._publication.current.number,
-            "prepared": list(self._publication.prepared),
-            "loaded": list(self._publication.loaded),
-            "leases": len(self._publication.leases),
-        }
+    def health(self) -> ReplicaHealth:
+        """This replica's state. `loaded` versions must not be deleted from the registry."""
+        return ReplicaHealth(
+            ready=self.ready,
+            fenced=self.fenced,
+            engine_failure=self.engine.failure,
+            unload_failure=self._publication.unload_failure,
+            manifest=self._publication.current.number,
+            prepared=self._publication.prepared,
+            loaded=self._publication.loaded,
+            leases=len(self._publication.leases),
+            trouble=self.trouble,
+        )
 
     async def stop(self, drain_seconds: float = 10.0) -> None:
         """Refuse new requests, let those in flight finish within `drain_seconds`, end the engine. Idempotent."""
@@ -180,19 +184,21 @@ class RoutedService:
         """Answer a completion request; with `auto`, each prompt is routed by itself. Raises Refused or Unavailable."""
         return await self._answer("completion", body)
 
-    async def route(self, *, texts: Sequence[str] | None = None, messages: Sequence[Any] | None = None) -> Routed:
-        """Decide without generating. Bare texts are rendered as one user message each."""
+    async def route(self, *, texts: Sequence[str] | None = None, messages: Sequence[Any] | None = None) -> RouteResult:
+        """Decide without generating. A bare text is one user message; messages are read as a chat's."""
         self._check_open()
         served = self._publication.current
         if messages is not None:
-            rendered = [self._render(plain_messages({"messages": messages}))]
+            rendered = [self._render(self.engine.parse("chat", {"messages": list(messages)}).messages)]
         else:
+            self._check_count(texts or (), "input")
             rendered = [self._render([{"role": "user", "content": text}]) for text in texts or ()]
-        return Routed(served, await self._by_content(served, rendered))
+        return routing(served, await self._by_content(served, rendered))
 
     async def _answer(self, kind: Kind, body: Mapping[str, Any]) -> Reply:
         self._check_open()
         call = self.engine.parse(kind, ended_by(body, self._template.terminator))
+        self._check_count(call.prompts, "prompt")
         lease = self._publication.leases.take(self._publication.current)
         try:
             choices = await self._choose(lease.served, call)
@@ -201,8 +207,11 @@ class RoutedService:
         except BaseException:
             lease.release()
             raise
-        self.metrics.count(str(body.get("model") or AUTO), choices)
+        self.metrics.count(call.model or AUTO, choices)
         headers = stamp(lease.served, choices)
+        if call.kind == "completion":
+            whole = routing(lease.served, choices).model_dump(exclude={"decisions": {"__all__": {"scores"}}})
+            answer = {**answer, "anabranch": whole} if isinstance(answer, dict) else announced(answer, whole)
         if isinstance(answer, dict):
             lease.release()
             return Reply(headers, body=answer)
@@ -210,16 +219,16 @@ class RoutedService:
 
     async def _choose(self, served: ServedManifest, call: Call) -> list[Choice]:
         """One choice per prompt of the call; a chat is one prompt."""
-        named = by_name(served, call.body.get("model"))
+        prompts = 1 if call.kind == "chat" else len(call.prompts)
+        named = by_name(served, call.model)
+        if named is None and served.scorer is None:
+            named = Choice(None)
         if named is not None:
-            prompts = 1 if call.kind == "chat" else len(prompts_of(call.body))
             return [named] * prompts
-        if served.scorer is None:
-            texts = [""] * (1 if call.kind == "chat" else len(prompts_of(call.body)))
-        elif call.kind == "chat":
-            texts = [self._render(plain_messages(call.body))]
+        if call.kind == "chat":
+            texts = [self._render(call.messages)]
         else:
-            texts = [p if isinstance(p, str) else self.engine.decode(p) for p in prompts_of(call.body)]
+            texts = [prompt if isinstance(prompt, str) else self.engine.decode(prompt) for prompt in call.prompts]
         return await self._by_content(served, texts)
 
     async def _by_content(self, served: ServedManifest, texts: Sequence[str]) -> list[Choice]:
@@ -240,24 +249,27 @@ class RoutedService:
         groups = groups_of(choices)
         if len(groups) == 1:
             return await self.engine.generate(call, groups[0].adapter)
-        prompts = prompts_of(call.body)
         calls = [
-            self.engine.parse(call.kind, with_prompts(call.body, [prompts[p] for p in group.positions]))
+            self.engine.parse(call.kind, with_prompts(call.body, [call.prompts[p] for p in group.positions]))
             for group in groups
         ]
         answers = await _all_or_none(
             [self.engine.generate(own, group.adapter) for own, group in zip(calls, groups, strict=True)]
         )
-        samples = int(call.body.get("n") or 1)
         if call.stream:
-            return merged_events(groups, answers, samples)
-        return merged(groups, answers, samples)
+            return merged_events(groups, answers, call.samples)
+        return merged(groups, answers, call.samples)
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         try:
             return self._template.render(messages)
         except LearningError as error:
             raise bad_request(f"the chat template does not take these messages: {error}", "messages") from error
+
+    def _check_count(self, texts: Sequence[Any], param: str) -> None:
+        if len(texts) > self._max_prompts:
+            most, got = self._max_prompts, len(texts)
+            raise bad_request(f"a request takes at most {most} prompts, got {got}; send them in several", param)
 
     def _check_open(self) -> None:
         if self.fenced is not None:

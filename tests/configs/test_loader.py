@@ -94,6 +94,14 @@ def test_exponents_without_a_point_are_numbers(write: Callable[[str], Path]) -> 
         ("learner: 3", ["learner: expected a section, got 3"]),
         ("gate: {min_gain: .nan}", ["gate.min_gain: expected a finite number"]),
         ("learner: {rnk: 1, alfa: 2}", ["learner.rnk", "(and 1 more problem)"]),
+        ("learner: {kind: lora, rnk: 3}", ["learner.rnk: unknown key", "did you mean learner.rank?"]),
+        ("learner: {kind: osft}", ["learner.kind: expected 'lora', got 'osft'; take one of these"]),
+        ("learner: {kind: lroa}", ["learner.kind: expected 'lora', got 'lroa'; did you mean lora?"]),
+        ("learner: {warmup_steps: 2000}", ["learner.warmup_steps: expected less than max_steps (1000), got 2000"]),
+        ("features: {standardise_examples: 256}", ["features.standardise_examples: unknown key, got 256; remove it:"]),
+        ("features: {max_tokens: 1}", ["features.max_tokens", "greater than or equal to 2"]),
+        ("serving: {max_lora_rnk: 8}", ["did you mean serving.max_lora_rank?"]),
+        ("serving: {max_loras: 20}", ["serving.max_cpu_loras: expected at least max_loras (20), got 16"]),
     ],
 )
 def test_a_wrong_value_is_one_line_with_file_key_and_remedy(

@@ -14,8 +14,9 @@ import pytest_asyncio
 
 from learning.errors import TemplateError
 from learning.rls import RouterWeights
-from registry.manifest import Manifest
+from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
+from serving.api import CommandResult, DomainStatus, SystemStatus, Waiting
 from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from serving.frontdoor import build_app
 from serving.service import RoutedService
@@ -43,6 +44,7 @@ class Notebook:
         self.records: list[dict[str, Any]] = []
         self.calls: list[tuple[str, ...]] = []
         self.up = True
+        self.trouble: str | None = None
 
     def _check(self, domain: str) -> None:
         if not self.up:
@@ -57,36 +59,37 @@ class Notebook:
         self.records += records
         return [str(record.get("id", position)) for position, record in enumerate(records)]
 
-    async def domains(self) -> list[dict[str, Any]]:
-        return [{"domain": domain} for domain in WORDS]
+    async def domains(self) -> tuple[DomainStatus, ...]:
+        return tuple(
+            DomainStatus(domain=domain, state="open", version=None, examples=3, router_rows=2, waiting=Waiting(train=1))
+            for domain in WORDS
+        )
 
-    async def remove(self, domain: str) -> dict[str, Any]:
+    async def remove(self, domain: str) -> CommandResult:
         self._check(domain)
         self.calls.append(("remove", domain))
-        return {"manifest": 2, "reason": "remove"}
+        return CommandResult(domain=domain, manifest=2, reason="remove")
 
-    async def rollback(self, domain: str, version: str | None) -> dict[str, Any]:
+    async def rollback(self, domain: str, version: str | None) -> CommandResult:
         self._check(domain)
         self.calls.append(("rollback", domain, str(version)))
-        return {"manifest": 2, "reason": "rollback"}
+        return CommandResult(domain=domain, manifest=2, reason="rollback")
 
-    async def pin(self, domain: str, version: str | None) -> dict[str, Any]:
+    async def pin(self, domain: str, version: str | None) -> CommandResult:
         self._check(domain)
         self.calls.append(("pin", domain, str(version)))
-        return {"manifest": 2, "reason": "pin"}
+        return CommandResult(domain=domain, manifest=2, reason="pin")
 
-    async def unpin(self, domain: str) -> dict[str, Any]:
+    async def unpin(self, domain: str) -> CommandResult:
         self._check(domain)
         self.calls.append(("unpin", domain))
-        return {"manifest": 2, "reason": "unpin"}
+        return CommandResult(domain=domain, manifest=2, reason="unpin")
 
-    async def status(self) -> dict[str, Any]:
-        return {"name": "test"}
-
-    async def metrics(self) -> str:
+    async def status(self) -> SystemStatus:
         if not self.up:
             raise ControlUnavailable("down")
-        return "# TYPE anabranch_test gauge\nanabranch_test 1\n"
+        base, domains = BaseRevision(model="test"), await self.domains()
+        return SystemStatus(manifest=7, base=base, domains=domains, ingest=(), replicas={}, trouble=self.trouble)
 
 
 @pytest.fixture

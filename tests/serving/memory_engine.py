@@ -8,13 +8,30 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.engine import Answer, Call, Kind, LoadedAdapter
 from serving.errors import EngineFailed, Unavailable
-from serving.openai_body import bad_request
+from serving.openai_body import bad_request, plain_messages, prompts_of
 
 WORDS = ["zero", "one", "two", "three", "four", "five"]
+
+
+Token = Annotated[int, Field(ge=0)]
+
+
+class Request(BaseModel):
+    """The fields that matter here, read by the rules that vLLM reads them by."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    prompt: list[Token] | list[list[Token]] | str | list[str] | None = None
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    n: int = Field(1, ge=1)
+    stream: bool = False
 
 
 class MemoryEngine:
@@ -66,9 +83,17 @@ class MemoryEngine:
             raise EngineFailed("nan")
 
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
-        if kind == "chat" and not isinstance(body.get("messages"), list):
+        try:
+            parsed = Request.model_validate(dict(body))
+        except ValidationError as error:
+            raise bad_request("; ".join(fault["msg"] for fault in error.errors())) from error
+        if kind == "completion":
+            prompts = prompts_of(parsed.prompt)
+            return Call(kind, body, parsed.stream, parsed, parsed.model, prompts, samples=parsed.n)
+        if "messages" not in body or not all(isinstance(message.get("role"), str) for message in parsed.messages):
             raise bad_request("messages: Field required", "messages")
-        return Call(kind, body, bool(body.get("stream")), body)
+        messages = plain_messages(parsed.messages)
+        return Call(kind, body, parsed.stream, parsed, parsed.model, messages=messages, samples=parsed.n)
 
     async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
         if adapter is not None and adapter.name not in self.present:
@@ -106,13 +131,8 @@ class MemoryEngine:
 
     @staticmethod
     def _texts(call: Call, model: str) -> list[str]:
-        samples = call.body.get("n") or 1
-        if call.kind == "chat":
-            prompts = [call.body["messages"][-1]["content"]]
-        else:
-            prompt = call.body["prompt"]
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        return [f"{model} {prompt} {sample}" for prompt in prompts for sample in range(samples)]
+        prompts = call.prompts or (call.messages[-1]["content"],)
+        return [f"{model} {prompt} {sample}" for prompt in prompts for sample in range(call.samples)]
 
     @staticmethod
     def _choice(index: int, text: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from serving.api import DomainList
 from tests.serving.conftest import Notebook
 
 RECORD = {"id": "1", "domain": "cats", "prompt": "p", "completion": "c"}
@@ -37,7 +38,8 @@ async def test_bad_records_are_refused_with_the_reason(
 
 
 async def test_domain_commands(client: httpx.AsyncClient, notebook: Notebook) -> None:
-    assert (await client.get("/v1/domains")).json() == {"domains": [{"domain": "cats"}, {"domain": "dogs"}]}
+    listed = DomainList.model_validate((await client.get("/v1/domains")).json())
+    assert [domain.domain for domain in listed.domains] == ["cats", "dogs"]
     assert (await client.delete("/v1/domains/cats")).status_code == 200
     await client.post("/v1/domains/cats/rollback")
     await client.post("/v1/domains/cats/rollback", json={"version": "cats@v1-0a1b2c3d"})
@@ -65,4 +67,4 @@ async def test_errors_of_domain_commands(client: httpx.AsyncClient, notebook: No
 
 async def test_status_holds_the_system_and_this_replica(client: httpx.AsyncClient) -> None:
     status = (await client.get("/v1/status")).json()
-    assert status["name"] == "test" and status["replica"]["ready"] is True
+    assert status["manifest"] == 7 and status["replica"]["ready"] is True

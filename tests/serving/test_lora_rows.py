@@ -105,7 +105,7 @@ def test_vllm_takes_the_grouped_wrapper_and_its_linear_layers_go_through_it(
     ids = {0: 11, 1: 12, 2: 13, -1: 0}
     tokens = tuple(ids[slot] for slot in INDICES.tolist())
     for is_prefill in (True, False):
-        wrapper = get_punica_wrapper(16, max_batches=4, device="cpu")
+        wrapper = get_punica_wrapper(16, max_batches=8, device="cpu")
         wrapper.update_metadata(LoRAMapping(tokens, tokens, is_prefill), [11, 12, 13], SLOTS + 1, 32)
         output = torch.ones(TOKENS, 7)
         wrapper.add_lora_linear(output, inputs, (weights,), (ups,), 1.0, (7,))

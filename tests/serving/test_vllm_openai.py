@@ -257,4 +257,4 @@ async def test_a_stream_that_is_left_frees_the_engine(theatre: Theatre, prompt: 
         if not llm.get_num_unfinished_requests():
             break
         await asyncio.sleep(0.01)
-    assert llm.get_num_unfinished_requests() == 0 and theatre.service.health()["leases"] == 0
+    assert llm.get_num_unfinished_requests() == 0 and theatre.service.health().leases == 0

@@ -90,7 +90,7 @@ async def test_requests_flow_while_versions_are_published(theatre: Theatre, tmp_
     assert len({expected[stamp] for stamp in banking}) > 3, "the versions must differ to show anything"
     await theatre.service.settle()
     health = theatre.service.health()
-    assert health["leases"] == 0 and len(health["loaded"]) == len(DOMAINS)
+    assert health.leases == 0 and len(health.loaded) == len(DOMAINS)
 
 
 async def test_a_poisoned_adapter_is_found_by_the_probe(theatre: Theatre, tmp_path: Path) -> None:

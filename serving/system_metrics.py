@@ -1,0 +1,35 @@
+"""The system's state as Prometheus text: what a scrape tells beside the replica's figures. Knows only the status."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from serving.api import SystemStatus
+
+
+def render_metrics(status: SystemStatus) -> str:
+    """Turn a status into Prometheus text."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(f"anabranch_{name}", text, labels, registry=registry)
+
+    gauge("published_manifest_number", "Manifest in force").set(status.manifest)
+    examples = gauge("domain_examples", "Distinct examples known of a domain", ("domain",))
+    rows = gauge("router_rows", "Rows in the router's sums", ("domain",))
+    waiting = gauge("domain_waiting_examples", "Examples not trained on yet", ("domain",))
+    for domain in status.domains:
+        examples.labels(domain.domain).set(domain.examples)
+        rows.labels(domain.domain).set(domain.router_rows)
+        waiting.labels(domain.domain).set(domain.waiting.train + domain.waiting.held_out)
+    gauge("spool_rows", "Examples spooled on disk").set(sum(worker.spooled for worker in status.ingest))
+    for counter in ("polled", "dead_letters", "duplicates"):
+        total = sum(getattr(worker, counter) for worker in status.ingest)
+        gauge(f"ingest_{counter}_records", "Records since the ingest workers started").set(total)
+    replicas = gauge("replica_manifest_number", "Manifest a replica serves", ("replica",))
+    for name, replica in status.replicas.items():
+        replicas.labels(name).set(replica.manifest)
+    trouble = gauge("trouble", "1 for each part that is failing now; the status says how", ("where",))
+    for where, _ in status.troubles():
+        trouble.labels(where).set(1)
+    return generate_latest(registry).decode()

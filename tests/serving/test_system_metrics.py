@@ -1,0 +1,47 @@
+"""The status as Prometheus text: the figures by name, and everything that is failing."""
+
+from registry.manifest import BaseRevision
+from serving.api import DomainStatus, IngestStatus, ReplicaStatus, SystemStatus, Waiting
+from serving.system_metrics import render_metrics
+
+
+def worker(name: str, **trouble: str) -> IngestStatus:
+    counted = {"spooled": 3, "full": False, "polled": 5, "dead_letters": 1, "duplicates": 2}
+    return IngestStatus(name=name, partitions=("t[0]",), trouble=trouble, **counted)
+
+
+def domain(name: str, state: str = "published") -> DomainStatus:
+    waiting = Waiting(train=4, held_out=1)
+    return DomainStatus.model_validate(
+        {"domain": name, "state": state, "version": None, "examples": 9, "router_rows": 8, "waiting": waiting}
+    )
+
+
+def test_figures_and_every_trouble_of_everybody() -> None:
+    status = SystemStatus(
+        manifest=6,
+        base=BaseRevision(model="test"),
+        domains=(domain("cats"), domain("dogs", "failed")),
+        ingest=(worker("ingest-0", polling="broker away", observing="router away"), worker("ingest-1", polling="x")),
+        replicas={"r1": ReplicaStatus(manifest=6), "r2": ReplicaStatus(manifest=5, fenced="cut off")},
+        trouble="directory away",
+    )
+    lines = set(render_metrics(status).splitlines())
+    assert lines >= {
+        "anabranch_published_manifest_number 6.0",
+        'anabranch_domain_examples{domain="cats"} 9.0',
+        'anabranch_router_rows{domain="cats"} 8.0',
+        'anabranch_domain_waiting_examples{domain="dogs"} 5.0',
+        "anabranch_spool_rows 6.0",
+        "anabranch_ingest_polled_records 10.0",
+        "anabranch_ingest_dead_letters_records 2.0",
+        "anabranch_ingest_duplicates_records 4.0",
+        'anabranch_replica_manifest_number{replica="r2"} 5.0',
+    }
+    where = {line.split('"')[1] for line in lines if line.startswith("anabranch_trouble{")}
+    assert where == {"coordinator", "ingest-0 polling", "ingest-0 observing", "ingest-1 polling", "dogs", "r2"}
+
+
+def test_a_system_without_trouble_tells_of_none() -> None:
+    quiet = SystemStatus(manifest=0, base=BaseRevision(model="test"), domains=(), ingest=(), replicas={})
+    assert "anabranch_trouble{" not in render_metrics(quiet)
