@@ -160,7 +160,7 @@ class Coordinator:
         return max((adapter.version for adapter in self._registry.adapters(domain)), default=0) + 1
 
     def _submit(self, domain: str, version: int) -> None:
-        stage = Stage("closed", version, failures=self._stages.get(domain, Stage()).failures)
+        stage = Stage("closed", failures=self._stages.get(domain, Stage()).failures)
         self._stages[domain] = stage
         self._jobs[domain] = self._pool.submit(self._advance_or_note, domain, version, stage)
 
@@ -177,7 +177,7 @@ class Coordinator:
             self._spools.seal(domain, version, self._router.watermarks())
             adapter = self._learn(domain, version, stage)
         if adapter.facts.status == "rejected":
-            stage.state, stage.detail = "rejected", adapter.facts.reason
+            stage.state, stage.detail, stage.failures = "rejected", adapter.facts.reason, 0
             self._spools.reopen(domain, version)
             return
         with self._publisher.writing:

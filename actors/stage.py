@@ -23,7 +23,6 @@ class Stage:
     """Where a domain is on its way, in words; of the decisions, only when to try again rests on it."""
 
     state: DomainState = "open"
-    version: int | None = None
     detail: str = ""
     learner: LearnerPort | None = None
     failures: int = 0
@@ -57,4 +56,4 @@ class Stage:
             return self.detail
         seconds = max(self.retry_at - time.monotonic(), 0.0)
         sooner = " or when new examples are complete" if self.awaits_examples else ""
-        return f"{self.detail}; failed {self.failures} times, next try in {seconds:.0f} s{sooner}"
+        return f"{self.detail}; next try in {seconds:.0f} s{sooner}"

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry.errors import RegistryError
-
 _CHUNK_BYTES = 8 << 20
 _ABANDONED_SECONDS = 24 * 3600
 # Tells this run of a process from an earlier one with the same number on the same host, as containers have them.
@@ -94,29 +92,6 @@ def replace_file(staging: Staging, final: Path, content: bytes) -> None:
         discard(staged)
         raise
     sync_folder(final.parent)
-
-
-def claim_file(staging: Staging, final: Path, content: bytes) -> bytes:
-    """Put `content` at `final` unless something is there; return what is there in the end, durably.
-
-    A hard link fails if its name is taken, so of several writers, on any number of hosts, exactly one wins.
-    """
-    staged = staging.place(final.name)
-    try:
-        write_file(staged, content)
-        try:
-            os.link(staged, final)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise RegistryError(
-                f"{final}: expected a filesystem with hard links, got {error.strerror}; put the registry on another one"
-            ) from error
-    finally:
-        discard(staged)
-    # The loser relies on the winner's content and must not outlive it.
-    sync_folder(final.parent)
-    return final.read_bytes()
 
 
 def place_folder(staged: Path, final: Path) -> None:

@@ -4,7 +4,7 @@
     routers/NNNNNN.safetensors          the weights that manifest NNNNNN routes with
     manifests/NNNNNN.json               history, readable by people
     snapshots/NNNNNN.safetensors        router state + watermarks + manifest
-    frozen/<name>                       written once, for good
+    frozen/<name>                       of homes whose features were fitted on their stream; only read
     staging/                            unfinished writes; nobody reads here
     lock                                held by whoever changes something
 

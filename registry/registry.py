@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from registry.adapters import Adapter, AdapterFacts, AdapterStore
-from registry.atomic import Staging, claim_file, discard, exclusive, remove_folder, replace_file, sync_folder
+from registry.atomic import Staging, discard, exclusive, remove_folder, replace_file, sync_folder
 from registry.errors import CommitConflict, DigestMismatch, RegistryError, UnknownManifest
 from registry.layout import Layout
 from registry.manifest import Manifest, RouterRef, is_after
@@ -157,14 +157,8 @@ class Registry:
             raise RegistryError(f"manifest {manifest.number}: has no router; nothing was learned yet")
         return self._read_weights(manifest.number, manifest.router)
 
-    # What is written once
-
-    def freeze(self, name: str, content: bytes) -> bytes:
-        """Write `content` under `name` unless somebody was first, and return what is there for good."""
-        return claim_file(self._staging, self._layout.frozen(name), content)
-
     def frozen(self, name: str) -> bytes | None:
-        """What was frozen under `name`, or None."""
+        """What homes of an earlier kind froze under `name`, or None."""
         try:
             return self._layout.frozen(name).read_bytes()
         except FileNotFoundError:

@@ -31,7 +31,7 @@ def test_an_old_home_keeps_its_frozen_scale_everywhere(settings: Settings) -> No
     fresh = builders.bare_extractor(settings).fingerprint
     frozen = Standardisation(np.zeros(160), np.full(160, 2.0))
     registry = Registry(builders.registry_root(settings), writer=True)
-    registry.freeze(builders.STANDARDISATION, frozen.to_bytes())
+    (registry.root / "frozen" / builders.STANDARDISATION).write_bytes(frozen.to_bytes())
     made = builders.bare_extractor(settings)
     assert made.standardisation.digest == frozen.digest and made.fingerprint != fresh
     revision = BaseRevision(model="b", revision="r0", digest="d")

@@ -41,19 +41,6 @@ def together(target: Callable[..., Any], count: int, *arguments: Any) -> list[An
             child.join()
 
 
-def _freeze(number: int, barrier: Barrier, results: Any, root: Path) -> None:
-    registry = Registry(root)
-    barrier.wait()
-    results.put(registry.freeze("standardisation", bytes([number]) * 100_000))
-
-
-def test_of_many_who_freeze_one_wins(registry: Registry) -> None:
-    answers = together(_freeze, 8, registry.root)
-    assert len(set(answers)) == 1 and len(answers[0]) == 100_000
-    assert registry.frozen("standardisation") == answers[0]
-    assert list((registry.root / "staging").iterdir()) == []
-
-
 def _commit(number: int, barrier: Barrier, results: Any, root: Path, manifest: Manifest) -> None:
     registry = Registry(root)
     mine = manifest.model_copy(update={"reason": str(number)})
@@ -183,4 +170,4 @@ def test_a_root_that_cannot_be_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", ".x"])
 def test_names_of_frozen_files(registry: Registry, name: str) -> None:
     with pytest.raises(RegistryError, match="rename it"):
-        registry.freeze(name, b"")
+        registry.frozen(name)

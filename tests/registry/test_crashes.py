@@ -107,26 +107,14 @@ class TestAtEveryCall:
 
         assert at_every_call(tmp_path, add, check, power=power) > 10
 
-    def test_freeze(self, tmp_path: Path, power: bool) -> None:
-        def freeze(root: Path) -> None:
-            assert Registry(root).freeze("standardisation", b"first") == b"first"
-
-        def check(root: Path, finished: bool) -> None:
-            found = Registry(root, writer=True).frozen("standardisation")
-            assert found == b"first" if finished else found in (None, b"first")
-            winner = Registry(root).freeze("standardisation", b"second")
-            assert winner == (found or b"second")
-
-        assert at_every_call(tmp_path, freeze, check, power=power) > 4
-
     def test_first_opening(self, tmp_path: Path, power: bool) -> None:
         def open_new(root: Path) -> None:
-            Registry(root / "new").freeze("x", b"x")
+            Registry(root / "new").commit(next_manifest(None), *state_of(1))
 
         def check(root: Path, finished: bool) -> None:
             if finished:
-                assert Registry(root / "new").frozen("x") == b"x"
-            assert Registry(root / "new", writer=True).freeze("x", b"x") == b"x"
+                assert Registry(root / "new").current() is not None
+            assert Registry(root / "new", writer=True).commit(next_manifest(None), *state_of(1)).number == 1
 
         at_every_call(tmp_path, open_new, check, power=power)
 
@@ -166,7 +154,6 @@ def test_what_a_second_attempt_returns_is_durable(tmp_path: Path) -> None:
 
     def work(registry: Registry) -> None:
         law = registry.add_adapter("law", 1, trained, facts_of("law"))
-        registry.freeze("standardisation", b"numbers")
         registry.commit(next_manifest(registry.manifest(1), law), *state_of(2))
 
     for dies_at in range(1, 1000):
@@ -183,7 +170,6 @@ def test_what_a_second_attempt_returns_is_durable(tmp_path: Path) -> None:
         assert machine.run(lambda again=again: work(again))
         machine.lose_power()
         assert check_whole(Registry(root)) == 2
-        assert Registry(root).frozen("standardisation") == b"numbers"
         if finished:
             return
     raise AssertionError("the work never ended")
@@ -198,7 +184,6 @@ def test_what_returns_is_durable(tmp_path: Path) -> None:
 
     def work() -> None:
         registry = Registry(root)
-        registry.freeze("standardisation", b"numbers")
         news = registry.add_adapter("news", 1, trained, facts_of("news"))
         registry.commit(next_manifest(None, news), *state_of(1))
 
@@ -206,7 +191,6 @@ def test_what_returns_is_durable(tmp_path: Path) -> None:
     assert machine.run(work)
     machine.lose_power()
     registry = Registry(root)
-    assert registry.frozen("standardisation") == b"numbers"
     assert check_whole(registry) == 1
 
 

@@ -98,7 +98,7 @@ def test_a_kept_snapshot_keeps_its_manifest(registry: Registry, six: list[Manife
 
 
 def test_frozen_files_stay(registry: Registry, six: list[Manifest]) -> None:
-    registry.freeze("standardisation", b"x")
+    (registry.root / "frozen" / "standardisation").write_bytes(b"x")
     registry.prune(keep_snapshots=1, keep_manifests=1)
     assert registry.frozen("standardisation") == b"x"
 
