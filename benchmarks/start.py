@@ -85,13 +85,12 @@ def publish(settings: Settings, folder: Path) -> dict[str, Path]:
     """Publish two untrained adapters with a router on the settings' home; returns their folders by domain."""
     registry = Registry(builders.registry_root(settings))
     router = control_actors.router(settings)
-    extractor = builders.extractor_for(settings, registry)
+    extractor = builders.extractor(settings)
     template = builders.template(settings)
     texts = [template.render([{"role": "user", "content": f"{domain} {n}"}]) for domain in DOMAINS for n in range(64)]
     domains = [domain for domain in DOMAINS for _ in range(64)]
-    features = extractor(None)
     digests = {domain: tuple(example_digest(domain, str(n)) for n in range(64)) for domain in DOMAINS}
-    router.observe(Observation({}, digests, Statistics.of(features.extract(texts), domains, features.fingerprint)))
+    router.observe(Observation({}, digests, Statistics.of(extractor.extract(texts), domains, extractor.fingerprint)))
     folders: dict[str, Path] = {}
     for domain in DOMAINS:
         _write_adapter(settings, folder / domain)

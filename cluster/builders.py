@@ -59,7 +59,7 @@ def base_revision(settings: Settings) -> BaseRevision:
     return BaseRevision(model=settings.base.model, revision="r0", digest=_digest(settings.base.model))
 
 
-def bare_extractor(settings: Settings) -> FeatureExtractor:
+def extractor(settings: Settings) -> FeatureExtractor:
     """Return the feature extractor, scaled as the home's is."""
     from learning.features import FeatureExtractor
     from learning.standardisation import Standardisation
@@ -73,7 +73,7 @@ def bare_extractor(settings: Settings) -> FeatureExtractor:
     )
 
 
-def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest | None], FeatureExtractor]:
+def extractor_for(settings: Settings) -> Callable[[Manifest | None], FeatureExtractor]:
     """Return the function by which a replica gets the extractor of a manifest.
 
     The lower layers are loaded and the calibration text is run from now on, beside whatever else starts, so that the
@@ -81,19 +81,12 @@ def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest 
     """
 
     def calibrated() -> FeatureExtractor:
-        loaded = bare_extractor(settings)
+        loaded = extractor(settings)
         loaded.extract(["calibrated"])
         return loaded
 
     made = late(calibrated)
-
-    def extractor(manifest: Manifest | None) -> FeatureExtractor:
-        from learning.standardisation import Standardisation
-
-        frozen = registry.frozen(STANDARDISATION)
-        return made if frozen is None else made.with_standardisation(Standardisation.from_bytes(frozen))
-
-    return extractor
+    return lambda manifest: made
 
 
 def learner(settings: Settings) -> Learner:

@@ -17,8 +17,8 @@ def ingest(settings: Settings, index: int) -> Ingest:
         builders.source(settings, index),
         builders.dead_letters(settings),
         Spool(settings.home / "spool" / f"ingest-{index}.sqlite"),
-        late(lambda: builders.bare_extractor(settings)),
-        late(lambda: builders.template(settings)),
+        late(lambda: builders.extractor(settings), yields=True),
+        late(lambda: builders.template(settings), yields=True),
         Remote.named(names.ROUTER),
         builders.ingest_options(settings),
     )
@@ -29,7 +29,7 @@ def ingest(settings: Settings, index: int) -> Ingest:
 def learner(settings: Settings, index: int) -> LearnerWorker:
     """Learner worker `index`."""
     return LearnerWorker(
-        late(lambda: builders.learner(settings)),
+        late(lambda: builders.learner(settings), yields=True),
         settings.home / "work" / f"learner-{index}",
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
     )

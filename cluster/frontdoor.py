@@ -77,7 +77,7 @@ class FrontDoor:
         service = await RoutedService.start(
             builders.engine_options(settings),
             registry,
-            builders.extractor_for(settings, registry),
+            builders.extractor_for(settings),
             builders.base_revision(settings),
         )
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"

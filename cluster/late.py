@@ -17,15 +17,16 @@ class _Late:
     A load that failed is tried again at the next use, which raises its error if it fails again.
     """
 
-    def __init__(self, load: Callable[[], object]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[], object], yields: bool) -> None:
+        self._load, self._yields = load, yields
         self._lock = threading.Lock()
         self._loaded: Future[object] = Future()
         threading.Thread(target=self._load_behind, name="load", daemon=True).start()
 
     def _load_behind(self) -> None:
-        # What serves starts beside this and goes first; Linux counts niceness by thread, and this one ends.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        if self._yields:
+            # Linux counts niceness by thread, and this one ends.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         self._try(self._loaded)
 
     def _try(self, loaded: Future[object]) -> None:
@@ -45,6 +46,10 @@ class _Late:
         return getattr(loaded.result(), name)
 
 
-def late(load: Callable[[], T]) -> T:
-    """What `load` returns, loaded in a thread from now on; attribute accesses wait for it, and raise what it raised."""
-    return cast(T, _Late(load))
+def late(load: Callable[[], T], *, yields: bool = False) -> T:
+    """What `load` returns, loaded in a thread from now on; attribute accesses wait for it, and raise what it raised.
+
+    With `yields`, other processes that start go first. Not for a process that has more to do meanwhile: its threads
+    would wait for one that holds the interpreter and does not get a core.
+    """
+    return cast(T, _Late(load, yields))

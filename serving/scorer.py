@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learning.features import FeatureExtractor
-from learning.rls import RouterWeights
+if TYPE_CHECKING:
+    from learning.features import FeatureExtractor
+    from learning.rls import RouterWeights
 
 
 @dataclass(frozen=True)

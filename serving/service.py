@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from learning.errors import LearningError
-from learning.template import PromptTemplate
 from serving.api import ReplicaHealth, RouteResult
 from serving.batch import announced, groups_of, merged, merged_events
 from serving.engine import Answer, Call, Engine, Kind
@@ -27,6 +26,7 @@ from serving.served import AUTO, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
+    from learning.template import PromptTemplate
     from registry.manifest import BaseRevision, Manifest
     from registry.registry import Registry
 
@@ -84,11 +84,11 @@ class RoutedService:
         """
         # Late, so that nothing of vLLM is imported before the engine has set its environment, nor by those that bring
         # their own engine.
-        from serving.vllm_engine import VllmEngine
+        from serving.vllm_engine import VllmEngine, begin
 
-        template = await asyncio.to_thread(
-            PromptTemplate, options.model, chat_template=options.chat_template, terminator=options.terminator
-        )
+        # Before this process imports what takes long itself.
+        begin(options)
+        template = await asyncio.to_thread(_template, options)
         engine = await VllmEngine.start(options, template.chat_template)
         service = cls(engine, registry, extractor_for, template, options.max_lora_rank, base, max_prompts=max_prompts)
         try:
@@ -290,3 +290,9 @@ async def _all_or_none(generations: Sequence[Any]) -> list[Any]:
             if isinstance(answer, AsyncGenerator):
                 await answer.aclose()
         raise
+
+
+def _template(options: EngineOptions) -> PromptTemplate:
+    from learning.template import PromptTemplate
+
+    return PromptTemplate(options.model, chat_template=options.chat_template, terminator=options.terminator)

@@ -157,10 +157,15 @@ def _is_cpu_build() -> bool:
     return version["cuda"] is None and version["hip"] is None
 
 
-def _start_llm(options: EngineOptions) -> AsyncLLM:
+def begin(options: EngineOptions) -> None:
+    """Begin what `VllmEngine.start` waits for most, the imports of the engine's process. Once is enough."""
     _set_environment(options)
     if _is_cpu_build():
         fork_server.start()
+
+
+def _start_llm(options: EngineOptions) -> AsyncLLM:
+    begin(options)
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
