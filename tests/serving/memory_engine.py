@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serving.engine import Answer, Call, Kind, LoadedAdapter
+from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
 from serving.errors import EngineFailed, Unavailable
 from serving.openai_body import bad_request
 
@@ -137,3 +137,7 @@ class MemoryEngine:
 
     async def stop(self) -> None:
         self.failure = "stopped"
+
+
+if TYPE_CHECKING:
+    _: type[Engine] = MemoryEngine
