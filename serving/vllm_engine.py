@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving import fork_server
-from serving.engine import Answer, Call, Kind, LoadedAdapter
+from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
 from serving.errors import EngineFailed, Unavailable
 from serving.options import PARENT_PID, EngineOptions
 from serving.served import BASE
@@ -53,10 +53,14 @@ class VllmEngine:
 
             layer = OpenAILayer(llm, options, chat_template)
             await layer.warm_up()
+            engine = cls(llm, layer)
+            # What compiles at its first use does so before anybody waits: for a batch of one, and for larger ones.
+            await engine.probe(None)
+            await asyncio.gather(engine.probe(None), engine.probe(None))
         except Exception as error:
             llm.shutdown(timeout=5)
-            raise EngineFailed(f"vLLM's OpenAI layer did not start for {options.model}: {error}") from error
-        return cls(llm, layer)
+            raise EngineFailed(f"vLLM started for {options.model} but does not answer: {error}") from error
+        return engine
 
     @property
     def failure(self) -> str | None:
@@ -207,3 +211,7 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         # the terminator is not the grammar's end. Compact JSON leaves it no such place.
         arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
     return arguments | options.engine
+
+
+if TYPE_CHECKING:
+    _: type[Engine] = VllmEngine

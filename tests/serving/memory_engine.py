@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.engine import Answer, Call, Kind, LoadedAdapter
+from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
 from serving.errors import EngineFailed, Unavailable
 from serving.openai_body import bad_request, plain_messages, prompts_of
 
@@ -157,3 +157,7 @@ class MemoryEngine:
 
     async def stop(self) -> None:
         self.failure = "stopped"
+
+
+if TYPE_CHECKING:
+    _: type[Engine] = MemoryEngine

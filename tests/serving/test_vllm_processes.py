@@ -94,6 +94,30 @@ async def test_a_dead_engine_is_told_and_stop_leaves_no_process(shared: Path, tm
     assert service.engine.failure == "stopped" and alive([engine.pid for engine in engines]) == []
 
 
+async def test_nothing_is_compiled_on_a_fresh_machine(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log probabilities, sampling and a schema leave the compilers' folders as empty as they were."""
+    folders = {name: tmp_path / name for name in ("TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT")}
+    for name, folder in folders.items():
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    engine = await VllmEngine.start(options(shared / "models" / "stories260K"), TEMPLATE)
+    try:
+        await engine.probe(None)
+        for more in (
+            {"logprobs": 2},
+            {"prompt_logprobs": 1},
+            {"top_k": 5, "top_p": 0.5, "temperature": 1.0, "seed": 1},
+        ):
+            body = {"prompt": "once", "max_tokens": 2, "n": 2, **more}
+            assert isinstance(await engine.generate(engine.parse("completion", body), None), dict)
+    finally:
+        await engine.stop()
+    compiled = [path for folder in folders.values() for path in folder.rglob("*.so")]
+    assert compiled == []
+
+
 async def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match=str(tmp_path)):
         await VllmEngine.start(options(tmp_path), TEMPLATE)

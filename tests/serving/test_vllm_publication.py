@@ -127,6 +127,38 @@ async def test_more_domains_than_slots_are_served_from_their_folders(theatre: Th
     await theatre.publish(*DOMAINS)
 
 
+async def test_a_version_is_published_while_others_hold_all_slots(
+    theatre: Theatre, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its probe is not answered; it goes into service all the same, and answers once a slot is free."""
+    await theatre.publish(*DOMAINS)
+    monkeypatch.setattr("serving.publication._PROBE_PATIENCE", 0.2)
+    theatre.folders["late"] = altered(theatre, tmp_path / "late", 1.5)
+    done = asyncio.Event()
+
+    async def hold(model: str) -> None:
+        body = {"model": model, "prompt": "once upon a time", "max_tokens": 100, "ignore_eos": True}
+        while not done.is_set():
+            await theatre.service.complete(body)
+
+    # Two of each, so that a slot is never free in between.
+    holders = [asyncio.create_task(hold(model)) for model in DOMAINS for _ in range(2)]
+    try:
+        await asyncio.sleep(0.5)
+        manifest = await theatre.publish(*DOMAINS, "late")
+    finally:
+        done.set()
+        await asyncio.gather(*holders)
+    assert theatre.service.served().number == manifest.number and theatre.service.ready
+    ids = template(theatre.model).encode_prompt("<s>lily saw\n")
+    body = {"model": "late", "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+    reply = await theatre.service.complete({**body, "return_token_ids": True, "add_special_tokens": False})
+    assert reply.body is not None
+    expected = Reference(theatre.model).tokens(theatre.folders["late"], ids, TOKENS)
+    assert reply.body["choices"][0]["token_ids"] == expected
+    await theatre.publish(*DOMAINS)
+
+
 async def test_an_older_version_comes_back(theatre: Theatre) -> None:
     ids = template(theatre.model).encode_prompt("<s>the big dog\n")
     body = {"model": "banking", "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
