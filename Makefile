@@ -39,10 +39,10 @@ test: ## everything: lint, types, then the tests from quick to vllm
 	$(MAKE) --no-print-directory lint types quick slow broker ray vllm && \
 	echo "== all: $$(( $$(date +%s) - start )) s"
 
-lint: venv ## ruff
-	@$(BIN)/ruff check .
+lint: venv ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: venv ## mypy --strict over configs, learning, registry and streaming
+types: venv ## mypy --strict over all packages
 	@$(BIN)/mypy
 
 quick: venv ## tests that start nothing: no Ray, no engine, no broker

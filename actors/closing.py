@@ -1,12 +1,10 @@
-"""When a domain of the stream is complete."""
+"""When a domain of the stream is complete. It knows no clock: ages come from the workers that measured them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.report import IngestReport
-from actors.spool import DomainBacklog
+from actors.backlog import DomainBacklog
 from streaming.source import TopicPartition
 
 
@@ -22,9 +20,9 @@ class ClosingRule:
     quiet_seconds: float | None
     settle_seconds: float
 
-    def closes(self, backlog: DomainBacklog, partitions: frozenset[TopicPartition], now: float) -> bool:
-        """Tell whether the domain is complete at Unix time `now`."""
-        quiet = now - backlog.last_arrival
+    def closes(self, backlog: DomainBacklog, partitions: frozenset[TopicPartition]) -> bool:
+        """Tell whether the domain is complete."""
+        quiet = backlog.quiet_seconds
         everywhere = bool(partitions) and backlog.markers >= partitions
         if backlog.markers and (everywhere or quiet >= self.settle_seconds):
             return True
@@ -33,20 +31,3 @@ class ClosingRule:
         if self.count is not None and backlog.fresh >= self.count:
             return True
         return self.quiet_seconds is not None and quiet >= self.quiet_seconds
-
-
-def merge_backlogs(reports: Sequence[IngestReport]) -> dict[str, DomainBacklog]:
-    """Add up what waits of each domain over the ingest workers."""
-    merged: dict[str, DomainBacklog] = {}
-    for report in reports:
-        for domain, backlog in report.backlog.items():
-            before = merged.get(domain, DomainBacklog())
-            merged[domain] = DomainBacklog(
-                train=before.train + backlog.train,
-                held_out=before.held_out + backlog.held_out,
-                fresh=before.fresh + backlog.fresh,
-                markers=before.markers | backlog.markers,
-                last_arrival=max(before.last_arrival, backlog.last_arrival),
-                sealed=before.sealed | backlog.sealed,
-            )
-    return merged

@@ -6,7 +6,8 @@
 Nothing of this is kept here: the stage of every domain follows from what is durable. Rows sealed under vN without an
 adapter vN are trained; with an accepted one, published (which changes nothing where it is in service already) and
 released; with a rejected one, opened again. So a coordinator killed anywhere goes on where it was, and nothing is
-learned twice. What it does keep in memory is who works on what now, and figures for the status.
+learned twice. What it does keep in memory is who works on what now, and figures for the status. No training text comes
+through here: a learner fetches its own.
 """
 
 from __future__ import annotations
@@ -15,33 +16,32 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
+from actors.backlog import DomainBacklog
 from actors.change import Change
-from actors.closing import ClosingRule, merge_backlogs
-from actors.errors import NotCaughtUp, PublicationFailed, UnknownDomain
+from actors.closing import ClosingRule
+from actors.errors import UnknownDomain, in_words
+from actors.facts import facts_of
 from actors.observation import Watermarks
-from actors.overview import Stage, describe_domain, describe_ingest
-from actors.ports import DirectoryPort, IngestPort, LearnerPort, RouterPort
-from actors.report import IngestReport
-from actors.spool import DomainBacklog
-from learning.contract import Example, TrainingResult
-from learning.errors import LearningError
-from learning.gate import Gate, Verdict
-from registry.adapters import Adapter, AdapterFacts
+from actors.overview import Overview
+from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
+from actors.publisher import Publisher
+from actors.spools import Spools
+from actors.stage import Stage
+from actors.training import TrainingOrder
+from learning.gate import Gate
+from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
-from streaming.source import TopicPartition
+from serving.api import DomainStatus, SystemStatus
 
 
 @dataclass(frozen=True)
 class CoordinatorOptions:
-    """`seed` of every training; attempts before what the learner or all replicas refuse is left alone; snapshots and
-    manifests kept."""
+    """`seed` of every training; snapshots and manifests kept."""
 
     closing: ClosingRule
     gate: Gate
@@ -49,36 +49,37 @@ class CoordinatorOptions:
     seed: int
     keep_snapshots: int
     keep_manifests: int
-    attempts: int = 3
 
 
 class Coordinator:
-    """Drives every domain through its stages; `tick` moves all of them one step and may be called at any time."""
+    """Drives every domain through its stages; `tick` moves all of them one step and may be called at any time.
+
+    `ingests` are all ingest workers by name, as the status names them.
+    """
 
     def __init__(
         self,
         registry: Registry,
         base: BaseRevision,
-        ingests: Sequence[IngestPort],
-        router: RouterPort,
+        ingests: Mapping[str, SpoolPort],
+        router: ManifestPort,
         learners: Sequence[LearnerPort],
-        directory: DirectoryPort,
+        directory: ReplicasPort,
         options: CoordinatorOptions,
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
-        self._ingests, self._options = tuple(ingests), options
+        self._spools, self._options = Spools(ingests), options
+        self._publisher = Publisher(registry, router, directory)
         self._idle: queue.SimpleQueue[LearnerPort] = queue.SimpleQueue()
         for learner in learners:
             self._idle.put(learner)
         self._pool = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
         self._jobs: dict[str, Future[None]] = {}
         self._stages: dict[str, Stage] = {}
-        self._reports: tuple[IngestReport, ...] = ()
-        self._writing = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble: str | None = None
-        self._stalled: str | None = None
+        self._stalled: tuple[str, ...] = ()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Coordinator:
                 self.tick()
                 self._trouble = None
             except Exception as error:
-                self._trouble = f"{type(error).__name__}: {error}"
+                self._trouble = in_words(error)
                 self._stop.wait(1.0)
             self._stop.wait(interval_s)
 
@@ -108,13 +109,17 @@ class Coordinator:
 
     def tick(self) -> None:
         """Look at every domain once and start what is due."""
-        self._reports = tuple(ingest.report() for ingest in self._ingests)
-        partitions = frozenset(p for report in self._reports for p in report.partitions)
-        backlogs = merge_backlogs(self._reports)
-        for domain in [d for d, job in self._jobs.items() if job.done()]:
-            del self._jobs[domain]
-        now = time.time()
-        closed = {d for d, backlog in backlogs.items() if self._options.closing.closes(backlog, partitions, now)}
+        self._spools.ask()
+        self._jobs = {domain: job for domain, job in self._jobs.items() if not job.done()}
+        if self._spools.silent:
+            # Every step from here on is taken in all spools or not at all.
+            self._stalled = tuple(
+                f"{name} does not answer, so no domain can be closed: {why}"
+                for name, why in self._spools.silent.items()
+            )
+            return
+        backlogs, partitions = self._spools.backlog(), self._spools.partitions()
+        closed = {domain for domain, backlog in backlogs.items() if self._options.closing.closes(backlog, partitions)}
         due = {d: backlogs[d] for d in sorted(backlogs) if self._is_due(d, d in closed and backlogs[d].fresh > 0)}
         for domain, backlog in due.items():
             if backlog.sealed:
@@ -124,190 +129,94 @@ class Coordinator:
                     self._submit(domain, self._next_version(domain))
                 elif backlog.markers:
                     # Sent again, or for a domain without anything new to train on.
-                    for ingest in self._ingests:
-                        ingest.drop_markers(domain)
-        self._stalled = None
-        if any(report.full for report in self._reports) and not self._jobs:
-            self._make_room(due)
+                    self._spools.drop_markers(domain)
+        self._stalled = tuple(self._make_room(due))
 
     def _is_due(self, domain: str, has_more: bool) -> bool:
-        stage = self._stages.get(domain, Stage())
-        if domain in self._jobs:
-            return False
-        return stage.retry_at <= time.monotonic() or (stage.awaits_examples and has_more)
+        return domain not in self._jobs and self._stages.get(domain, Stage()).is_due(has_more)
 
-    def _make_room(self, due: Mapping[str, DomainBacklog]) -> None:
-        """Close the largest domain as it is: a full spool would wait for ever for one that never ends."""
-        fresh = {domain: backlog.fresh for domain, backlog in due.items() if backlog.train and backlog.fresh}
-        if fresh:
-            largest = max(fresh, key=lambda domain: fresh[domain])
-            self._submit(largest, self._next_version(largest))
-        else:
-            self._stalled = (
-                "the spools are full and no domain can be closed: remove one whose versions were rejected or failed, "
-                "or raise ingest.spool_limit"
-            )
+    def _make_room(self, due: Mapping[str, DomainBacklog]) -> list[str]:
+        """Close, on each full worker, the domain that fills it most: it would wait for ever for one that never ends.
+
+        Returns what is to be said of the workers where none can be closed.
+        """
+        closable = {domain for domain, backlog in due.items() if backlog.train and backlog.fresh}
+        stalled = []
+        for name, report in self._spools.reports.items():
+            if not report.full or _any_of(self._jobs, report.backlog):
+                continue
+            fresh = {d: backlog.fresh for d, backlog in report.backlog.items() if d in closable and backlog.fresh}
+            if fresh:
+                largest = max(fresh, key=lambda domain: fresh[domain])
+                self._submit(largest, self._next_version(largest))
+            else:
+                stalled.append(
+                    f"the spool of {name} is full and no domain in it can be closed: remove one whose versions were "
+                    "rejected or failed, or raise ingest.spool_limit"
+                )
+        return stalled
 
     def _next_version(self, domain: str) -> int:
         return max((adapter.version for adapter in self._registry.adapters(domain)), default=0) + 1
 
     def _submit(self, domain: str, version: int) -> None:
-        stage = Stage("closed", version, attempts=self._stages.get(domain, Stage()).attempts)
+        stage = Stage("closed", version, failures=self._stages.get(domain, Stage()).failures)
         self._stages[domain] = stage
         self._jobs[domain] = self._pool.submit(self._advance_or_note, domain, version, stage)
 
     def _advance_or_note(self, domain: str, version: int, stage: Stage) -> None:
         try:
             self._advance(domain, version, stage)
-        except NotCaughtUp as error:
-            stage.detail, stage.retry_at = str(error), time.monotonic() + 0.5
         except Exception as error:
-            stage.attempts += 1
-            stage.state, stage.detail = "failed", f"{type(error).__name__}: {error}"
-            # A learner or a replica that is down comes back, however long it takes; what was refused stays refused.
-            refused = isinstance(error, (LearningError, PublicationFailed))
-            if refused and stage.attempts >= self._options.attempts:
-                stage.retry_at, stage.awaits_examples = float("inf"), isinstance(error, LearningError)
-            else:
-                stage.retry_at = time.monotonic() + min(2.0**stage.attempts, 60.0)
+            stage.fail(error)
 
     def _advance(self, domain: str, version: int, stage: Stage) -> None:
         """Take a sealed version as far as it goes, from wherever it is."""
-        adapter = self._trained(domain, version)
+        adapter = next((a for a in self._registry.adapters(domain) if a.version == version), None)
         if adapter is None:
-            self._seal(domain, version)
+            self._spools.seal(domain, version, self._router.watermarks())
             adapter = self._learn(domain, version, stage)
         if adapter.facts.status == "rejected":
             stage.state, stage.detail = "rejected", adapter.facts.reason
-            for ingest in self._ingests:
-                ingest.reopen(domain, version)
+            self._spools.reopen(domain, version)
             return
-        with self._writing:
-            rows, sealed = self._sealed(domain, version)
+        with self._publisher.writing:
+            rows, sealed = self._spools.sealed(domain, version)
             if not rows:
                 # The domain was removed while it was learned: what was learned is not to be served.
                 stage.state, stage.detail = "open", f"{adapter.name} was not published: the domain was removed"
                 return
-            self._publish_adapter(adapter, sealed, stage)
-        for ingest in self._ingests:
-            ingest.release(domain, version, sealed)
-        stage.state, stage.detail, stage.attempts = "published", adapter.name, 0
+            self._publish(adapter, sealed, stage)
+        self._spools.release(domain, version, sealed)
+        stage.state, stage.detail, stage.failures = "published", adapter.name, 0
         self._registry.prune(self._options.keep_snapshots, self._options.keep_manifests)
 
-    def _seal(self, domain: str, version: int) -> None:
-        """Seal in all spools up to the same watermarks: where two hold copies of a row, both seal theirs.
-
-        Until the adapter exists a seal may be repeated and take in more; one that was cut short is completed, once the
-        router stands where it stood then.
-        """
-        _, sealed = self._sealed(domain, version)
-        watermarks = self._router.watermarks()
-        behind = [f"{each}" for each, end in sealed.items() if watermarks.get(each, 0) < end]
-        if behind:
-            raise NotCaughtUp(f"the router is behind what was sealed as {domain} v{version} in {behind}")
-        for ingest in self._ingests:
-            ingest.seal(domain, version, watermarks)
-
-    def _sealed(self, domain: str, version: int) -> tuple[int, Watermarks]:
-        """Return the number of rows sealed under a version, and up to where."""
-        seals = [ingest.sealed(domain, version) for ingest in self._ingests]
-        return sum(seal.rows for seal in seals), highest(seal.watermarks for seal in seals)
-
-    def _trained(self, domain: str, version: int) -> Adapter | None:
-        return next((a for a in self._registry.adapters(domain) if a.version == version), None)
-
     def _learn(self, domain: str, version: int, stage: Stage) -> Adapter:
-        train, held_out = self._examples(domain, version)
         current = self._registry.current()
         route = current.routes.get(domain) if current else None
         incumbent = self._registry.adapter(route.adapter).path if route else None
+        order = TrainingOrder(domain, version, incumbent, self._options.seed)
         learner = self._idle.get()
         stage.state, stage.learner = "learning", learner
         started = time.monotonic()
         try:
-            result = learner.train(domain, version, train, held_out, incumbent, self._options.seed)
+            trained = learner.train(order)
         finally:
             stage.learner = None
             self._idle.put(learner)
         stage.timings["learning_seconds"] = time.monotonic() - started
-        verdict = self._options.gate.decide(result)
-        facts = self._facts(domain, version, len(train), result, verdict)
-        adapter = self._registry.add_adapter(domain, version, result.folder, facts)
-        shutil.rmtree(result.folder, ignore_errors=True)
+        verdict = self._options.gate.decide(trained.result)
+        facts = facts_of(order, trained, verdict, base_digest=self._base.digest, learner=self._options.learner_name)
+        adapter = self._registry.add_adapter(domain, version, trained.result.folder, facts)
+        shutil.rmtree(trained.result.folder, ignore_errors=True)
         return adapter
 
-    def _facts(
-        self, domain: str, version: int, train_examples: int, result: TrainingResult, verdict: Verdict
-    ) -> AdapterFacts:
-        figures = {
-            "steps": float(result.steps),
-            "epochs": result.epochs,
-            "seconds": result.seconds,
-            "train_loss": result.train_loss,
-        }
-        for name, evaluation in (
-            ("candidate", result.candidate),
-            ("base", result.base),
-            ("incumbent", result.incumbent),
-        ):
-            if evaluation is not None:
-                figures[f"{name}_loss"] = evaluation.loss
-                figures[f"{name}_exact_match"] = evaluation.exact_match
-        return AdapterFacts(
-            domain=domain,
-            version=version,
-            status="accepted" if verdict.accepted else "rejected",
-            reason=verdict.reason,
-            rank=result.rank,
-            base_digest=self._base.digest,
-            learner=self._options.learner_name,
-            train_examples=train_examples,
-            held_out_examples=result.candidate.examples,
-            figures=figures,
-            created_at=datetime.now(UTC),
-        )
-
-    def _examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]:
-        """Return a version's examples, one for each id, ordered by id: the same set gives the same training."""
-        train: dict[str, Example] = {}
-        held_out: dict[str, Example] = {}
-        for ingest in self._ingests:
-            some_train, some_held_out = ingest.examples(domain, version)
-            train.update({example.id: example for example in some_train})
-            held_out.update({example.id: example for example in some_held_out})
-        return [train[i] for i in sorted(train)], [held_out[i] for i in sorted(held_out)]
-
-    def _publish_adapter(self, adapter: Adapter, required: Watermarks, stage: Stage) -> None:
+    def _publish(self, adapter: Adapter, required: Watermarks, stage: Stage) -> None:
         stage.state = "publishing"
         started = time.monotonic()
-        self._publish(Change(reason=f"{adapter.name} learned", domain=adapter.domain, adapter=adapter.name), required)
+        change = Change(reason=f"{adapter.name} learned", domain=adapter.domain, adapter=adapter.name)
+        self._publisher.publish(change, required)
         stage.timings["publication_seconds"] = time.monotonic() - started
-
-    def _publish(self, change: Change, required: Watermarks) -> Manifest:
-        with self._writing:
-            manifest = self._router.publish(change, required)
-            try:
-                self._directory.publish(manifest.number)
-            except PublicationFailed:
-                self._put_back(manifest, change)
-                raise
-            return manifest
-
-    def _put_back(self, manifest: Manifest, change: Change) -> None:
-        """Put the domain's route before the one nobody can serve in force again, under a new number."""
-        failed = manifest.routes.get(change.domain or "")
-        if failed is None or change.domain is None:
-            return
-        earlier = (m.routes.get(change.domain) for m in reversed(self._registry.manifests()))
-        before = next((route for route in earlier if route != failed), None)
-        reason = f"{failed.adapter} could not be loaded"
-        if before is None:
-            back = Change(reason=reason, withdraws=frozenset({change.domain}))
-        else:
-            back = Change(
-                reason=reason, domain=change.domain, adapter=before.adapter, pinned=before.pinned, override=True
-            )
-        self._directory.publish(self._router.publish(back, {}).number)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -316,97 +225,46 @@ class Coordinator:
 
         Examples that arrive later begin the domain anew.
         """
-        known = domain in self._router.counts() or domain in merge_backlogs(self._reports)
+        self._spools.check()
+        known = domain in self._router.counts() or domain in self._spools.backlog()
         if not known:
             raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(self._router.counts()) or 'none'}")
-        with self._writing:
-            for ingest in self._ingests:
-                ingest.forget(domain)
+        with self._publisher.writing:
+            self._publisher.check_directory()
+            self._spools.forget(domain)
             manifest = self._router.publish(Change(reason=f"{domain} removed", removes=frozenset({domain})), {})
             # What was counted in between has just left the sums; what is counted from now on stays there.
-            watermarks = self._router.published_watermarks()
-            for ingest in self._ingests:
-                ingest.forget(domain, watermarks)
+            self._spools.forget(domain, self._router.published_watermarks())
             self._directory.publish(manifest.number)
         self._stages.pop(domain, None)
         return manifest
 
     def rollback(self, domain: str, version: str | None = None) -> Manifest:
         """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""
-        name = version or self._version_before(domain)
-        self._accepted(domain, name)
-        return self._publish(
-            Change(reason=f"rolled back to {name}", domain=domain, adapter=name, pinned=True, override=True), {}
-        )
+        return self._publisher.rollback(domain, version)
 
     def pin(self, domain: str, version: str | None = None) -> Manifest:
         """Keep the version in service, or the one named, whatever is learned later."""
-        if version is not None:
-            self._accepted(domain, version)
-        change = Change(reason=f"{domain} pinned", domain=domain, adapter=version, pinned=True, override=True)
-        return self._publish(change, {})
+        return self._publisher.pin(domain, version)
 
     def unpin(self, domain: str) -> Manifest:
         """Let the next accepted version of the domain replace the one in service."""
-        return self._publish(Change(reason=f"{domain} unpinned", domain=domain, pinned=False), {})
-
-    def _version_before(self, domain: str) -> str:
-        current = self._registry.current()
-        route = current.routes.get(domain) if current else None
-        if route is None:
-            raise UnknownDomain(f"domain {domain!r} is not published; nothing to roll back")
-        earlier = [
-            adapter
-            for adapter in self._registry.adapters(domain)
-            if adapter.version < route.version and adapter.facts.status == "accepted"
-        ]
-        if not earlier:
-            raise UnknownDomain(f"domain {domain!r} has no accepted version before v{route.version}")
-        return max(earlier, key=lambda adapter: adapter.version).name
-
-    def _accepted(self, domain: str, name: str) -> None:
-        names = [a.name for a in self._registry.adapters(domain) if a.facts.status == "accepted"]
-        if name not in names:
-            raise UnknownDomain(f"domain {domain!r} has no accepted version {name!r}; it has: {names or 'none'}")
+        return self._publisher.unpin(domain)
 
     # -- status -------------------------------------------------------------------------------------------------------
 
-    def domains(self) -> list[dict[str, Any]]:
+    def domains(self) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting."""
-        current = self._registry.current()
-        routes = current.routes if current else {}
-        backlogs = merge_backlogs(self._reports)
-        counts, examples = self._router.counts(), self._router.examples()
-        return [
-            describe_domain(
-                name,
-                routes.get(name),
-                self._stages.get(name, Stage()),
-                backlogs.get(name, DomainBacklog()),
-                counts.get(name, 0),
-                examples.get(name, 0),
-                self._registry,
-            )
-            for name in sorted(set(routes) | set(backlogs) | set(examples))
-        ]
+        return self._domains(Overview())
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
-        current = self._registry.current()
-        return {
-            "manifest": current.number if current else 0,
-            "base": self._base.model_dump(mode="json"),
-            "domains": self.domains(),
-            "ingest": [describe_ingest(report) for report in self._reports],
-            "replicas": self._directory.replicas(),
-            "trouble": self._trouble or self._stalled,
-        }
+        overview = Overview([trouble for trouble in (self._trouble, *self._stalled) if trouble])
+        return overview.system(self._base, self._registry, self._domains(overview), self._spools, self._directory)
+
+    def _domains(self, overview: Overview) -> tuple[DomainStatus, ...]:
+        return overview.domains(self._registry, self._router, self._spools, dict(self._stages))
 
 
-def highest(watermarks: Iterable[Watermarks]) -> dict[TopicPartition, int]:
-    """Return the highest watermark of each partition."""
-    merged: dict[TopicPartition, int] = {}
-    for some in watermarks:
-        for partition, offset in some.items():
-            merged[partition] = max(offset, merged.get(partition, 0))
-    return merged
+def _any_of(some: Collection[str], others: Collection[str]) -> bool:
+    return any(each in others for each in some)

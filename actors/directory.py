@@ -4,10 +4,10 @@
                   commit N   --->  every replica that is prepared swaps one reference
                   who could not prepare in time is fenced: it stops serving, it is never mixed in
 
-Replicas pull: each holds one long call to `next_order`, which says where it stands and returns what it shall do. So a
-replica can come and go by itself, nobody keeps addresses, and a new one is led to the manifest in force by the same
-orders. A replica that is silent for longer than its lease is forgotten, and fences itself before that: if it comes back
-it is a new one.
+Replicas pull: each holds one long call to `next_directive`, which says where it stands and returns what it shall do. So
+a replica can come and go by itself, nobody keeps addresses, and a new one is led to the manifest in force by the same
+directives. A replica that is silent for too long is forgotten and not waited for; it serves on with what it has, and
+when it comes back it is led on as a new one is.
 
 Plain asyncio; this module knows neither the engine nor the transport.
 """
@@ -18,39 +18,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
+from actors.directive import Directive, PublicationReport, Standing
 from actors.errors import PublicationFailed
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a replica shall do next; `stay` means: nothing, ask again."""
-
-    action: Literal["stay", "prepare", "commit", "fence"]
-    number: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a replica stands: the manifest it serves, the one it is preparing, has prepared or could not, and why."""
-
-    serves: int = 0
-    preparing: int | None = None
-    prepared: int | None = None
-    failed: int | None = None
-    failure: str = ""
-
-
-@dataclass(frozen=True)
-class PublicationReport:
-    """What became of a publication: replicas that serve it, those fenced with the reason, and seconds it took."""
-
-    number: int
-    replicas: int
-    fenced: dict[str, str]
-    seconds: float
+from actors.ports import DirectivesPort
+from serving.api import ReplicaStatus
 
 
 @dataclass
@@ -61,33 +34,37 @@ class _Member:
 
 
 class ReplicaDirectory:
-    """Membership and publication. `in_force` returns the number of the manifest in force when the directory starts."""
+    """Membership and publication. `in_force` returns the number of the manifest in force when the directory starts.
+
+    A replica not heard of for `silence_seconds` is forgotten; one that can't prepare a manifest within
+    `prepare_timeout_seconds` is fenced.
+    """
 
     def __init__(
-        self, in_force: Callable[[], int], *, lease_seconds: float = 30.0, prepare_timeout_seconds: float = 60.0
+        self, in_force: Callable[[], int], *, silence_seconds: float = 30.0, prepare_timeout_seconds: float = 60.0
     ) -> None:
         self._committed = in_force()
         self._preparing: int | None = None
-        self._lease, self._timeout = lease_seconds, prepare_timeout_seconds
+        self._silence, self._timeout = silence_seconds, prepare_timeout_seconds
         self._members: dict[str, _Member] = {}
         self._changed = asyncio.Condition()
         self._publishing = asyncio.Lock()
 
-    async def next_order(self, replica: str, standing: Standing, wait_seconds: float = 2.0) -> Order:
-        """Record where a replica stands and return its next order, waiting up to `wait_seconds` for one."""
+    async def next_directive(self, replica: str, standing: Standing, wait_seconds: float = 2.0) -> Directive:
+        """Record where a replica stands and return its next directive, waiting up to `wait_seconds` for one."""
         async with self._changed:
             member = self._members.setdefault(replica, _Member(standing, time.monotonic()))
             member.standing, member.seen = standing, time.monotonic()
             self._changed.notify_all()
             deadline = time.monotonic() + wait_seconds
-            while (order := self._order(member)).action == "stay" and (left := deadline - time.monotonic()) > 0:
+            while (directive := self._directive(member)).action == "stay" and (left := deadline - time.monotonic()) > 0:
                 try:
                     async with asyncio.timeout(left):
                         await self._changed.wait()
                 except TimeoutError:
                     break
             member.seen = time.monotonic()
-            return order
+            return directive
 
     async def leave(self, replica: str) -> None:
         """Forget a replica that shuts down."""
@@ -95,10 +72,10 @@ class ReplicaDirectory:
             self._members.pop(replica, None)
             self._changed.notify_all()
 
-    async def replicas(self) -> dict[str, dict[str, object]]:
+    async def replicas(self) -> dict[str, ReplicaStatus]:
         """Return the live replicas: manifest served, and the reason where one is fenced."""
         return {
-            name: {"manifest": member.standing.serves, "fenced": member.fenced or None}
+            name: ReplicaStatus(manifest=member.standing.serves, fenced=member.fenced or None)
             for name, member in self._live().items()
         }
 
@@ -132,25 +109,29 @@ class ReplicaDirectory:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _order(self, member: _Member) -> Order:
+    def _directive(self, member: _Member) -> Directive:
         standing, publishing = member.standing, self._preparing is not None
         wanted = self._committed if self._preparing is None else self._preparing
         if member.fenced:
-            return Order("fence", standing.serves, member.fenced)
+            return Directive("fence", standing.serves, member.fenced)
         if standing.serves >= wanted or standing.preparing == wanted:
-            return Order("stay", standing.serves)
+            return Directive("stay", standing.serves)
         if standing.prepared == wanted:
-            return Order("stay", standing.serves) if publishing else Order("commit", wanted)
+            return Directive("stay", standing.serves) if publishing else Directive("commit", wanted)
         if standing.failed == wanted:
-            return Order("stay", standing.serves) if publishing else Order("fence", standing.serves, standing.failure)
-        return Order("prepare", wanted)
+            return (
+                Directive("stay", standing.serves)
+                if publishing
+                else Directive("fence", standing.serves, standing.failure)
+            )
+        return Directive("prepare", wanted)
 
     @staticmethod
     def _is_prepared(member: _Member, number: int) -> bool:
         return member.standing.prepared == number or member.standing.serves >= number
 
     def _live(self) -> dict[str, _Member]:
-        heard_since = time.monotonic() - self._lease
+        heard_since = time.monotonic() - self._silence
         self._members = {name: member for name, member in self._members.items() if member.seen >= heard_since}
         return self._members
 
@@ -172,8 +153,14 @@ class ReplicaDirectory:
                 if left <= 0:
                     return
                 try:
-                    # Woken once in a while, as a lease ends without a word.
+                    # Woken once in a while, as silence says nothing.
                     async with asyncio.timeout(min(left, 1.0)):
                         await self._changed.wait()
                 except TimeoutError:
                     continue
+
+
+if TYPE_CHECKING:
+    # Towards the coordinator its methods are coroutines that the way there waits for; `tests/actors` compares those.
+    def _meets(actor: ReplicaDirectory) -> DirectivesPort:
+        return actor

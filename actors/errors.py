@@ -1,6 +1,12 @@
-"""What can go wrong between the actors."""
+"""What can go wrong between the actors, and how an error of any kind is said in one line."""
 
 from __future__ import annotations
+
+import re
+
+_LONGEST = 300
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"()]+/)+")
+_ADDRESSES = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b0x[0-9a-fA-F]+\b")
 
 
 class ActorError(Exception):
@@ -17,3 +23,29 @@ class UnknownDomain(ActorError):
 
 class PublicationFailed(ActorError):
     """No replica could take a manifest."""
+
+
+class Unanswered(ActorError):
+    """A worker that must take part does not answer; try again once it does."""
+
+
+class OtherHome(ActorError):
+    """What lies in the home folder was made with another base, template or log than this system runs with."""
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error's message as one bounded line without traceback, folders or addresses.
+
+    A remote error's text is a traceback; its cause, or else that text's last line, is the message. What is no sentence
+    is said with the error's class.
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        error = cause
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1]
+    text = _ADDRESSES.sub("...", _FOLDERS.sub("", " ".join(text.split())))
+    if " " not in text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -1,7 +1,8 @@
-"""A learner worker: trains one job at a time and says how far it is. The method is `learning`'s.
+"""A learner worker: trains one order at a time and says how far it is. The method is `learning`'s.
 
-A coordinator that was restarted may ask for a training while the one its predecessor asked for still runs: the second
-waits for the first.
+It fetches the examples from the ingest workers that hold them, so they go over the wire once and through nobody else's
+memory. A coordinator that was restarted may order a training while the one its predecessor ordered still runs: the
+second waits for the first.
 """
 
 from __future__ import annotations
@@ -11,44 +12,43 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from learning.contract import Example, Learner, Progress, TrainingJob, TrainingResult
+from actors.ports import ExamplesPort, LearnerPort
+from actors.training import Trained, TrainingOrder
+from learning.contract import Example, Learner, Progress, TrainingJob
 
 
 class LearnerWorker:
-    """Runs a `Learner` in a folder of its own below `work`, so that an interrupted training leaves nothing in place."""
+    """Runs a `Learner` in a folder of its own below `work`, so that an interrupted training leaves nothing in place.
 
-    def __init__(self, learner: Learner, work: Path) -> None:
-        self._learner, self._work = learner, work
+    `ingests` are all ingest workers: each may hold some of a version's examples, two may hold copies.
+    """
+
+    def __init__(self, learner: Learner, work: Path, ingests: Sequence[ExamplesPort]) -> None:
+        self._learner, self._work, self._ingests = learner, work, tuple(ingests)
         self._progress: Progress | None = None
         self._lock = threading.Lock()
         self._training = threading.Lock()
 
-    def train(
-        self,
-        domain: str,
-        version: int,
-        train: Sequence[Example],
-        held_out: Sequence[Example],
-        initial_adapter: Path | None,
-        seed: int,
-    ) -> TrainingResult:
-        """Train a version of a domain from the frozen base, or on from `initial_adapter`."""
+    def train(self, order: TrainingOrder) -> Trained:
+        """Train what is ordered; raises `LearningError` where the method refuses it."""
         with self._training:
-            output = self._work / f"{domain}@v{version}"
+            train, held_out = merged_examples(self._ingests, order.domain, order.version)
+            output = self._work / f"{order.domain}@v{order.version}"
             shutil.rmtree(output, ignore_errors=True)
             output.mkdir(parents=True)
             job = TrainingJob(
-                domain=domain,
-                version=version,
-                train=tuple(train),
-                held_out=tuple(held_out),
+                domain=order.domain,
+                version=order.version,
+                train=train,
+                held_out=held_out,
                 output=output,
-                initial_adapter=initial_adapter,
-                seed=seed,
+                initial_adapter=order.continues,
+                seed=order.seed,
             )
             try:
-                return self._learner.train(job, self._note)
+                return Trained(self._learner.train(job, self._note), len(train))
             finally:
                 self._note(None)
 
@@ -60,3 +60,25 @@ class LearnerWorker:
     def _note(self, progress: Progress | None) -> None:
         with self._lock:
             self._progress = progress
+
+
+def merged_examples(
+    ingests: Sequence[ExamplesPort], domain: str, version: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Return a version's training and held-out examples, one for each id, ordered by id.
+
+    The same set gives the same training, whichever workers hold it and in whatever order they answer.
+    """
+    train: dict[str, Example] = {}
+    held_out: dict[str, Example] = {}
+    for ingest in ingests:
+        some_train, some_held_out = ingest.examples(domain, version)
+        train.update({example.id: example for example in some_train})
+        held_out.update({example.id: example for example in some_held_out})
+    return tuple(train[i] for i in sorted(train)), tuple(held_out[i] for i in sorted(held_out))
+
+
+if TYPE_CHECKING:
+
+    def _meets(actor: LearnerWorker) -> LearnerPort:
+        return actor

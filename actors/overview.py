@@ -1,72 +1,121 @@
-"""The state of the whole in words and figures, for the status page and the command line. It decides nothing."""
+"""The state of the whole in words and figures, for the status page and the command line. It decides nothing.
+
+A status is most needed while something is down: whoever can't be asked is named as trouble, the rest is answered.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from actors.ports import LearnerPort
-from actors.report import IngestReport
-from actors.spool import DomainBacklog
-from registry.manifest import Route
+from actors.backlog import DomainBacklog
+from actors.errors import in_words
+from actors.ports import ManifestPort, ReplicasPort
+from actors.spools import Spools
+from actors.stage import Stage
+from registry.adapters import Adapter
+from registry.manifest import BaseRevision, Route
 from registry.registry import Registry
+from serving.api import DomainStatus, ReplicaStatus, SystemStatus, TrainingProgress, VersionStatus, Waiting
+
+T = TypeVar("T")
 
 
-@dataclass
-class Stage:
-    """What happens to a domain now, for the status. Of the decisions, only when to try again rests on it."""
+class Overview:
+    """One look at everything; `troubles` grows by whoever could not be asked meanwhile."""
 
-    state: str = "open"
-    version: int | None = None
-    detail: str = ""
-    learner: LearnerPort | None = None
-    attempts: int = 0
-    retry_at: float = 0.0
-    """Monotonic time before which a failed stage is left alone; infinite when trying again would change nothing."""
-    awaits_examples: bool = False
-    """Whether new examples make it worth trying again."""
-    timings: dict[str, float] = field(default_factory=dict)
+    def __init__(self, troubles: Sequence[str] = ()) -> None:
+        self.troubles = list(troubles)
 
+    def domains(
+        self, registry: Registry, router: ManifestPort, spools: Spools, stages: Mapping[str, Stage]
+    ) -> tuple[DomainStatus, ...]:
+        """Describe every domain that is served, learned or waiting; the adapters' folder is listed once."""
+        current = registry.current()
+        routes = current.routes if current else {}
+        backlogs = spools.backlog()
+        nothing: dict[str, int] = {}
+        counts = self._ask("the router", router.counts, nothing)
+        examples = self._ask("the router", router.examples, nothing)
+        versions: dict[str, list[Adapter]] = {}
+        for adapter in registry.adapters():
+            versions.setdefault(adapter.domain, []).append(adapter)
+        return tuple(
+            self._domain(
+                name,
+                routes.get(name),
+                stages.get(name, Stage()),
+                backlogs.get(name, DomainBacklog()),
+                versions.get(name, []),
+                rows=counts.get(name, 0),
+                examples=examples.get(name, 0),
+            )
+            for name in sorted({*routes, *backlogs, *examples})
+        )
 
-def describe_domain(
-    name: str, route: Route | None, stage: Stage, backlog: DomainBacklog, rows: int, examples: int, registry: Registry
-) -> dict[str, Any]:
-    """Describe one domain: state, version in service, examples, what waits, figures of its versions."""
-    learner = stage.learner
-    progress = learner.progress() if learner is not None else None
-    settled = stage.state in ("open", "published")
-    return {
-        "domain": name,
-        "state": ("published" if route else "open") if settled else stage.state,
-        "detail": stage.detail,
-        "version": route.adapter if route else None,
-        "pinned": bool(route and route.pinned),
-        "examples": examples,
-        "router_rows": rows,
-        "waiting": {"train": backlog.train, "held_out": backlog.held_out, "sealed": sorted(backlog.sealed)},
-        "progress": {"step": progress.step, "steps": progress.steps, "loss": progress.loss} if progress else None,
-        "timings": dict(stage.timings),
-        "versions": [
-            {
-                "name": adapter.name,
-                "status": adapter.facts.status,
-                "reason": adapter.facts.reason,
-                "examples": adapter.facts.train_examples,
-                "figures": adapter.facts.figures,
-            }
-            for adapter in registry.adapters(name)
-        ],
-    }
+    def system(
+        self,
+        base: BaseRevision,
+        registry: Registry,
+        domains: tuple[DomainStatus, ...],
+        spools: Spools,
+        directory: ReplicasPort,
+    ) -> SystemStatus:
+        """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
+        current = registry.current()
+        none: dict[str, ReplicaStatus] = {}
+        replicas = self._ask("the replica directory", directory.replicas, none)
+        return SystemStatus(
+            manifest=current.number if current else 0,
+            base=base,
+            domains=domains,
+            ingest=spools.status(),
+            replicas=replicas,
+            trouble="; ".join(dict.fromkeys(self.troubles)) or None,
+        )
 
+    def _domain(
+        self,
+        name: str,
+        route: Route | None,
+        stage: Stage,
+        backlog: DomainBacklog,
+        versions: Sequence[Adapter],
+        *,
+        rows: int,
+        examples: int,
+    ) -> DomainStatus:
+        learner = stage.learner
+        progress = self._ask(f"the learner of {name}", learner.progress, None) if learner is not None else None
+        settled = stage.state in ("open", "published")
+        return DomainStatus(
+            domain=name,
+            state=("published" if route else "open") if settled else stage.state,
+            detail=stage.in_words(),
+            version=route.adapter if route else None,
+            pinned=bool(route and route.pinned),
+            examples=examples,
+            router_rows=rows,
+            waiting=Waiting(train=backlog.train, held_out=backlog.held_out, sealed=tuple(sorted(backlog.sealed))),
+            progress=TrainingProgress(step=progress.step, steps=progress.steps, loss=progress.loss)
+            if progress
+            else None,
+            timings=dict(stage.timings),
+            versions=tuple(
+                VersionStatus(
+                    name=adapter.name,
+                    status=adapter.facts.status,
+                    reason=adapter.facts.reason,
+                    examples=adapter.facts.train_examples,
+                    figures=dict(adapter.facts.figures),
+                )
+                for adapter in versions
+            ),
+        )
 
-def describe_ingest(report: IngestReport) -> dict[str, Any]:
-    """Describe one ingest worker."""
-    return {
-        "partitions": [f"{p.topic}[{p.partition}]" for p in sorted(report.partitions)],
-        "spooled": report.spooled,
-        "full": report.full,
-        "polled": report.polled,
-        "dead_letters": report.dead_letters,
-        "duplicates": report.duplicates,
-        "trouble": dict(report.trouble),
-    }
+    def _ask(self, whom: str, question: Callable[[], T], otherwise: T) -> T:
+        try:
+            return question()
+        except Exception as error:
+            self.troubles.append(f"{whom} does not answer: {in_words(error)}")
+            return otherwise

@@ -1,4 +1,8 @@
-"""A replica's life: it stands on the manifest in force, follows the directory's orders, and fences itself when cut off.
+"""A replica's life: it follows the directory's directives, and the registry alone while it can't hear the directory.
+
+A directory that is away stops publications, not requests: a replica that is cut off serves on, says that it is cut off,
+and goes by itself to whatever manifest is in force by the registry, as a replica that starts does. So being cut off
+alone does not leave it behind, and every answer is still wholly from the one manifest that it names.
 
 The engine, the scorer and the HTTP surface are `serving`'s; here is only the conversation with the directory.
 """
@@ -7,34 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
 
-from actors.directory import Order, Standing
-from actors.errors import PublicationFailed
-from serving.service import RoutedService
-
-
-class DirectoryPort(Protocol):
-    """What a replica needs of the directory."""
-
-    async def next_order(self, replica: str, standing: Standing, wait_seconds: float) -> Order: ...
-
-    async def leave(self, replica: str) -> None: ...
+from actors.directive import Directive, Standing
+from actors.errors import PublicationFailed, in_words
+from actors.ports import DirectivesPort, ServicePort
 
 
 class Replica:
-    """One replica, named `name`, around a started `RoutedService`.
+    """One replica, named `name`, around a started service.
 
-    `lease_seconds` is how long it serves on without hearing from the directory. It counts from when a question was
-    sent, so it ends before the directory's own lease of the same length, and an answer that never comes counts as none.
+    Without an answer from the directory for `silence_seconds` it is cut off. They count from when a question was sent,
+    so they end before the directory's own of the same length, and an answer that never comes counts as none.
     """
 
     def __init__(
-        self, name: str, service: RoutedService, directory: DirectoryPort, *, lease_seconds: float = 30.0
+        self, name: str, service: ServicePort, directory: DirectivesPort, *, silence_seconds: float = 30.0
     ) -> None:
         self.name, self.service = name, service
-        self._directory, self._lease = directory, lease_seconds
-        self._beat = min(2.0, lease_seconds / 4)
+        self._directory, self._silence = directory, silence_seconds
+        self._beat = min(2.0, silence_seconds / 4)
         self._standing = Standing(serves=self._serves())
         self._heard = time.monotonic()
         self._task: asyncio.Task[None] | None = None
@@ -44,7 +39,7 @@ class Replica:
         """Why this replica must be replaced, or None."""
 
     async def join(self, timeout_seconds: float = 60.0) -> None:
-        """Start following orders, and return once the directory has nothing more for it to catch up with.
+        """Start following directives, and return once the directory has nothing more for it to catch up with.
 
         Raises `TimeoutError` when that takes too long, and `PublicationFailed` when it can't be done.
         """
@@ -71,45 +66,55 @@ class Replica:
             await self.service.stop()
 
     async def _follow(self) -> None:
-        trouble: str | None = None
+        failing = False
         while self.fatal is None:
             if self._preparing is not None:
                 # A long preparation is no silence: the directory hears of it meanwhile.
                 await asyncio.wait({self._preparing}, timeout=self._beat)
-            asked, left = time.monotonic(), self._left()
-            if left <= 0:
-                self.service.fence(f"cut off from the directory for {self._lease:g} s: {trouble}")
+            asked = time.monotonic()
             # Who is in trouble or busy asks for an answer at once; the others for one when there is something to do.
-            wait = 0.0 if trouble or self._is_busy() else self._beat
-            patience = min(left, self._lease / 2) if left > 0 else self._lease / 2
+            wait = 0.0 if failing or self._is_busy() else self._beat
             try:
                 # Not wait_for: it may swallow the cancellation by which `leave` ends this loop.
-                async with asyncio.timeout(patience):
-                    order = await self._directory.next_order(self.name, self._standing, wait)
+                async with asyncio.timeout(self._silence / 2):
+                    directive = await self._directory.next_directive(self.name, self._standing, wait)
             except Exception as error:
-                trouble = str(error) or type(error).__name__
-                left = self._left()
-                await asyncio.sleep(min(self._beat, 0.5, left) if left > 0 else min(self._beat, 0.5))
+                failing = True
+                if time.monotonic() - self._heard >= self._silence:
+                    self._go_alone(in_words(error))
+                await asyncio.sleep(min(self._beat, 0.5))
                 continue
-            trouble, self._heard = None, asked
-            await self._obey(order)
+            failing, self._heard, self.service.trouble = False, asked, None
+            await self._obey(directive)
 
-    def _left(self) -> float:
-        """Return the seconds it may serve on without an answer."""
-        return self._heard + self._lease - time.monotonic()
+    def _go_alone(self, why: str) -> None:
+        """Serve on without the directory, and go to the manifest in force by the registry."""
+        trouble = f"no answer from the replica directory for {self._silence:g} s ({why})"
+        self.service.trouble = f"{trouble}; serving manifest {self._serves()} meanwhile"
+        if not self._is_busy():
+            self._preparing = asyncio.create_task(self._catch_up(trouble))
+
+    async def _catch_up(self, trouble: str) -> None:
+        try:
+            await self.service.catch_up()
+        except Exception as error:
+            self.service.trouble = (
+                f"{trouble}; serving manifest {self._serves()}, the one in force can't be taken: {in_words(error)}"
+            )
+        self._standing = Standing(serves=self._serves())
 
     def _is_busy(self) -> bool:
         return self._preparing is not None and not self._preparing.done()
 
-    async def _obey(self, order: Order) -> None:
-        match order.action:
+    async def _obey(self, directive: Directive) -> None:
+        match directive.action:
             case "prepare" if not self._is_busy():
-                self._standing = Standing(serves=self._serves(), preparing=order.number)
-                self._preparing = asyncio.create_task(self._prepare(order.number))
+                self._standing = Standing(serves=self._serves(), preparing=directive.number)
+                self._preparing = asyncio.create_task(self._prepare(directive.number))
             case "commit":
-                await self._commit(order.number)
+                await self._commit(directive.number)
             case "fence":
-                self._give_up(order.reason)
+                self._give_up(directive.reason)
             case "stay" if not self._is_busy() and (not self._settled.is_set() or self.service.fenced):
                 self.service.unfence()
                 self._settled.set()
@@ -119,7 +124,7 @@ class Replica:
             await self.service.prepare(number)
         except Exception as error:
             # Whatever it was, this replica serves on as it was; the directory decides what follows.
-            self._standing = Standing(serves=self._serves(), failed=number, failure=str(error) or repr(error))
+            self._standing = Standing(serves=self._serves(), failed=number, failure=in_words(error))
         else:
             self._standing = Standing(serves=self._serves(), prepared=number)
 
@@ -127,7 +132,7 @@ class Replica:
         try:
             await self.service.commit(number)
         except Exception as error:
-            self._give_up(f"manifest {number} was prepared but could not be committed: {error}")
+            self._give_up(f"manifest {number} was prepared but could not be committed: {in_words(error)}")
         else:
             self._standing = Standing(serves=self._serves())
 

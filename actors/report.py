@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.spool import DomainBacklog
+from actors.backlog import DomainBacklog
 from streaming.source import TopicPartition
 
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actors.change import Change, next_routes
-from actors.errors import NotCaughtUp
+from actors.errors import NotCaughtUp, OtherHome
 from actors.observation import Observation, Receipt, Watermarks
+from actors.ports import ManifestPort, SumsPort
 from learning.rls import ClassWeighting, StreamingRidge
 from registry.manifest import BaseRevision, Manifest, Route, RouterRef
 from registry.registry import Registry
@@ -31,6 +34,7 @@ class Router:
     """The central router over one registry, whose writer it is.
 
     `ridge` is the penalty lambda (paper: 100); `abstain_below` the score under which a prompt goes to the base model.
+    Raises `OtherHome` where the registry's sums belong to another base model.
     """
 
     def __init__(
@@ -116,10 +120,6 @@ class Router:
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
-    def current(self) -> Manifest | None:
-        """Return the manifest in force."""
-        return self._registry.current()
-
     def publish(self, change: Change, required: Watermarks) -> Manifest:
         """Solve, write the snapshot, and return the new manifest; it is in force once this returns.
 
@@ -179,6 +179,13 @@ class Router:
         snapshot = self._registry.snapshot()
         if snapshot is None:
             return
+        made_with = snapshot.manifest.base
+        if made_with.digest and self._base.digest and made_with.digest != self._base.digest:
+            raise OtherHome(
+                f"manifest {snapshot.manifest.number} was made with base {Path(made_with.model).name} "
+                f"({made_with.digest[:8]}), this system runs with {Path(self._base.model).name} "
+                f"({self._base.digest[:8]}); set base.model back or begin a new home folder"
+            )
         digests = {name: value for name, value in snapshot.tensors.items() if name.startswith(_DIGESTS)}
         sums = {name: value for name, value in snapshot.tensors.items() if name not in digests}
         if sums:
@@ -188,3 +195,9 @@ class Router:
         for topic, partition, offset in json.loads(snapshot.metadata["watermarks"]):
             self._watermarks[TopicPartition(topic, partition)] = offset
         self._committed = dict(self._watermarks)
+
+
+if TYPE_CHECKING:
+
+    def _meets(actor: Router) -> tuple[SumsPort, ManifestPort]:
+        return actor, actor

@@ -8,31 +8,37 @@ forgotten once its adapter is kept. The file is locked to this process, which al
 Coverage is a set of intervals: a partition that went to another worker and came back leaves a hole between what was
 read before and after. What lies in a hole is the other worker's to supply.
 
-A row is *open* until its domain closes, then *sealed* under the version that is trained from it, then deleted when that
-version is published. The spool knows nothing of features, training or publication.
+A row is *open* until its domain closes, then *sealed* under the version that is trained from it, then deleted when
+that version is published. It holds the prompt as it was rendered when it came, and that text is featured and trained
+on: a file whose rows were rendered by another template is refused. The spool knows nothing of features, training or
+publication.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from actors.backlog import DomainBacklog
+from actors.errors import OtherHome
 from actors.observation import Watermarks
 from streaming.source import TopicPartition
+
+_FORMAT = 2
+"""Kept as SQLite's user_version; files of format 1 have none and hold messages instead of rendered prompts."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
     topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL,
-    domain TEXT NOT NULL, record_id TEXT NOT NULL, held_out INTEGER NOT NULL, body BLOB NOT NULL,
-    arrived REAL NOT NULL, sealed INTEGER, tried INTEGER,
+    domain TEXT NOT NULL, record_id TEXT NOT NULL, held_out INTEGER NOT NULL, prompt TEXT NOT NULL,
+    completion TEXT NOT NULL, sealed INTEGER, tried INTEGER,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rows_stage ON rows (domain, sealed, tried, held_out, arrived);
+CREATE INDEX IF NOT EXISTS rows_stage ON rows (domain, sealed, tried, held_out);
 CREATE TABLE IF NOT EXISTS markers (
-    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, arrived REAL NOT NULL,
+    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS coverage (
     topic TEXT NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL,
@@ -40,19 +46,23 @@ CREATE TABLE IF NOT EXISTS coverage (
 CREATE TABLE IF NOT EXISTS seals (
     domain TEXT NOT NULL, version INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (domain, version, topic, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_ROW = "topic, part, pos, domain, record_id, held_out, prompt, completion"
 
 
 @dataclass(frozen=True)
 class SpooledRow:
-    """One example: where it stood in the stream, what it belongs to, and its record as JSON."""
+    """One example: where it stood in the stream, what it belongs to, and its texts."""
 
     partition: TopicPartition
     offset: int
     domain: str
     record_id: str
     held_out: bool
-    body: bytes
+    prompt: str
+    """As the template rendered it."""
+    completion: str
 
 
 @dataclass(frozen=True)
@@ -73,28 +83,6 @@ class Block:
 
 
 @dataclass(frozen=True)
-class DomainBacklog:
-    """What waits of one domain: counts of rows, marker partitions, and the last arrival (Unix seconds)."""
-
-    train: int = 0
-    held_out: int = 0
-    fresh: int = 0
-    """Rows not yet part of a training that was rejected."""
-    markers: frozenset[TopicPartition] = frozenset()
-    last_arrival: float = 0.0
-    sealed: frozenset[int] = frozenset()
-
-    def plus(self, rows: int, *, held_out: int, tried: int) -> DomainBacklog:
-        """Return this backlog with `rows` more open rows of one kind."""
-        return replace(
-            self,
-            train=self.train + (0 if held_out else rows),
-            held_out=self.held_out + (rows if held_out else 0),
-            fresh=self.fresh + (0 if tried else rows),
-        )
-
-
-@dataclass(frozen=True)
 class Seal:
     """The rows sealed for one version: their number, and the watermarks up to which they were sealed.
 
@@ -106,16 +94,62 @@ class Seal:
 
 
 class Spool:
-    """The spool of one ingest worker, in the file `path`. Safe to use from several threads."""
+    """The spool of one ingest worker, in the file `path`. Safe to use from several threads.
+
+    Raises `OtherHome` when rows wait that an earlier version wrote, which kept them otherwise.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_SCHEMA)
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        (written,) = self._db.execute("PRAGMA user_version").fetchone()
+        if written > _FORMAT:
+            raise OtherHome(
+                f"spool {self._path.name}: has format {written}, this version reads up to {_FORMAT}; upgrade"
+            )
+        upgrade = ""
+        if written < _FORMAT and self._db.execute("SELECT 1 FROM sqlite_master WHERE name='rows'").fetchone():
+            self._refuse_rows("in the format of an earlier version; let that version publish or remove their domains")
+            upgrade = "DROP TABLE rows; ALTER TABLE markers DROP COLUMN arrived;"
+        self._db.executescript(f"BEGIN; {upgrade} {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
+
+    def check_template(self, digest: str) -> None:
+        """Raise `OtherHome` when rows wait that were rendered by another template than the one of this digest."""
+        if self.fact("template") != digest:
+            self._refuse_rows(
+                "rendered by another prompt template; set base.chat_template, base.terminator and the tokenizer back "
+                "until their domains are published"
+            )
+            self.note("template", digest)
+
+    def _refuse_rows(self, why: str) -> None:
+        if rows := self.size():
+            raise OtherHome(f"spool {self._path.name}: holds {rows} examples {why}, or begin a new home folder")
+
+    def fact(self, name: str) -> str | None:
+        """Return what was noted under a name, or None."""
+        with self._lock:
+            row = self._db.execute("SELECT value FROM facts WHERE name=?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def note(self, name: str, value: str) -> None:
+        """Keep a fact about what the file holds."""
+        with self._lock:
+            self._db.execute(
+                "INSERT INTO facts VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value", (name, value)
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -138,15 +172,17 @@ class Spool:
 
         What is there already stays.
         """
-        now = time.time()
         with self._lock, self._transaction():
             self._db.executemany(
                 "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,NULL,NULL) ON CONFLICT DO NOTHING",
-                [(*r.partition, r.offset, r.domain, r.record_id, int(r.held_out), r.body, now) for r in rows],
+                [
+                    (*r.partition, r.offset, r.domain, r.record_id, int(r.held_out), r.prompt, r.completion)
+                    for r in rows
+                ],
             )
             self._db.executemany(
-                "INSERT INTO markers VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
-                [(*m.partition, m.offset, m.domain, now) for m in markers],
+                "INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+                [(*m.partition, m.offset, m.domain) for m in markers],
             )
             for partition, (start, end) in spans.items():
                 self._cover(partition, start, end)
@@ -166,14 +202,10 @@ class Spool:
                 wanted = limit - len(rows)
                 if end is None or wanted <= 0:
                     continue
-                found = [
-                    SpooledRow(partition, pos, domain, record_id, bool(held), body)
-                    for pos, domain, record_id, held, body in self._db.execute(
-                        "SELECT pos, domain, record_id, held_out, body FROM rows "
-                        "WHERE topic=? AND part=? AND pos>=? AND pos<? ORDER BY pos LIMIT ?",
-                        (*partition, start, end, wanted + 1),
-                    )
-                ]
+                found = self._rows(
+                    "topic=? AND part=? AND pos>=? AND pos<? ORDER BY pos LIMIT ?",
+                    (*partition, start, end, wanted + 1),
+                )
                 if len(found) > wanted:
                     end = found[wanted].offset
                     found = found[:wanted]
@@ -193,12 +225,11 @@ class Spool:
         waiting: dict[str, DomainBacklog] = {}
         with self._lock:
             # All rows by their stage, from the index alone; then less the few that the router has not applied yet.
-            for domain, version, tried, held_out, rows, last in self._db.execute(
-                "SELECT domain, sealed, tried IS NOT NULL, held_out, count(*), max(arrived) FROM rows "
+            for domain, version, tried, held_out, rows in self._db.execute(
+                "SELECT domain, sealed, tried IS NOT NULL, held_out, count(*) FROM rows "
                 "GROUP BY domain, sealed, tried, held_out"
             ).fetchall():
                 entry = waiting.get(domain, DomainBacklog())
-                entry = replace(entry, last_arrival=max(entry.last_arrival, last))
                 if version is None:
                     waiting[domain] = entry.plus(rows, held_out=held_out, tried=tried)
                 else:
@@ -209,16 +240,14 @@ class Spool:
                     "WHERE topic=? AND part=? AND pos>=? AND sealed IS NULL GROUP BY 1, 2, 3",
                     (*partition, watermarks.get(partition, 0)),
                 ).fetchall():
-                    waiting[domain] = waiting[domain].plus(-rows, held_out=held_out, tried=tried)
+                    entry = waiting[domain].plus(-rows, held_out=held_out, tried=tried)
+                    waiting[domain] = replace(entry, unobserved=entry.unobserved + rows)
             for partition, offset in watermarks.items():
-                for domain, last in self._db.execute(
-                    "SELECT domain, max(arrived) FROM markers WHERE topic=? AND part=? AND pos<? GROUP BY domain",
-                    (*partition, offset),
+                for (domain,) in self._db.execute(
+                    "SELECT DISTINCT domain FROM markers WHERE topic=? AND part=? AND pos<?", (*partition, offset)
                 ).fetchall():
                     entry = waiting.get(domain, DomainBacklog())
-                    waiting[domain] = replace(
-                        entry, markers=entry.markers | {partition}, last_arrival=max(entry.last_arrival, last)
-                    )
+                    waiting[domain] = replace(entry, markers=entry.markers | {partition})
         return waiting
 
     def seal(self, domain: str, version: int, watermarks: Watermarks) -> Seal:
@@ -250,11 +279,7 @@ class Spool:
     def sealed(self, domain: str, version: int) -> Sequence[SpooledRow]:
         """Return the rows sealed under a version."""
         with self._lock:
-            found = self._db.execute(
-                "SELECT topic, part, pos, domain, record_id, held_out, body FROM rows WHERE domain=? AND sealed=?",
-                (domain, version),
-            ).fetchall()
-        return [SpooledRow(TopicPartition(t, p), pos, d, i, bool(h), b) for t, p, pos, d, i, h, b in found]
+            return self._rows("domain=? AND sealed=?", (domain, version))
 
     def release(self, domain: str, version: int, watermarks: Watermarks) -> int:
         """Delete the rows sealed under a published version; returns their number.
@@ -308,17 +333,16 @@ class Spool:
     def prompts(self, limit: int) -> Collection[SpooledRow]:
         """Return the first training rows in stream order, up to `limit`."""
         with self._lock:
-            found = self._db.execute(
-                "SELECT topic, part, pos, domain, record_id, held_out, body FROM rows WHERE held_out=0 "
-                "ORDER BY pos, topic, part LIMIT ?",
-                (limit,),
-            ).fetchall()
-        return [SpooledRow(TopicPartition(t, p), pos, d, i, bool(h), b) for t, p, pos, d, i, h, b in found]
+            return self._rows("held_out=0 ORDER BY pos, topic, part LIMIT ?", (limit,))
 
     def has_markers(self) -> bool:
         """Tell whether any marker waits."""
         with self._lock:
             return self._db.execute("SELECT 1 FROM markers LIMIT 1").fetchone() is not None
+
+    def _rows(self, where: str, values: tuple[object, ...]) -> list[SpooledRow]:
+        found = self._db.execute(f"SELECT {_ROW} FROM rows WHERE {where}", values).fetchall()
+        return [SpooledRow(TopicPartition(t, p), pos, d, i, bool(h), *texts) for t, p, pos, d, i, h, *texts in found]
 
     def _drop_markers(self, domain: str, watermarks: Watermarks) -> None:
         for partition, offset in watermarks.items():

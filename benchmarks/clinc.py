@@ -24,6 +24,7 @@ from cluster import builders
 from cluster.runtime import Runtime
 from configs.loader import load
 from learning.metrics import auroc
+from serving.api import DomainList, DomainStatus
 from streaming.broker import ApacheKafkaBroker, TansuBroker, kafka_home
 from streaming.feeding import append_all, labelled_records
 
@@ -67,7 +68,7 @@ def _run(kind: str, limit: int, data: Path, folder: Path, stack: ExitStack) -> d
         "domains": domains,
         "broker": kind,
         "partitions": 2,
-        "router_rows": {d["domain"]: d["router_rows"] for d in _domains(url)},
+        "router_rows": {each.domain: each.router_rows for each in _domains(url)},
         "routing_accuracy": _mean([a.routed_right for a in routed.values()]),
         "exact_match_by_name": _mean([a.exact_match for a in by_name.values()]),
         "exact_match_routed": _mean([a.exact_match for a in routed.values()]),
@@ -88,19 +89,18 @@ def _run(kind: str, limit: int, data: Path, folder: Path, stack: ExitStack) -> d
     }
 
 
-def _domains(url: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.get(f"{url}/v1/domains", timeout=60).json()["domains"]
-    return found
+def _domains(url: str) -> tuple[DomainStatus, ...]:
+    return DomainList.model_validate_json(httpx.get(f"{url}/v1/domains", timeout=60).content).domains
 
 
 def _wait_until_served(url: str, domains: list[str], timeout_s: float = 2400) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        states = {d["domain"]: d for d in _domains(url)}
-        for domain in domains:
-            if states.get(domain, {}).get("state") in ("failed", "rejected"):
-                raise SystemExit(f"{domain}: {states[domain]['state']}: {states[domain]['detail']}")
-        done = [d for d in domains if states.get(d, {}).get("version")]
+        states = {each.domain: each for each in _domains(url)}
+        for each in states.values():
+            if each.state in ("failed", "rejected"):
+                raise SystemExit(f"{each.domain}: {each.state}: {each.detail}")
+        done = [d for d in domains if d in states and states[d].version]
         print(f"{len(done)} of {len(domains)} domains served", end="\r", flush=True)
         if len(done) == len(domains):
             return

@@ -1,4 +1,4 @@
-"""Asking a running service and counting: exact match, routing accuracy, failures. Knows only HTTP.
+"""Asking a running service and counting: exact match, routing accuracy, failures. Knows HTTP and its bodies only.
 
 Used by the demo and the benchmarks, so that what they report is what a client gets.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+
+from serving.api import SystemStatus
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,12 @@ class Asker:
     async def ask_all(self, questions: Sequence[Question], model: str | None) -> list[Outcome]:
         """Ask all questions of one model; None asks each of the domain it belongs to."""
         return list(await asyncio.gather(*(self.ask(q, model or q.domain) for q in questions)))
+
+    async def status(self) -> SystemStatus:
+        """The whole system's state. Raises httpx.HTTPError."""
+        answer = await self._http.get("/v1/status", timeout=60)
+        answer.raise_for_status()
+        return SystemStatus.model_validate_json(answer.content)
 
     async def close(self) -> None:
         """Close the connections."""

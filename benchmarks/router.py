@@ -73,11 +73,16 @@ def measure(dim: int, rows: int, samples: int, repeats: int) -> dict[str, Any]:
     fresh = (f"domain-{number}" for number in itertools.count())
     square = rng.standard_normal((2048, 2048))
     other_ND = block_ND.copy()
+
+    def observe_large() -> None:
+        for _ in range(FOLDING):
+            router.observe(block_ND, ["large"] * rows)
+
     work: dict[str, Callable[[], object]] = {
         "gemm_square": lambda: square @ square.T.copy(),
         "gemm_product": lambda: block_ND.T @ other_ND,
         "accumulate_observe": lambda: router.observe(block_ND, [next(fresh)] * rows),
-        "accumulate_observe_large": lambda: [router.observe(block_ND, ["large"] * rows) for _ in range(FOLDING)],
+        "accumulate_observe_large": observe_large,
         "accumulate_kernel": lambda: add_outer(gram, block_ND),
         "woodbury": lambda: update_inverse(inverse, block_ND),
         "per_sample": lambda: recursion(dense_DD, block_ND[:samples]),

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
+from cluster.late import late
 from configs.settings import Settings
 from learning.checkpoint import base_digest
 from learning.contract import Learner
-from learning.gate import Gate
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.options import EngineKnobs, EngineOptions
 from streaming.dead_letters import DeadLetters
 from streaming.kafka import KafkaOptions
 from streaming.location import StreamLocation, open_dead_letters, open_sink, open_source
-from streaming.source import RecordSink, RecordSource
+from streaming.source import RecordSink, RecordSource, StartAt
 
 # Not every process computes: torch, transformers and PEFT take seconds to import, so the part that needs them does it.
 if TYPE_CHECKING:
-    from actors.ingest import IngestOptions, StartAt
+    from actors.ingest import IngestOptions
     from learning.features import FeatureExtractor
     from learning.template import PromptTemplate
 
@@ -60,75 +60,47 @@ def base_revision(settings: Settings) -> BaseRevision:
 
 
 def bare_extractor(settings: Settings) -> FeatureExtractor:
-    """Return the feature extractor before its standardisation is fitted."""
+    """Return the feature extractor, scaled as the home's is."""
     from learning.features import FeatureExtractor
+    from learning.standardisation import Standardisation
 
-    features = settings.features
+    frozen = Registry(registry_root(settings)).frozen(STANDARDISATION)
     return FeatureExtractor(
         settings.base.model,
-        layers=features.layers,
-        poolings=features.poolings,
-        expansion=features.expansion,
-        seed=features.seed,
-        max_tokens=features.max_tokens,
-        batch_size=features.batch_size,
-        dtype=features.dtype,
-        device=features.device,
-        template_digest=template(settings).digest,
+        settings.features,
+        template(settings),
+        Standardisation.from_bytes(frozen) if frozen is not None else None,
     )
 
 
-def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest], FeatureExtractor]:
+def extractor_for(settings: Settings, registry: Registry) -> Callable[[Manifest | None], FeatureExtractor]:
     """Return the function by which a replica gets the extractor of a manifest.
 
-    The lower layers are loaded here and now, so that the first publication need not wait for them.
+    The lower layers are loaded and the calibration text is run from now on, beside whatever else starts, so that the
+    first publication need not wait for either.
     """
-    from learning.standardisation import Standardisation
 
-    bare = bare_extractor(settings)
-    ready: list[FeatureExtractor] = []
+    def calibrated() -> FeatureExtractor:
+        loaded = bare_extractor(settings)
+        loaded.extract(["calibrated"])
+        return loaded
 
-    def extractor(manifest: Manifest) -> FeatureExtractor:
-        if not ready:
-            frozen = registry.frozen(STANDARDISATION)
-            if frozen is None:
-                raise FileNotFoundError(
-                    f"manifest {manifest.number} has a router, but the registry has no {STANDARDISATION}; "
-                    "restore the registry's folder"
-                )
-            ready.append(bare.with_standardisation(Standardisation.from_bytes(frozen)))
-        return ready[0]
+    made = late(calibrated)
+
+    def extractor(manifest: Manifest | None) -> FeatureExtractor:
+        from learning.standardisation import Standardisation
+
+        frozen = registry.frozen(STANDARDISATION)
+        return made if frozen is None else made.with_standardisation(Standardisation.from_bytes(frozen))
 
     return extractor
 
 
 def learner(settings: Settings) -> Learner:
     """Return the learning method."""
-    from learning.lora import LoraLearner
+    from learning import methods
 
-    chosen = settings.learner
-    return LoraLearner(
-        settings.base.model,
-        template(settings),
-        frozen_layers=chosen.frozen_layers,
-        rank=chosen.rank,
-        alpha=chosen.alpha,
-        dropout=chosen.dropout,
-        targets=chosen.targets,
-        learning_rate=chosen.learning_rate,
-        batch_size=chosen.batch_size,
-        max_steps=chosen.max_steps,
-        max_epochs=chosen.max_epochs,
-        schedule=chosen.schedule,
-        warmup_steps=chosen.warmup_steps,
-        weight_decay=chosen.weight_decay,
-        patience=chosen.patience,
-        evaluate_every=chosen.evaluate_every,
-        max_tokens=chosen.max_tokens,
-        dtype=chosen.dtype,
-        device=chosen.device,
-        threads=chosen.threads,
-    )
+    return methods.learner(settings.base.model, template(settings), settings.learner)
 
 
 def engine_options(settings: Settings) -> EngineOptions:
@@ -148,7 +120,7 @@ def ingest_options(settings: Settings) -> IngestOptions:
         block_rows=ingest.block_rows,
         spool_limit=ingest.spool_limit,
         held_out_fraction=ingest.held_out_fraction,
-        standardise_examples=settings.features.standardise_examples,
+        standardise_examples=512,
     )
 
 
@@ -157,7 +129,7 @@ def coordinator_options(settings: Settings) -> CoordinatorOptions:
     closing = settings.closing
     return CoordinatorOptions(
         closing=ClosingRule(closing.count, closing.quiet_seconds, closing.settle_seconds),
-        gate=Gate(min_gain=settings.gate.min_gain),
+        gate=settings.gate,
         learner_name=settings.learner.kind,
         seed=settings.learner.seed,
         keep_snapshots=settings.registry.keep_snapshots,

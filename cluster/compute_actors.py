@@ -28,4 +28,8 @@ def ingest(settings: Settings, index: int) -> Ingest:
 
 def learner(settings: Settings, index: int) -> LearnerWorker:
     """Learner worker `index`."""
-    return LearnerWorker(late(lambda: builders.learner(settings)), settings.home / "work" / f"learner-{index}")
+    return LearnerWorker(
+        late(lambda: builders.learner(settings)),
+        settings.home / "work" / f"learner-{index}",
+        [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
+    )

@@ -41,7 +41,7 @@ def coordinator(settings: Settings) -> Coordinator:
     made = Coordinator(
         Registry(builders.registry_root(settings)),
         builders.base_revision(settings),
-        [Remote.named(names.ingest(index)) for index in range(settings.ingest.workers)],
+        {name: Remote.named(name) for name in map(names.ingest, range(settings.ingest.workers))},
         Remote.named(names.ROUTER),
         [Remote.named(names.learner(index)) for index in range(settings.learner.workers)],
         Remote.named(names.DIRECTORY),

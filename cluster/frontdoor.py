@@ -75,7 +75,10 @@ class FrontDoor:
             await system.ready.remote()
         registry = Registry(builders.registry_root(settings))
         service = await RoutedService.start(
-            builders.engine_options(settings), registry, builders.extractor_for(settings, registry)
+            builders.engine_options(settings),
+            registry,
+            builders.extractor_for(settings, registry),
+            builders.base_revision(settings),
         )
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))

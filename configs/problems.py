@@ -13,9 +13,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from configs.choice import KIND, sections_of
 from configs.settings import Settings
 
 _LONGEST_VALUE = 60
+_GONE = {
+    "features.standardise_examples": "remove it: the features' scale comes from a text of our own, not from the stream",
+}
+"""Keys that older files hold, and what to do about them."""
 
 
 def describe(error: ValidationError, file: str, written: Mapping[tuple[str, ...], str]) -> str:
@@ -38,24 +43,41 @@ def describe(error: ValidationError, file: str, written: Mapping[tuple[str, ...]
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the tree, sections included."""
+    """Every dotted key of the tree, sections included, once; those of all kinds where a section is of several."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        below = (key for section in sections_of(field).values() for key in known_keys(section, f"{prefix}{name}."))
+        yield from dict.fromkeys(below)
 
 
 def _keys(problem: ErrorDetails) -> tuple[str, ...]:
-    keys = tuple(str(part) for part in problem["loc"])
+    """The key path as it is written: pydantic counts a section's kind as a step of its own."""
+    section: type[BaseModel] | None = Settings
+    kinds: dict[str, type[BaseModel]] = {}
+    keys: list[str] = []
+    for part in map(str, problem["loc"]):
+        if part in kinds:
+            section, kinds = kinds[part], {}
+            continue
+        keys.append(part)
+        field = section.model_fields.get(part) if section else None
+        kinds = sections_of(field) if field else {}
+        section = kinds.pop("", None)
     if problem["type"] == "disagreement":
-        keys += tuple(problem["ctx"]["path"].split("."))
-    return keys
+        keys.extend(problem["ctx"]["path"].split("."))
+    if problem["type"] == "union_tag_invalid":
+        keys.append(KIND)
+    return tuple(keys)
 
 
 def _complaint(problem: ErrorDetails, keys: tuple[str, ...]) -> str:
     kind = problem["type"]
     if kind == "disagreement":
         return str(problem["ctx"]["message"])
+    if kind == "union_tag_invalid":
+        return _unknown_kind(problem["ctx"]["tag"], problem["ctx"]["expected_tags"])
+    if kind == "extra_forbidden" and (remedy := _GONE.get(".".join(keys))):
+        return f"unknown key, got {_shown(problem['input'])}; {remedy}"
     if kind == "extra_forbidden":
         return f"unknown key, got {_shown(problem['input'])}; {_nearest(keys)}"
     if kind == "missing":
@@ -68,9 +90,18 @@ def _complaint(problem: ErrorDetails, keys: tuple[str, ...]) -> str:
         hint = "; write it without quotes" if problem["input"].strip() else "; give it a value"
     elif kind == "literal_error":
         choices = [choice.strip(" '") for choice in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        near = difflib.get_close_matches(str(problem["input"]), choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; take one of these"
+        hint = f"; {_nearest_of(str(problem['input']), choices)}"
     return f"expected {_expected(problem)}, got {got}{hint or '; correct the value'}"
+
+
+def _unknown_kind(kind: str, expected: str) -> str:
+    choices = [choice.strip(" '") for choice in expected.split(",")]
+    return f"expected {' or '.join(map(repr, choices))}, got {_shown(kind)}; {_nearest_of(kind, choices)}"
+
+
+def _nearest_of(value: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(value, choices, n=1)
+    return f"did you mean {near[0]}?" if near else "take one of these"
 
 
 def _expected(problem: ErrorDetails) -> str:
@@ -112,14 +143,13 @@ def _nearest(keys: tuple[str, ...]) -> str:
 
 def _form(keys: tuple[str, ...]) -> str:
     """In words, the kind of value that the key `keys` takes."""
-    model: type[BaseModel] = Settings
-    annotation: Any = model
+    sections: list[type[BaseModel]] = [Settings]
+    annotation: Any = None
     for key in keys:
-        annotation = model.model_fields[key].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        required = [name for name, field in annotation.model_fields.items() if field.is_required()]
+        field = next(section.model_fields[key] for section in sections if key in section.model_fields)
+        annotation, sections = field.annotation, list(sections_of(field).values())
+    if sections:
+        required = [name for name, field in sections[0].model_fields.items() if field.is_required()]
         return f"a section with {', '.join(required)}" if required else "a section"
     options = typing.get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}

@@ -1,35 +1,29 @@
 """The settings of a whole Anabranch: one frozen tree, checked once, read only by `cluster`.
 
-Every field states its unit and what follows from it. Unknown keys are refused. Secrets are no settings: user name
-and password of the broker come from the environment. What this module does not know: files, the command line, and
-any of the packages that will be built from these values.
+Every field states its unit and what follows from it; what a method or an engine is made with is inherited from where it
+is defined. Unknown keys are refused. Secrets are no settings: user name and password of the broker come from the
+environment. What this module does not know: files, the command line, and how anything is built from these values.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StringConstraints, model_validator
+
+from configs.choice import ByKind
+from learning.feature_options import FeatureOptions
+from learning.gate import Gate
+from learning.lora_options import LoraOptions
+from learning.options import Count, Dtype, Options, disagreement
+from serving.options import EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-Dtype = Literal["float32", "bfloat16", "float16"]
-Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda)(:\d+)?$")]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 Cpus = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
-class Section(BaseModel):
+class Section(Options):
     """What all sections share: frozen, closed to unknown keys, exact about types, documented from the docstrings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
-
-
-def disagreement(path: str, message: str) -> PydanticCustomError:
-    """Two fields that contradict each other, reported at the dotted key `path` below the section that found it."""
-    # The message travels as a value, so that braces in it are not taken for a template.
-    return PydanticCustomError("disagreement", "{message}", {"path": path, "message": message})
 
 
 class Base(Section):
@@ -145,37 +139,6 @@ class Closing(Section):
         return self
 
 
-class Features(Section):
-    """The frozen map from a prompt to the row the router learns from."""
-
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 2)
-    """Depths whose hidden states are pooled: 0 the embeddings, i the output of decoder layer i. Only the layers up to
-    the largest are loaded by the router."""
-    poolings: Annotated[tuple[Literal["mean", "max", "std", "last"], ...], Field(min_length=1)] = ("mean",)
-    """How each depth's tokens become one vector; several are concatenated."""
-    expansion: Annotated[int, Field(ge=1)] = 4096
-    """Width of the fixed random ReLU expansion, the router's feature dimension d; its Gram takes 8 d^2 bytes."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the expansion; another seed is another, incompatible router."""
-    max_tokens: Annotated[int, Field(ge=1)] = 512
-    """Prompt tokens looked at; the rest does not influence routing."""
-    batch_size: Count = 32
-    """Prompts in one forward pass; memory grows with it, results do not change beyond rounding."""
-    dtype: Literal["float64", "float32", "bfloat16"] = "float32"
-    """Precision of the lower layers; float64 makes features independent of batching to about 1e-12."""
-    standardise_examples: Annotated[int, Field(ge=2)] = 512
-    """First examples of the stream that fix the mean and scale of the pooled features, once and for all."""
-    device: Device = "cpu"
-    """Where the lower layers run."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for key, values in (("layers", self.layers), ("poolings", self.poolings)):
-            if len(set(values)) != len(values):
-                raise disagreement(key, f"expected each entry once, got {list(values)}")
-        return self
-
-
 class Router(Section):
     """The recursive least-squares router."""
 
@@ -189,77 +152,24 @@ class Router(Section):
     """CPUs that Ray reserves for the router."""
 
 
-class Learner(Section):
-    """The workers that train one adapter per closed domain."""
+class LearnerSection(Section):
+    """What the workers of every method have: the workers that train the closed domains."""
 
-    kind: Literal["lora"] = "lora"
-    """Method; lora trains a low-rank adapter above the frozen layers."""
     workers: Count = 1
     """Domains trained at the same time."""
     num_cpus: Cpus = 1.0
     """CPUs that Ray reserves for each worker."""
     num_gpus: Cpus = 0.0
     """GPUs, or a share of one, that Ray reserves for each worker."""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of each worker; None leaves it to torch."""
-    device: Device = "cpu"
-    """Where training runs."""
-    dtype: Dtype = "float32"
-    """Precision of the base weights while training; the adapter itself is float32."""
-    frozen_layers: Annotated[int, Field(ge=0)] = 2
-    """Lowest decoder layers without an adapter; the router's features must come from these."""
-    rank: Annotated[int, Field(ge=1)] = 16
-    """Rank of the adapter, its capacity and size."""
-    alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 32.0
-    """Scale of the adapter: its output is multiplied by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the adapter's inputs that is dropped while training."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
-    """Names of the linear modules that get an adapter."""
-    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 2e-4
-    """Peak step size of AdamW."""
-    batch_size: Count = 16
-    """Examples in one optimiser step."""
-    max_steps: Count = 1000
-    """Optimiser steps after which training ends."""
-    max_epochs: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 10.0
-    """Passes over the domain's examples after which training ends."""
-    schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    """How the step size falls after the warm-up."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the step size rises from zero."""
-    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    """Decoupled decay of the adapter's weights."""
-    patience: Annotated[int, Field(ge=1)] | None = None
-    """Evaluations without gain after which training ends early; when every held-out answer is exact, nothing is left to
-    gain. None trains to the end."""
-    evaluate_every: Count = 50
-    """Steps between evaluations on held-out examples."""
-    max_tokens: Annotated[int, Field(ge=2)] = 1024
-    """Tokens of prompt and completion; a longer example is not trained on."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of initialisation and order."""
+    """Seed of every training: its initialisation and its order."""
+
+
+class LoraSection(LearnerSection, LoraOptions):
+    """The workers that train one low-rank adapter per closed domain."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.patience is not None and self.evaluate_every >= self.max_steps:
-            raise disagreement(
-                "evaluate_every",
-                f"expected less than max_steps ({self.max_steps}) because patience counts evaluations, "
-                f"got {self.evaluate_every}",
-            )
-        if self.warmup_steps >= self.max_steps:
-            raise disagreement(
-                "warmup_steps", f"expected less than max_steps ({self.max_steps}), got {self.warmup_steps}"
-            )
+    def _stands_where_it_runs(self) -> Self:
         if self.device.startswith("cpu") != (self.num_gpus == 0):
             raise disagreement(
                 "num_gpus",
@@ -269,11 +179,8 @@ class Learner(Section):
         return self
 
 
-class Gate(Section):
-    """What an adapter must show before it serves."""
-
-    min_gain: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
-    """Held-out loss, nats a token, by which a candidate must beat the base and the version in service."""
+LEARNERS: dict[str, type[LoraSection]] = {"lora": LoraSection}
+"""The learner's sections by `kind`, one for each of `learning.methods`."""
 
 
 class RegistrySettings(Section):
@@ -293,8 +200,8 @@ class RegistrySettings(Section):
         return self
 
 
-class Serving(Section):
-    """The front door and its replicas."""
+class Serving(Section, EngineKnobs):
+    """The front door and its replicas, each with an engine of its own."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
     """Address the front door listens on; the default lets only this machine in."""
@@ -306,38 +213,8 @@ class Serving(Section):
     """CPUs that Ray reserves for each replica."""
     num_gpus: Cpus = 0.0
     """GPUs, or a share of one, that Ray reserves for each replica."""
-    max_loras: Count = 4
-    """Adapters in one batch; requests for more wait."""
-    max_cpu_loras: Count = 16
-    """Adapters kept in the host's memory."""
-    max_lora_rank: Count = 16
-    """Largest rank that can be served; the slots' memory grows with it."""
-    max_num_seqs: Count = 32
-    """Requests generated at the same time by one replica."""
-    kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
-    """Bytes of key-value cache; None leaves it to gpu_memory_utilization."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Share of the GPU's memory that the engine takes; None leaves it to the engine."""
-    enforce_eager: bool = False
-    """True skips graph capture: a faster start, slower tokens."""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of an engine on CPUs; None leaves it to the engine."""
     prepare_timeout_seconds: Seconds = 60.0
     """Seconds a replica has to load a new manifest before it is fenced off."""
-    engine: dict[str, Any] = Field(default_factory=dict)
-    """Further vLLM engine arguments, passed through as they are."""
-    tool_call_parser: str | None = None
-    """vLLM's name of the parser of tool calls; None means no tools."""
-    reasoning_parser: str | None = None
-    """vLLM's name of the parser of reasoning; None means none."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.max_cpu_loras < self.max_loras:
-            raise disagreement(
-                "max_cpu_loras", f"expected at least max_loras ({self.max_loras}), got {self.max_cpu_loras}"
-            )
-        return self
 
 
 class RaySettings(Section):
@@ -369,9 +246,9 @@ class Settings(Section):
     stream: Stream = Stream()
     ingest: Ingest = Ingest()
     closing: Closing = Closing()
-    features: Features = Features()
+    features: FeatureOptions = FeatureOptions()
     router: Router = Router()
-    learner: Learner = Learner()
+    learner: Annotated[LoraSection, ByKind(LEARNERS, default="lora")] = LoraSection()
     gate: Gate = Gate()
     registry: RegistrySettings = RegistrySettings()
     serving: Serving = Serving()

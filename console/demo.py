@@ -12,8 +12,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -25,11 +25,11 @@ from configs.loader import load
 from configs.settings import Settings
 from console.measured import Measured
 from console.report import write_report
+from console.terminal import stream_overrides
 from streaming.broker import TansuBroker
 from streaming.feeding import append_all, counts, labelled_records
-from streaming.location import StreamLocation
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "stream"
+EXAMPLES = Path(str(files("examples"))) / "stream"
 ORDER = (
     "german-dates",
     "shop-support",
@@ -57,7 +57,7 @@ def run_demo(
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     with ExitStack() as stack:
-        where = _stream_overrides(stream, folder, stack)
+        where = _where(stream, folder, stack)
         settings = load(config, [f"home={home}", "serving.port=0", *where, *overrides])
         started = time.monotonic()
         with console.status("starting Ray, one vLLM replica and the front door"):
@@ -78,16 +78,12 @@ def _file(domain: str, part: str) -> Path:
     return path
 
 
-def _stream_overrides(stream: str, folder: Path, stack: ExitStack) -> list[str]:
-    if stream == "embedded":
-        return []
+def _where(stream: str, folder: Path, stack: ExitStack) -> list[str]:
+    """The overrides that put the stream where `--stream` says; `kafka` starts a development broker for it."""
     if stream == "kafka":
         broker = stack.enter_context(TansuBroker(folder / "broker"))
         stream = f"kafka://{broker.bootstrap}/anabranch-demo"
-    location = StreamLocation.parse(stream)
-    if location.kind != "kafka":
-        raise ClusterError(f"--stream {stream}: expected embedded, kafka or kafka://host:port/topic")
-    return ["stream.kind=kafka", f'stream.bootstrap="{location.bootstrap}"', f"stream.topic={location.topic}"]
+    return stream_overrides(stream)
 
 
 async def _drive(
@@ -117,7 +113,7 @@ async def _drive(
                 row_of = measured.routed_to.setdefault(domain, {})
                 row_of[reply.domain] = row_of.get(reply.domain, 0) + 1
             measured.oracle[domain] = await _ask(asker, measured, questions[domain], None)
-        measured.status = await _status(url)
+        measured.status = await asker.status()
     finally:
         client.stop()
         await asking
@@ -157,23 +153,15 @@ async def _teach(
 
 
 async def _fail_if_rejected(asker: Asker, domain: str) -> None:
-    described = {d["domain"]: d for d in (await _status(asker.url))["domains"]}.get(domain)
-    if described is not None and described["state"] in ("rejected", "failed"):
-        raise ClusterError(f"domain {domain}: {described['state']}: {described['detail']}")
+    for each in (await asker.status()).domains:
+        if each.domain == domain and each.state in ("rejected", "failed"):
+            raise ClusterError(f"domain {domain}: {each.state}: {each.detail}")
 
 
 def _feed(settings: Settings, domain: str) -> int:
     records = labelled_records(_file(domain, "train"), close=True)
     append_all(builders.sink(settings), records)
     return sum(counts(records).values())
-
-
-async def _status(url: str) -> dict[str, Any]:
-    import httpx
-
-    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        found: dict[str, Any] = (await http.get("/v1/status")).json()
-        return found
 
 
 def _mean(by_domain: dict[str, Accuracy]) -> float:

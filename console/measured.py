@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from benchmarks.evaluation import Accuracy
+from serving.api import SystemStatus
 
 
 @dataclass
@@ -24,4 +24,4 @@ class Measured:
     failed_requests: int = 0
     manifests_seen: int = 0
     seconds: float = 0.0
-    status: dict[str, Any] = field(default_factory=dict)
+    status: SystemStatus | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,9 @@ def summarise(measured: Measured, stream: str) -> dict[str, Any]:
         "seconds": round(measured.seconds, 1),
         "seconds_to_first_routed_answer": {d: round(s, 2) for d, s in measured.seconds_to_first_routed_answer.items()},
         "publication_seconds": {
-            d["domain"]: round(d["timings"]["publication_seconds"], 3)
-            for d in measured.status["domains"]
-            if "publication_seconds" in d["timings"]
+            each.domain: round(each.timings["publication_seconds"], 3)
+            for each in (measured.status.domains if measured.status else ())
+            if "publication_seconds" in each.timings
         },
         "accuracy_matrix": measured.matrix,
         "routed_to": measured.routed_to,
@@ -65,7 +65,7 @@ def summarise(measured: Measured, stream: str) -> dict[str, Any]:
     }
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return round(sum(found) / len(found), 4)
 
@@ -97,7 +97,7 @@ def _heat_map(
     grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
     figure, axes = plt.subplots(figsize=(2.8 + 0.85 * len(columns), 2.2 + 0.55 * len(rows)), layout="constrained")
     colours = plt.get_cmap("viridis").with_extremes(bad="0.93")
-    image = axes.imshow(np.ma.masked_invalid(grid), vmin=0, vmax=1, cmap=colours, aspect="auto")
+    image = axes.imshow(grid, vmin=0, vmax=1, cmap=colours, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
     axes.set_yticks(range(len(rows)), rows)
     for (y, x), value in np.ndenumerate(grid):

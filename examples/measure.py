@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from examples.pretraining.mixture import collate
 from examples.pretraining.tokenizer import encode_turn
@@ -58,7 +58,7 @@ def exact_match(model: torch.nn.Module, chosen: list[Turn]) -> float:
     """The share of turns whose answer and <eos> are all the model's first choice."""
     ids_BT, weights_BT = collate(chosen)
     choice_BT = model(input_ids=ids_BT[:, :-1]).logits.argmax(-1)
-    return ((choice_BT == ids_BT[:, 1:]) | (weights_BT[:, 1:] < 1.0)).all(1).float().mean().item()
+    return float(((choice_BT == ids_BT[:, 1:]) | (weights_BT[:, 1:] < 1.0)).all(1).float().mean())
 
 
 def length_buckets(chosen: list[Turn], size: int, rng: random.Random) -> Iterator[list[Turn]]:
@@ -70,12 +70,12 @@ def length_buckets(chosen: list[Turn], size: int, rng: random.Random) -> Iterato
         yield from groups
 
 
-def adapt(base: torch.nn.Module, chosen: list[Turn], plan: Adaptation) -> torch.nn.Module:
+def adapt(base: PreTrainedModel, chosen: list[Turn], plan: Adaptation) -> PeftModel:
     """A PEFT model with a new adapter in the layers from ``plan.frozen_layers`` on; unload it to get the base back."""
     torch.manual_seed(0)
     layers = list(range(plan.frozen_layers, base.config.num_hidden_layers))
     config = LoraConfig(r=plan.rank, lora_alpha=plan.alpha, target_modules=TARGETS, layers_to_transform=layers)
-    model = get_peft_model(base, config)
+    model: PeftModel = get_peft_model(base, config)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0, foreach=True)
     supply = length_buckets(chosen, plan.batch, random.Random(0))
@@ -86,7 +86,7 @@ def adapt(base: torch.nn.Module, chosen: list[Turn], plan: Adaptation) -> torch.
         answer_BT = weights_BT[:, 1:] == 1.0
         logits_NV = model(input_ids=ids_BT[:, :-1]).logits[answer_BT]
         loss = functional.cross_entropy(logits_NV, ids_BT[:, 1:][answer_BT])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -94,7 +94,7 @@ def adapt(base: torch.nn.Module, chosen: list[Turn], plan: Adaptation) -> torch.
 
 
 @torch.inference_mode()
-def pooled(base: torch.nn.Module, chosen: list[Turn], layers: list[int]) -> torch.Tensor:
+def pooled(base: PreTrainedModel, chosen: list[Turn], layers: list[int]) -> torch.Tensor:
     """Mean, maximum and deviation over the prompt's tokens of some layers' states: ``[rows, 3 * layers * width]``."""
     groups: dict[int, list[int]] = defaultdict(list)
     for row, (_, prompt_length) in enumerate(chosen):
@@ -102,7 +102,7 @@ def pooled(base: torch.nn.Module, chosen: list[Turn], layers: list[int]) -> torc
     result = torch.empty(len(chosen), 3 * len(layers) * base.config.hidden_size, dtype=torch.float64)
     for prompt_length, rows in groups.items():
         ids_BT = torch.tensor([chosen[row][0][:prompt_length] for row in rows])
-        states = base.model(input_ids=ids_BT, output_hidden_states=True).hidden_states
+        states = base.base_model(input_ids=ids_BT, output_hidden_states=True).hidden_states
         parts = [states[layer].double() for layer in layers]
         result[rows] = torch.cat([v for x in parts for v in (x.mean(1), x.amax(1), x.std(1, unbiased=False))], dim=1)
     return result
@@ -119,7 +119,7 @@ def routing(train: list[torch.Tensor], test: list[torch.Tensor], expansion: int,
     label_N, truth_N = (torch.cat([torch.full((len(p),), k) for k, p in enumerate(part)]) for part in (train, test))
     gram_DD = x_ND.T @ x_ND + ridge * torch.eye(expansion, dtype=torch.float64)
     weight_DK = torch.linalg.solve(gram_DD, x_ND.T @ functional.one_hot(label_N).double())
-    return ((z_ND @ weight_DK).argmax(1) == truth_N).double().mean().item()
+    return float((((z_ND @ weight_DK).argmax(1)) == truth_N).double().mean())
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
         started, worked = time.monotonic(), time.process_time()
         model = adapt(base, turns(train[slug]), plan)
         seconds, worked = time.monotonic() - started, time.process_time() - worked
-        after = exact_match(model.eval(), turns(test[slug]))
+        after = exact_match(model.train(False), turns(test[slug]))
         base = model.unload()
         print(f"{slug:16s} base {before:.3f}  adapter {after:.3f}  {seconds:.1f} s ({worked:.1f} s of CPU)", flush=True)
     layers = list(range(plan.frozen_layers + 1))

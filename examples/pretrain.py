@@ -12,6 +12,7 @@ follows the clock. This module does not know the demo's domains.
 
 import argparse
 import json
+import math
 import random
 import time
 from dataclasses import asdict, dataclass
@@ -108,19 +109,19 @@ def train(model: LlamaForCausalLM, material: Material, mixture: Mixture, recipe:
     groups = optimisers(model, recipe)
     peaks = [group.param_groups[0]["lr"] for group in groups]
     stream = batches(random.Random(recipe.seed + recipe.stage), material, mixture, recipe.tokens_per_batch)
-    started, step, tokens, smooth, progress = time.monotonic(), 0, 0, None, 0.0
+    started, step, tokens, smooth, progress = time.monotonic(), 0, 0, math.nan, 0.0
     while progress < 1.0:
         ids_BT, weights_BT = next(stream)
         for group, peak in zip(groups, peaks, strict=True):
             group.param_groups[0]["lr"] = peak * recipe.rate(progress)
         loss = weighted_loss(model, ids_BT, weights_BT)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in groups:
             group.step()
             group.zero_grad(set_to_none=True)
         step, tokens = step + 1, tokens + ids_BT.numel()
-        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        smooth = loss.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss.item()
         minutes = (time.monotonic() - started) / 60
         progress = minutes / recipe.minutes if recipe.minutes else step / recipe.steps
         if step % 100 == 0:
@@ -130,7 +131,7 @@ def train(model: LlamaForCausalLM, material: Material, mixture: Mixture, recipe:
 
 def save(model: LlamaForCausalLM, out: Path) -> None:
     """Write what transformers and vLLM load."""
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=64
     )
     model.save_pretrained(out)
@@ -157,7 +158,7 @@ def main() -> None:
         model = LlamaForCausalLM.from_pretrained(given.start, dtype=torch.float32).train()
         runs = json.loads((given.start / "training.json").read_text())
     else:
-        model, runs = LlamaForCausalLM(architecture()), []
+        model, runs = LlamaForCausalLM(architecture()), []  # type: ignore[no-untyped-call]
     outcome = train(model, material, mixture, recipe)
     runs.append({**asdict(recipe), "threads": given.threads, "by_clock": bool(given.minutes), **outcome})
     save(model.eval(), given.out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Evaluation:
 class TrainingResult:
     """What a job left in its folder, and how it compares."""
 
-    publishes: Literal["adapter"]
     folder: Path
     rank: int
     steps: int

@@ -1,5 +1,9 @@
 """The errors of `learning`; every one of them is a `LearningError`."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class LearningError(Exception):
     """Root of everything this package raises on bad input or a failed computation."""
@@ -23,3 +27,23 @@ class TemplateError(LearningError):
 
 class SolveError(LearningError):
     """The regularised Gram matrix could not be factored."""
+
+
+class UnusableRows(LearningError):
+    """Some texts or rows of a block can't be used; without them the others can."""
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+        """Their indices in the block, rising."""
+
+    def __reduce__(self) -> tuple[type[UnusableRows], tuple[str, tuple[int, ...]]]:
+        return type(self), (str(self), self.rows)
+
+
+class TextsWithoutTokens(UnusableRows):
+    """Texts from which no feature can be made, because the tokenizer finds nothing in them."""
+
+
+class NonFiniteFeatures(UnusableRows):
+    """Feature rows that hold NaN or infinity, and would spoil every sum they entered."""

@@ -12,73 +12,63 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from learning.checkpoint import base_digest as base_digest
-from learning.checkpoint import resolve
-from learning.errors import LearningError
+from learning import calibration
+from learning.checkpoint import base_digest, resolve
+from learning.errors import LearningError, TextsWithoutTokens
 from learning.expansion import RandomExpansion
+from learning.feature_options import FeatureOptions
 from learning.lower_layers import DTYPES, LowerLayers
-from learning.standardisation import Standardisation as Standardisation
+from learning.standardisation import Standardisation
 from learning.symmetric import Float64
+from learning.template import PromptTemplate
 from learning.tokens import pad_right, shorten
-
-Pooling = Literal["mean", "max", "std", "last"]
 
 
 class FeatureExtractor:
     """Features of rendered prompts.
 
-    `layers`: 0 is the embeddings, i the output of decoder layer i, without the last norm; only the first max(layers)
-    layers are loaded. `expansion`: width of the random features, 0 for none. `max_tokens`: longer prompts lose their
-    middle. `template_digest` only enters the fingerprint. `standardisation` is needed by `extract` alone.
-    Raises `LearningError` on arguments that make no features, `CheckpointError` on an unusable base model.
+    Only the decoder layers up to the highest one used are loaded. `template` is what prompts are rendered with; None
+    stands for prompts that go to the model as they are. Without a `standardisation` the features are scaled by that of
+    the calibration text, rendered as user messages and fitted at the first use. Raises `LearningError` on options that
+    this base can't meet, `CheckpointError` on an unusable base model.
     """
 
     def __init__(
         self,
         model_path: str,
-        *,
-        layers: Sequence[int],
-        poolings: Sequence[Pooling],
-        expansion: int,
-        seed: int,
-        max_tokens: int = 512,
-        batch_size: int = 32,
-        dtype: Literal["float64", "float32", "bfloat16"] = "float64",
-        device: str = "cpu",
-        template_digest: str = "",
+        options: FeatureOptions,
+        template: PromptTemplate | None = None,
         standardisation: Standardisation | None = None,
     ) -> None:
-        _check(layers, poolings, expansion, max_tokens, batch_size, dtype)
         folder = resolve(model_path)
-        self.layers = tuple(layers)
-        self.poolings = tuple(poolings)
-        self.standardisation = standardisation
-        self._max_tokens = max_tokens
-        self._batch_size = batch_size
+        self.options = options
+        self._template = template
+        self._standardisation = standardisation
+        self._calibrating = threading.Lock()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._lower = LowerLayers(folder, max(layers), dtype, device)
+        self._lower = LowerLayers(folder, max(options.layers), options.dtype, options.device)
         positions = self._lower.max_positions
-        if positions is not None and max_tokens > positions:
-            raise LearningError(f"max_tokens: the base model has {positions} positions, got {max_tokens}")
-        self.pooled_dim = len(layers) * len(poolings) * self._lower.hidden_size
-        self._expansion = RandomExpansion(self.pooled_dim, expansion, seed)
+        if positions is not None and options.max_tokens > positions:
+            raise LearningError(f"max_tokens: the base model has {positions} positions, got {options.max_tokens}")
+        self.pooled_dim = len(options.layers) * len(options.poolings) * self._lower.hidden_size
+        self._expansion = RandomExpansion(self.pooled_dim, options.expansion, options.seed)
         self._identity = {
             "base": base_digest(folder),
-            "layers": self.layers,
+            "layers": options.layers,
             "last_norm": False,
-            "poolings": self.poolings,
-            "expansion": [RandomExpansion.scheme, expansion, seed],
-            "max_tokens": max_tokens,
-            "dtype": dtype,
-            "template": template_digest,
+            "poolings": options.poolings,
+            "expansion": [RandomExpansion.scheme, options.expansion, options.seed],
+            "max_tokens": options.max_tokens,
+            "dtype": options.dtype,
+            "template": template.digest if template else "",
         }
 
     @property
@@ -89,44 +79,62 @@ class FeatureExtractor:
     @property
     def fingerprint(self) -> str:
         """sha256 over everything a feature depends on, the standardisation included."""
-        digest = self.standardisation.digest if self.standardisation else None
+        digest = self._standardisation.digest if self._standardisation else calibration.name()
         content = json.dumps({**self._identity, "standardisation": digest}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def standardisation(self) -> Standardisation:
+        """The one given, or that of the calibration text, which the first use computes."""
+        with self._calibrating:
+            if self._standardisation is None:
+                self._standardisation = self._calibrated()
+            return self._standardisation
 
     def extract(self, texts: Sequence[str]) -> Float64:
         """Features float64[n, feature_dim] of rendered prompts, in their order.
 
-        Raises `LearningError` without a standardisation or for a text without tokens.
+        They are not finite where the model's own numbers are not. Raises `TextsWithoutTokens`, which names the texts.
         """
-        if self.standardisation is None:
-            raise LearningError(
-                "extracting features: no standardisation; fit one and use `with_standardisation`, or pass one"
-            )
         return self._expansion.apply(self.standardisation.apply(self.pooled(texts)))
 
-    def fit(self, texts: Sequence[str]) -> Standardisation:
+    def fit(self, texts: Sequence[str], name: str = "") -> Standardisation:
         """The standardisation of these texts' pooled features; this extractor is left as it is."""
-        return Standardisation.of(self.pooled(texts))
+        precision = torch.finfo(DTYPES[self.options.dtype]).eps
+        return Standardisation.of(self.pooled(texts), precision=precision, name=name)
 
     def with_standardisation(self, standardisation: Standardisation) -> FeatureExtractor:
         """An extractor with this standardisation that shares the weights."""
         other = copy.copy(self)
-        other.standardisation = standardisation
+        other._standardisation = standardisation
         return other
 
+    def _calibrated(self) -> Standardisation:
+        texts: Sequence[str] = calibration.prompts()
+        if self._template is not None:
+            texts = [self._template.render([{"role": "user", "content": text}]) for text in texts]
+        return self.fit(texts, calibration.name())
+
     def pooled(self, texts: Sequence[str]) -> Float64:
-        """Pooled hidden states float64[n, pooled_dim], layer by layer, within a layer pooling by pooling."""
+        """Pooled hidden states float64[n, pooled_dim], layer by layer, within a layer pooling by pooling.
+
+        Raises `TextsWithoutTokens`, which names the texts.
+        """
         pooled_NP = np.empty((len(texts), self.pooled_dim))
         if not texts:
             return pooled_NP
         encoded = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         empty = [index for index, ids in enumerate(encoded) if not ids]
         if empty:
-            raise LearningError(f"pooling features: text {empty[0]} of {len(texts)} has no tokens; render it first")
-        tokens = [shorten(ids, self._max_tokens) for ids in encoded]
+            raise TextsWithoutTokens(
+                f"pooling features: {len(empty)} of {len(texts)} texts have no tokens, first text {empty[0]}; "
+                "leave them out, or look at the chat template",
+                empty,
+            )
+        tokens = [shorten(ids, self.options.max_tokens) for ids in encoded]
         order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
+        for start in range(0, len(order), self.options.batch_size):
+            chosen = order[start : start + self.options.batch_size]
             pooled_NP[chosen] = self._pooled_batch([tokens[index] for index in chosen])
         return pooled_NP
 
@@ -135,9 +143,9 @@ class FeatureExtractor:
         lengths_B = torch.tensor([len(ids) for ids in tokens])
         mask_BT = torch.arange(ids_BT.shape[1]) < lengths_B[:, None]
         parts: list[Tensor] = []
-        for states_BTH in self._lower.hidden_states(ids_BT, self.layers):
+        for states_BTH in self._lower.hidden_states(ids_BT, self.options.layers):
             exact_BTH = states_BTH.to("cpu", torch.float64)
-            parts.extend(_POOLINGS[pooling](exact_BTH, mask_BT, lengths_B) for pooling in self.poolings)
+            parts.extend(_POOLINGS[pooling](exact_BTH, mask_BT, lengths_B) for pooling in self.options.poolings)
         pooled: Float64 = torch.cat(parts, dim=1).numpy()
         return pooled
 
@@ -165,20 +173,3 @@ _POOLINGS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "std": _std,
     "last": _last,
 }
-
-
-def _check(
-    layers: Sequence[int], poolings: Sequence[str], expansion: int, max_tokens: int, batch_size: int, dtype: str
-) -> None:
-    if not layers or min(layers) < 0 or len(set(layers)) != len(layers):
-        raise LearningError(f"layers: expected distinct layer numbers from 0, got {list(layers)}")
-    unknown = sorted(set(poolings) - set(_POOLINGS))
-    if not poolings or unknown or len(set(poolings)) != len(poolings):
-        raise LearningError(f"poolings: expected distinct ones of {sorted(_POOLINGS)}, got {list(poolings)}")
-    if expansion < 0 or max_tokens < 2 or batch_size < 1:
-        raise LearningError(
-            "expansion, max_tokens, batch_size: expected at least 0, 2 and 1, "
-            f"got {expansion}, {max_tokens} and {batch_size}"
-        )
-    if dtype not in DTYPES:
-        raise LearningError(f"dtype: expected one of {sorted(DTYPES)}, got {dtype!r}")

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from learning.contract import TrainingResult
+from learning.options import Options
 
 
 @dataclass(frozen=True)
@@ -20,23 +24,22 @@ class Verdict:
     reason: str
 
 
-@dataclass(frozen=True)
-class Gate:
-    """Accepts a candidate whose held-out loss is below base's and incumbent's by more than `min_gain`.
+class Gate(Options):
+    """What an adapter must show before it serves.
 
-    `min_gain` is in nats per token. A candidate without a single held-out miss is also accepted beside an incumbent it
-    does not beat: nothing is left to gain. Without held-out examples there is nothing to judge by: rejected, unless
-    `accept_unmeasured`.
+    A candidate is accepted whose held-out loss is below base's and incumbent's by more than `min_gain`; one without a
+    single held-out miss also beside an incumbent it does not beat, because nothing is left to gain. Without held-out
+    examples there is nothing to judge by: rejected.
     """
 
-    min_gain: float = 0.0
-    accept_unmeasured: bool = False
+    min_gain: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Held-out loss, nats a token, by which a candidate must beat the base and the version in service."""
 
     def decide(self, result: TrainingResult) -> Verdict:
         """The verdict on a finished job."""
         candidate, base, incumbent = result.candidate, result.base, result.incumbent
         if candidate.examples == 0:
-            return Verdict(self.accept_unmeasured, "no held-out examples to judge by")
+            return Verdict(False, "no held-out examples to judge by")
         if not math.isfinite(candidate.loss):
             return Verdict(False, f"held-out loss is {candidate.loss}")
         if candidate.loss >= base.loss - self.min_gain:

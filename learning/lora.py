@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -27,8 +27,9 @@ from learning.checkpoint import resolve
 from learning.completion_loss import EncodedExample, completion_logits, encode, evaluate, mean_loss
 from learning.contract import Evaluation, Progress, TrainingJob, TrainingResult
 from learning.errors import LearningError
+from learning.lora_options import LoraOptions
 from learning.lower_layers import DTYPES
-from learning.optimiser import Schedule, batches, rate_factor
+from learning.optimiser import batches, rate_factor
 from learning.template import PromptTemplate
 
 _CLIP_NORM = 1.0
@@ -37,74 +38,35 @@ _CLIP_NORM = 1.0
 class LoraLearner:
     """Trains PEFT LoRA adapters one job at a time; the base model is loaded once and left as it was.
 
-    `frozen_layers`: adapters only in decoder layers with this 0-based number and above. `targets`: names of linear
-    layers, such as q_proj. `max_steps` and `max_epochs` both limit a job. `patience`: evaluations without a better
-    held-out loss before it stops, None for never; the best state is kept either way. `evaluate_every`: steps between
-    evaluations. `max_tokens`: prompt and completion together. `threads`: torch threads while training, None to leave.
+    Raises `LearningError` on options that this base can't meet, `CheckpointError` on an unusable base model.
     """
 
     name = "lora"
 
-    def __init__(
-        self,
-        model_path: str,
-        template: PromptTemplate,
-        *,
-        frozen_layers: int,
-        rank: int = 8,
-        alpha: float = 16.0,
-        dropout: float = 0.0,
-        targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        learning_rate: float = 1e-3,
-        batch_size: int = 16,
-        max_steps: int = 300,
-        max_epochs: float = 10.0,
-        schedule: Schedule = "cosine",
-        warmup_steps: int = 0,
-        weight_decay: float = 0.0,
-        patience: int | None = None,
-        evaluate_every: int = 50,
-        max_tokens: int = 512,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        device: str = "cpu",
-        threads: int | None = None,
-    ) -> None:
-        if min(rank, batch_size, max_steps, evaluate_every, max_tokens - 1) < 1 or max_epochs <= 0 or not targets:
-            raise LearningError(
-                "rank, batch_size, max_steps, max_epochs, evaluate_every, max_tokens, targets: expected positive, got "
-                f"{rank}, {batch_size}, {max_steps}, {max_epochs}, {evaluate_every}, {max_tokens}, {list(targets)}"
-            )
-        self._model_path = str(model_path)
-        self._base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(resolve(model_path), dtype=DTYPES[dtype])
-        self._base.to(torch.device(device)).requires_grad_(False).eval()  # type: ignore[arg-type]
+    def __init__(self, model_path: str, template: PromptTemplate, options: LoraOptions) -> None:
+        self._base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            resolve(model_path), dtype=DTYPES[options.dtype]
+        )
+        self._base.to(torch.device(options.device)).requires_grad_(False).eval()  # type: ignore[arg-type]
         layers = int(self._base.config.get_text_config().num_hidden_layers)
-        if not 0 <= frozen_layers < layers:
-            raise LearningError(f"frozen_layers: expected 0 to {layers - 1} for this base model, got {frozen_layers}")
+        if options.frozen_layers >= layers:
+            raise LearningError(
+                f"frozen_layers: expected 0 to {layers - 1} for this base model, got {options.frozen_layers}"
+            )
         linear = {name.rsplit(".", 1)[-1] for name, part in self._base.named_modules() if isinstance(part, nn.Linear)}
-        if unknown := sorted(set(targets) - linear):  # PEFT passes over a name that matches nothing
+        if unknown := sorted(set(options.targets) - linear):  # PEFT passes over a name that matches nothing
             raise LearningError(f"targets: {unknown} are no linear layers of this base model; it has {sorted(linear)}")
-        self._frozen_layers = frozen_layers
+        self._options = options
         self._template = template
         self._config: dict[str, Any] = {
-            "r": rank,
-            "lora_alpha": alpha,
-            "lora_dropout": dropout,
-            "target_modules": sorted(targets),
-            "layers_to_transform": list(range(frozen_layers, layers)),
+            "r": options.rank,
+            "lora_alpha": options.alpha,
+            "lora_dropout": options.dropout,
+            "target_modules": sorted(options.targets),
+            "layers_to_transform": list(range(options.frozen_layers, layers)),
             "bias": "none",
             "task_type": "CAUSAL_LM",
         }
-        self._learning_rate = learning_rate
-        self._batch_size = batch_size
-        self._max_steps = max_steps
-        self._max_epochs = max_epochs
-        self._schedule: Schedule = schedule
-        self._warmup_steps = warmup_steps
-        self._weight_decay = weight_decay
-        self._patience = patience
-        self._evaluate_every = evaluate_every
-        self._max_tokens = max_tokens
-        self._threads = threads
 
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
         """Trains, keeps the state with the lowest held-out loss, writes the PEFT folder and reports.
@@ -113,27 +75,26 @@ class LoraLearner:
         or the initial adapter does not belong to this learner.
         """
         started = time.perf_counter()
-        train = encode(job.train, self._template, self._max_tokens)
-        held_out = encode(job.held_out, self._template, self._max_tokens)
+        train = encode(job.train, self._template, self._options.max_tokens)
+        held_out = encode(job.held_out, self._template, self._options.max_tokens)
         if not train:
             raise LearningError(
                 f"training {job.domain} v{job.version}: none of {len(job.train)} examples has a completion that fits "
-                f"into {self._max_tokens} tokens; raise max_tokens or mend the examples"
+                f"into {self._options.max_tokens} tokens; raise max_tokens or mend the examples"
             )
-        with _threads(self._threads), torch.random.fork_rng(), self._adapted(job) as model:
+        with _threads(self._options.threads), torch.random.fork_rng(), self._adapted(job) as model:
             torch.manual_seed(job.seed)
-            incumbent = None if job.initial_adapter is None else evaluate(model, held_out, self._batch_size)
+            incumbent = None if job.initial_adapter is None else evaluate(model, held_out, self._options.batch_size)
             with model.disable_adapter():
-                base = evaluate(model, held_out, self._batch_size)
-            run = _Run(self, model, train, held_out, job.seed)
+                base = evaluate(model, held_out, self._options.batch_size)
+            run = _Run(self._options, model, train, held_out, job.seed)
             candidate = run.to_the_end(on_progress)
             _save(model, job.output)
         skipped = len(job.train) + len(job.held_out) - len(train) - len(held_out)
         tail = run.losses[-max(1, len(run.losses) // 10) :]
         return TrainingResult(
-            publishes="adapter",
             folder=job.output,
-            rank=self._config["r"],
+            rank=self._options.rank,
             steps=len(run.losses),
             epochs=run.examples_seen / len(train),
             seconds=time.perf_counter() - started,
@@ -178,9 +139,9 @@ class LoraLearner:
     def _check_layers(self, model: PeftModel) -> None:
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         numbers = {int(match.group(1)) for name in names if (match := re.search(r"\.layers\.(\d+)\.", name))}
-        if not numbers or min(numbers) < self._frozen_layers:
+        if not numbers or min(numbers) < self._options.frozen_layers:
             raise LearningError(
-                f"adapter in layers {sorted(numbers)}: expected layers from {self._frozen_layers} on with "
+                f"adapter in layers {sorted(numbers)}: expected layers from {self._options.frozen_layers} on with "
                 f"{self._config['target_modules']}; look at targets and frozen_layers"
             )
 
@@ -190,19 +151,19 @@ class _Run:
 
     def __init__(
         self,
-        learner: LoraLearner,
+        options: LoraOptions,
         model: PeftModel,
         train: Sequence[EncodedExample],
         held_out: Sequence[EncodedExample],
         seed: int,
     ) -> None:
-        self._learner = learner
+        self._options = options
         self._model = model
         self._train = train
         self._held_out = held_out
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=learner._learning_rate, weight_decay=learner._weight_decay, fused=True
+            self._parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         self._seed = seed
         self.losses: list[float] = []
@@ -210,19 +171,19 @@ class _Run:
 
     def to_the_end(self, on_progress: Callable[[Progress], None] | None) -> Evaluation:
         """Steps until a limit or patience is reached; the model then holds the best state seen."""
-        learner = self._learner
-        per_epoch = -(-len(self._train) // learner._batch_size)
-        steps = max(1, min(learner._max_steps, round(per_epoch * learner._max_epochs)))
+        options = self._options
+        per_epoch = -(-len(self._train) // options.batch_size)
+        steps = max(1, min(options.max_steps, round(per_epoch * options.max_epochs)))
         best = Evaluation(float("inf"), 0.0, 0)
         best_state: list[Tensor] = []
         stale = 0
         self._model.train()
-        order = batches([len(example.ids) for example in self._train], learner._batch_size, self._seed)
+        order = batches([len(example.ids) for example in self._train], options.batch_size, self._seed)
         for step, indices in enumerate(islice(order, steps), start=1):
             self._step([self._train[index] for index in indices], step - 1, steps)
             measured = None
-            if self._held_out and (step % learner._evaluate_every == 0 or step == steps):
-                measured = evaluate(self._model, self._held_out, learner._batch_size)
+            if self._held_out and (step % options.evaluate_every == 0 or step == steps):
+                measured = evaluate(self._model, self._held_out, options.batch_size)
                 # With every held-out answer exact already, a lower loss is no gain.
                 gained = measured.loss < best.loss and best.exact_match < 1.0
                 stale = 0 if gained else stale + 1
@@ -230,19 +191,19 @@ class _Run:
                     best, best_state = measured, [parameter.detach().clone() for parameter in self._parameters]
             if on_progress is not None:
                 on_progress(Progress(step, steps, self.losses[-1], measured.loss if measured else None))
-            if learner._patience is not None and stale > learner._patience:
+            if options.patience is not None and stale > options.patience:
                 break
         if not best_state:
-            return evaluate(self._model, self._held_out, learner._batch_size)
+            return evaluate(self._model, self._held_out, options.batch_size)
         with torch.no_grad():
             for parameter, kept in zip(self._parameters, best_state, strict=True):
                 parameter.copy_(kept)
         return best
 
     def _step(self, batch: Sequence[EncodedExample], step: int, steps: int) -> None:
-        learner = self._learner
-        factor = rate_factor(learner._schedule, step, steps, learner._warmup_steps)
-        self._optimiser.param_groups[0]["lr"] = learner._learning_rate * factor
+        options = self._options
+        factor = rate_factor(options.schedule, step, steps, options.warmup_steps)
+        self._optimiser.param_groups[0]["lr"] = options.learning_rate * factor
         loss = mean_loss(*completion_logits(self._model, batch))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP_NORM)

@@ -37,10 +37,6 @@ class LowerLayers:
         model: nn.Module = _truncated(folder, config, depth, DTYPES[dtype])
         self._model = model.to(self._device).requires_grad_(False).eval()
 
-    def parameter_names(self) -> list[str]:
-        """Names of every tensor held."""
-        return sorted(self._model.state_dict())
-
     @torch.inference_mode()
     def hidden_states(self, ids_BT: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Hidden states [b, t, h] of right-padded ids, one for each of `layers`; 0 is the embeddings' output."""

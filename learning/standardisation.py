@@ -1,7 +1,7 @@
 """Centre and scale of pooled features, fitted once and then frozen for the life of a deployment.
 
 z = (pooled - mean) / scale. Pooled hidden states have a few coordinates hundreds of times larger than the rest; a fixed
-random expansion would see nothing else. Does not know which examples it was fitted on.
+random expansion would see nothing else. Does not know which texts it was fitted on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from learning.container import pack, unpack
 from learning.errors import LearningError
 from learning.symmetric import Float64
 
+_FLOOR = 1e-3
+"""Scale, relative to the median scale, below which a coordinate hardly varies."""
+_ULPS = 8.0
+"""Relative rounding errors of a coordinate's or the typical magnitude by which equal values may come out different."""
+
 
 @dataclass(frozen=True, eq=False)
 class Standardisation:
@@ -23,18 +28,30 @@ class Standardisation:
 
     mean: Float64
     scale: Float64
+    name: str = ""
+    """Stands for the values in `digest` where everybody fits them anew; empty lets them stand for themselves."""
 
     @staticmethod
-    def of(pooled_NP: Float64) -> Standardisation:
-        """Fitted on pooled features float64[n, p]; coordinates that hardly vary are centred and not blown up.
+    def of(pooled_NP: Float64, *, precision: float = 2.0**-52, name: str = "") -> Standardisation:
+        """Fitted on pooled features float64[n, p], computed with relative rounding error `precision`.
 
-        Raises `LearningError` for fewer than two rows.
+        A coordinate that varies by no more than rounding, or hardly beside the others, keeps its scale: it is centred
+        and not blown up. Raises `LearningError` for fewer than two rows and for rows that are not finite.
         """
         if pooled_NP.ndim != 2 or len(pooled_NP) < 2:
             raise LearningError(f"fitting the standardisation: expected two rows or more, got shape {pooled_NP.shape}")
-        scale = pooled_NP.std(axis=0)
-        floor = 1e-3 * float(np.median(scale))
-        return Standardisation(pooled_NP.mean(axis=0), np.where(scale > floor, scale, 1.0))
+        mean, scale = pooled_NP.mean(axis=0), pooled_NP.std(axis=0)
+        if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+            raise LearningError(
+                f"fitting the standardisation on {len(pooled_NP)} rows: expected finite numbers of sane size, got "
+                "others; use another dtype, or look at the base model's weights"
+            )
+        magnitude = np.abs(pooled_NP).max(axis=0)
+        # A coordinate's own rounding error, and what a sum of terms of the usual size leaves when it cancels.
+        noise = _ULPS * precision * np.maximum(magnitude, np.median(magnitude))
+        varies = scale > noise
+        floor = _FLOOR * float(np.median(scale[varies])) if varies.any() else 0.0
+        return Standardisation(mean, np.where(varies & (scale > floor), scale, 1.0), name)
 
     def apply(self, pooled_NP: Float64) -> Float64:
         """Standardised features, float64[n, p]. Raises `LearningError` for another width."""
@@ -45,15 +62,15 @@ class Standardisation:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over both vectors' bytes."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        """The name, or without one the sha256 over both vectors' bytes."""
+        return self.name or hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """As safetensors; equal standardisations give equal bytes."""
+        """Both vectors as safetensors; equal vectors give equal bytes."""
         return pack({"mean": self.mean, "scale": self.scale}, "standardisation", {})
 
     @staticmethod
     def from_bytes(content: bytes) -> Standardisation:
-        """The inverse of `to_bytes`. Raises `LearningError` on damaged bytes."""
+        """The vectors written by `to_bytes`, without a name. Raises `LearningError` on damaged bytes."""
         tensors, _ = unpack(content, "standardisation")
         return Standardisation(tensors["mean"], tensors["scale"])

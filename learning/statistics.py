@@ -6,14 +6,13 @@ either is used, nor where the rows came from.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from learning.container import pack, unpack
-from learning.errors import LearningError
+from learning.errors import LearningError, NonFiniteFeatures
 from learning.moments import Sums
 from learning.symmetric import Float64, packed_length
 
@@ -38,7 +37,7 @@ class Statistics:
     def of(features: ArrayLike, domains: Sequence[str], fingerprint: str) -> Statistics:
         """From features float64[n, d] and the n rows' domains, in the smaller form.
 
-        Raises `LearningError` when shapes disagree or a feature is not finite.
+        Raises `NonFiniteFeatures`, which names the rows, or `LearningError` when shapes disagree.
         """
         rows_ND = checked_rows(features, domains)
         dim = rows_ND.shape[1]
@@ -54,46 +53,12 @@ class Statistics:
         """How many examples these are."""
         return sum(self.counts.values())
 
-    def without(self, indices: Collection[int]) -> Statistics:
-        """These statistics less the rows at `indices`. Raises `LearningError` where sums are held."""
-        if self.rows_ND is None:
-            raise LearningError(
-                f"dropping {len(indices)} of {self.rows} examples: this block holds sums and single rows can't be "
-                "taken out; make smaller blocks"
-            )
-        outside = [index for index in indices if not 0 <= index < len(self.row_domains)]
-        if outside:
-            raise LearningError(f"dropping rows {sorted(outside)}: expected indices below {len(self.row_domains)}")
-        kept = [index for index in range(len(self.row_domains)) if index not in set(indices)]
-        return _of_rows(self.rows_ND[kept], tuple(self.row_domains[index] for index in kept), self.fingerprint)
-
-    def to_bytes(self) -> bytes:
-        """As safetensors; equal statistics give equal bytes."""
-        document = {"fingerprint": self.fingerprint, "feature_dim": self.feature_dim, "row_domains": self.row_domains}
-        if self.rows_ND is not None:
-            return pack({"rows": self.rows_ND}, "statistics", document)
-        tensors = {}
-        for domain, sums in (self.sums or {}).items():
-            tensors[f"{domain}.sum"] = sums.sum_D
-            tensors[f"{domain}.gram"] = sums.gram
-        return pack(tensors, "statistics", {**document, "counts": dict(self.counts)})
-
-    @staticmethod
-    def from_bytes(content: bytes) -> Statistics:
-        """The inverse of `to_bytes`. Raises `LearningError` on damaged bytes."""
-        tensors, document = unpack(content, "statistics")
-        fingerprint = str(document["fingerprint"])
-        if "rows" in tensors:
-            return _of_rows(tensors["rows"], tuple(document["row_domains"]), fingerprint)
-        sums = {
-            domain: Sums(count, tensors[f"{domain}.sum"], tensors[f"{domain}.gram"])
-            for domain, count in document["counts"].items()
-        }
-        return _of_sums(sums, int(document["feature_dim"]), fingerprint)
-
 
 def checked_rows(features: ArrayLike, domains: Sequence[str]) -> Float64:
-    """A C-contiguous float64 copy of `features`[n, d], cast before any product; raises `LearningError` if unusable."""
+    """A C-contiguous float64 copy of `features`[n, d], cast before any product.
+
+    Raises `NonFiniteFeatures`, which names the rows, or `LearningError` when shapes disagree.
+    """
     rows_ND: Float64 = np.array(features, dtype=np.float64, order="C")
     if rows_ND.ndim != 2 or rows_ND.shape[0] != len(domains) or rows_ND.shape[1] == 0:
         raise LearningError(
@@ -101,11 +66,12 @@ def checked_rows(features: ArrayLike, domains: Sequence[str]) -> Float64:
         )
     if isinstance(domains, str) or not all(isinstance(domain, str) and domain for domain in domains):
         raise LearningError("domain names: expected a sequence of non-empty strings, one per row")
-    finite = np.isfinite(rows_ND).all(axis=1)
-    if not finite.all():
-        raise LearningError(
-            f"features: row {int(np.argmin(finite))} of {len(domains)} (domain {domains[int(np.argmin(finite))]!r}) "
-            "is not finite; it would spoil the router for good, so the whole block is refused"
+    unusable = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1)).tolist()
+    if unusable:
+        raise NonFiniteFeatures(
+            f"features: {len(unusable)} of {len(domains)} rows are not finite, first row {unusable[0]} "
+            f"(domain {domains[unusable[0]]!r}); they would spoil the router for good: leave these rows out",
+            unusable,
         )
     return rows_ND
 

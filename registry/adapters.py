@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,8 @@ class AdapterStore:
         self._folder = folder
         self._staging = staging
         self._lock = lock
+        self._read: dict[str, tuple[tuple[int, int, int], Adapter]] = {}
+        """What was read under each name and the file it was read from: a name never means other content."""
 
     def add(self, domain: str, version: int, folder: Path, facts: AdapterFacts) -> Adapter:
         """Copy a PEFT folder in, whole or not at all.
@@ -124,13 +127,13 @@ class AdapterStore:
 
     def select(self, domain: str | None = None) -> list[Adapter]:
         """Adapters by domain and version; those of one domain if it is named."""
-        names = [
-            path.name
-            for path in self._folder.iterdir()
-            if (match := _NAME.match(path.name)) and domain in (None, match["domain"])
-        ]
+        there = os.listdir(self._folder)
+        self._read = {name: self._read[name] for name in there if name in self._read}
         found = []
-        for name in names:
+        for name in there:
+            match = _NAME.match(name)
+            if match is None or domain not in (None, match["domain"]):
+                continue
             try:
                 found.append(self.get(name))
             except UnknownAdapter:
@@ -140,18 +143,22 @@ class AdapterStore:
 
     def get(self, name: str) -> Adapter:
         """The adapter of that full name; raises UnknownAdapter."""
-        match = _NAME.match(name)
         path = self._folder / name
-        if match is None or not path.is_dir():
-            raise UnknownAdapter(
-                f"adapter {name!r}: not in {self._folder}; expected a full name such as news@v1-0a1b2c3d, "
-                "list the adapters for those there are"
-            )
         try:
+            if _NAME.match(name) is None:
+                raise FileNotFoundError
+            stat = (path / FACTS).stat()
+            as_it_is = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            known = self._read.get(name)
+            if known is not None and known[0] == as_it_is:
+                return known[1]
             stored = _Stored.model_validate_json((path / FACTS).read_bytes())
-        except FileNotFoundError as error:
-            if not path.is_dir():
-                raise UnknownAdapter(f"adapter {name!r}: was pruned from {self._folder} just now") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if _NAME.match(name) is None or not path.is_dir():
+                raise UnknownAdapter(
+                    f"adapter {name!r}: not in {self._folder}; expected a full name such as news@v1-0a1b2c3d, "
+                    "list the adapters for those there are"
+                ) from error
             raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is missing; restore it") from error
         except ValidationError as error:
             raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is damaged ({error.title}); restore it") from error
@@ -161,7 +168,9 @@ class AdapterStore:
                 f"adapter {name} in {path}: {FACTS} speaks of "
                 f"{adapter_name(facts.domain, facts.version, stored.digest)}; restore the folder"
             )
-        return Adapter(name, facts.domain, facts.version, path, stored.digest, facts)
+        adapter = Adapter(name, facts.domain, facts.version, path, stored.digest, facts)
+        self._read[name] = (as_it_is, adapter)
+        return adapter
 
 
 def digest_of(config: bytes, weights: bytes) -> str:

@@ -80,12 +80,18 @@ class Manifest(Record):
     routes: dict[Slug, Route] = Field(default_factory=dict)
     """Adapter by domain; a domain without a route is not served, whatever the router has learned of it."""
     router: RouterRef | None = None
-    features_digest: str | None = None
-    """Digest of the frozen feature standardisation."""
     examples: dict[Slug, int] = Field(default_factory=dict)
     """Examples in the router's statistics, by domain."""
     reason: str = ""
     """What was published, for people."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_features_digest(cls, data: Any) -> Any:
+        """Earlier manifests carry this key, always empty."""
+        if isinstance(data, dict) and "features_digest" in data and data["features_digest"] is None:
+            return {key: value for key, value in data.items() if key != "features_digest"}
+        return data
 
     @model_validator(mode="after")
     def _routes_agree(self) -> Self:

@@ -6,7 +6,7 @@ number replaces them. What this module does not know: how anything in the files 
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +172,11 @@ class Registry:
 
     # What is forgotten
 
-    def prune(self, keep_snapshots: int = 2, keep_manifests: int = 20, in_use: Collection[str] = ()) -> list[str]:
+    def prune(self, keep_snapshots: int = 2, keep_manifests: int = 20) -> list[str]:
         """Remove what `retention` lets go; returns the paths removed, relative to the root.
 
-        `in_use` are full adapter names that somebody still serves. What the current manifest names always stays.
+        What the current manifest names always stays, and so does what those before it name as far as they are kept:
+        `keep_manifests` bounds how long a request in flight may go on with a version that was replaced.
         """
         if keep_snapshots < 1 or keep_manifests < 1:
             raise RegistryError(f"prune: expected to keep at least 1, got {keep_snapshots} and {keep_manifests}")
@@ -190,7 +191,6 @@ class Registry:
                 self.adapters(),
                 keep_snapshots=keep_snapshots,
                 keep_manifests=keep_manifests,
-                in_use=in_use,
             )
             return self._remove_all_but(kept, current)
 

@@ -1,12 +1,12 @@
 """What may be forgotten. A pure decision, so that it can be tested without a disk.
 
 Kept are the newest snapshots; the newest manifests, which bound how far a rollback reaches; every router and adapter
-that one of those names; what is in use; each domain's newest version, so that numbers are not given twice; and
+that one of those names; each domain's newest version, so that numbers are not given twice; and
 versions younger than the oldest kept manifest, rejected ones with their figures among them. What this module does
 not know: files.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry.adapters import Adapter
@@ -30,7 +30,6 @@ def retain(
     *,
     keep_snapshots: int,
     keep_manifests: int,
-    in_use: Collection[str],
 ) -> Retention:
     """What stays of these, all ascending; the last manifest and the last snapshot are the current ones."""
     kept_snapshots = frozenset(snapshots[-keep_snapshots:])
@@ -51,7 +50,6 @@ def retain(
             adapter.name
             for adapter in adapters
             if adapter.name in named
-            or adapter.name in in_use
             or adapter.name == newest[adapter.domain]
             or since is None
             or adapter.facts.created_at >= since

@@ -64,13 +64,20 @@ class Engine(Protocol):
         """The most tokens that prompt and answer may have together."""
 
     async def load(self, adapter: LoadedAdapter) -> None:
-        """Bring the adapter beside those in use. Raises EngineFailed; then nothing is loaded."""
+        """Bring the adapter beside those in use.
+
+        Raises EngineFailed for an adapter that can't be loaded, and nothing is; Unavailable once the engine is dead.
+        """
 
     async def unload(self, adapter: LoadedAdapter) -> None:
         """Forget the adapter; no error if the engine does not hold it, or no longer. Raises EngineFailed."""
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
-        """Generate one token. Raises EngineFailed if that fails or its probability is no finite number."""
+        """Generate one token, as any request does: it waits while other adapters hold all slots of the batch.
+
+        Raises EngineFailed if the token fails or its log probability is no finite number; Unavailable once the engine
+        is dead. To be cancelled by whoever has no more patience.
+        """
 
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
         """Validate an OpenAI request; its `model` is not looked at. Raises Refused."""

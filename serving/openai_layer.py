@@ -18,7 +18,7 @@ from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import VLLMError
+from vllm.exceptions import VLLMError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -36,6 +36,27 @@ _REQUESTS: dict[Kind, type[ChatCompletionRequest] | type[CompletionRequest]] = {
     "completion": CompletionRequest,
 }
 _REPORTED_ERRORS = 5
+# Rendered in this process or checked against the vocabulary; all else travels to the engine's as it is.
+_NOT_FOR_THE_ENGINE = ("messages", "tools", "prompt")
+
+
+class _OwnErrors:
+    """The one way in which an engine without a connector ends a request with an error: its grammar is at a dead end."""
+
+    def _raise_if_error(self, finish_reason: str | None, request_id: str) -> None:
+        if finish_reason == "error":
+            raise VLLMValidationError(
+                "the request's schema or grammar leaves neither a next token nor an end, "
+                "as one does that refers to itself; correct it"
+            )
+
+
+class _Chat(_OwnErrors, OpenAIServingChat):
+    pass
+
+
+class _Completion(_OwnErrors, OpenAIServingCompletion):
+    pass
 
 
 class OpenAILayer:
@@ -55,7 +76,7 @@ class OpenAILayer:
             tool_parser=options.tool_call_parser,
             reasoning_parser=options.reasoning_parser or "",
         )
-        self._chat = OpenAIServingChat(
+        self._chat = _Chat(
             llm,
             self._models,
             "assistant",
@@ -67,9 +88,7 @@ class OpenAILayer:
             tool_parser=options.tool_call_parser,
             reasoning_parser=options.reasoning_parser or "",
         )
-        self._completion = OpenAIServingCompletion(
-            llm, self._models, online_renderer=self._renderer, request_logger=None
-        )
+        self._completion = _Completion(llm, self._models, online_renderer=self._renderer, request_logger=None)
 
     async def warm_up(self) -> None:
         """Compile the chat template once, before the first request waits for it."""
@@ -88,6 +107,9 @@ class OpenAILayer:
             raise _refused_validation(error) from error
         except (VLLMError, ValueError, TypeError) as error:
             raise _refused(create_error_response(error)) from error
+        for key, value in body.items():
+            if key not in _NOT_FOR_THE_ENGINE and _is_beyond_64_bits(value):
+                raise bad_request(f"{key}: expected numbers of at most 64 bits, got a larger one", key)
         stream, samples = bool(parsed.stream), parsed.n or 1
         if isinstance(parsed, ChatCompletionRequest):
             # What vLLM keeps of contents can be read once, and that is for vLLM.
@@ -121,6 +143,20 @@ class OpenAILayer:
 
     def metrics(self) -> bytes:
         return generate_latest(get_prometheus_registry())
+
+
+def _is_beyond_64_bits(value: object) -> bool:
+    """Whether a number anywhere in a JSON value is too large for the wire to the engine's process."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, Mapping):
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+        elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+            return True
+    return False
 
 
 def _refused(error: ErrorResponse) -> Refused:

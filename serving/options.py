@@ -14,6 +14,9 @@ from pydantic_core import PydanticCustomError
 # The ranks that vLLM's kernels are built for; an adapter of a lower rank is padded up to the next one.
 KERNEL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
+# The environment variable by which an engine's processes know the one that they must not outlive.
+PARENT_PID = "ANABRANCH_ENGINE_PARENT"
+
 Count = Annotated[int, Field(ge=1)]
 
 

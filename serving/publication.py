@@ -8,7 +8,10 @@
     prepare         the loading lock               the prepare or sweep before it
     commit          nothing                        -
     a request       nothing of this                -
-    sweep           the loading lock               the last release, commit, abort or failed prepare
+    sweep           the loading lock               the last release, commit or failed prepare
+
+What counts against a version is what was read of it and what the engine said of it. Storage that is away for a moment
+is read again; an engine that is too busy to answer a probe, or that dies under it, has proved nothing.
 
 Knows the engine port and the registry; nothing of HTTP or of other replicas.
 """
@@ -19,30 +22,39 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from learning.errors import LearningError
 from learning.rls import RouterWeights
-from registry.errors import RegistryError
+from registry.errors import DigestMismatch, RegistryError
 from serving.engine import Engine, LoadedAdapter
-from serving.errors import EngineFailed, NotPrepared, PrepareFailed
+from serving.errors import EngineFailed, NotPrepared, PrepareFailed, Unavailable
 from serving.leases import Leases
 from serving.scorer import Scorer
 from serving.served import NOTHING_PUBLISHED, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
-    from registry.manifest import Manifest, Route
+    from registry.manifest import BaseRevision, Manifest, Route
     from registry.registry import Registry
+
+T = TypeVar("T")
+
+# Seconds before each further try of a read that failed.
+_PAUSES = (0.2, 1.0, 3.0)
+# Seconds that a probe waits for a slot in the batch; far below the time that a replica has to prepare.
+_PROBE_PATIENCE = 10.0
 
 
 class Publication:
     """The manifests one replica stands on and is about to stand on.
 
+    `base` is what the engine runs: manifests and adapters of another digest are refused, one that names none included.
     `extractor_for(manifest)` gives the feature extractor that the manifest's router was trained with; it is asked in a
-    thread, and again only when the features change.
+    thread, for each manifest.
     """
 
     def __init__(
@@ -51,6 +63,7 @@ class Publication:
         registry: Registry,
         extractor_for: Callable[[Manifest], FeatureExtractor],
         max_lora_rank: int,
+        base: BaseRevision,
     ) -> None:
         self.current: ServedManifest = NOTHING_PUBLISHED
         self.leases = Leases(self._sweep_soon)
@@ -58,8 +71,8 @@ class Publication:
         self._engine = engine
         self._registry = registry
         self._extractor_for = extractor_for
-        self._extractor: tuple[str | None, FeatureExtractor] | None = None
         self._max_lora_rank = max_lora_rank
+        self._base = base
         self._prepared: dict[int, ServedManifest] = {}
         self._loaded: dict[str, LoadedAdapter] = {}
         self._numbers = itertools.count(1)
@@ -113,19 +126,20 @@ class Publication:
         self._prepared = {later: prepared for later, prepared in self._prepared.items() if later > number}
         self._sweep_soon()
 
-    async def abort(self, number: int) -> None:
-        """Forget a prepared manifest. No error if it is not prepared; the current one stays."""
-        async with self._loading:
-            if self._prepared.pop(number, None) is not None:
-                await self._unload_unwanted()
-
     async def settle(self) -> None:
         """Return once nothing is left to unload."""
         while self._sweeping is not None and not self._sweeping.done():
             await asyncio.shield(self._sweeping)
 
     async def _build(self, number: int) -> ServedManifest:
-        manifest = await asyncio.to_thread(self._manifest, number)
+        where = f"manifest {number}"
+        manifest = await _read(where, "check the registry's folder", partial(self._registry.manifest, number))
+        if manifest.base.digest != self._base.digest:
+            raise PrepareFailed(
+                where,
+                f"it is for the base {_named(manifest.base)}, this replica's engine runs {_named(self._base)}",
+                "start the replica with the manifest's base, or take another home for another base",
+            )
         by_domain: dict[str, LoadedAdapter] = {}
         new: list[LoadedAdapter] = []
         for domain, route in sorted(manifest.routes.items()):
@@ -134,44 +148,45 @@ class Publication:
                 adapter = await self._load(domain, route)
                 new.append(adapter)
             by_domain[domain] = adapter
-        scorer = await asyncio.to_thread(self._scorer, manifest)
+        scorer = await _read(where, "restore the registry's folder", partial(self._scorer, manifest))
         await asyncio.gather(*(self._probe(adapter) for adapter in new))
         return ServedManifest(number, manifest, scorer, MappingProxyType(by_domain))
 
-    def _manifest(self, number: int) -> Manifest:
-        try:
-            return self._registry.manifest(number)
-        except RegistryError as error:
-            raise PrepareFailed(
-                f"manifest {number}", str(error), "check that this replica sees the registry's folder"
-            ) from error
-
     async def _load(self, domain: str, route: Route) -> LoadedAdapter:
-        folder, rank = await asyncio.to_thread(self._checked, route)
+        remedy = "restore the folder or roll the domain back"
+        folder, rank = await _read(route.adapter, remedy, partial(self._checked, route))
         adapter = LoadedAdapter(route.adapter, next(self._numbers), domain, folder, rank)
         # Noted before it is loaded: a cancellation in between must not leave it behind in the engine.
         self._loaded[adapter.name] = adapter
         try:
-            await self._engine.load(adapter)
-        except EngineFailed as error:
+            try:
+                await self._engine.load(adapter)
+            except EngineFailed:
+                # The engine reads the folder by itself, and it may have been away since.
+                await _read(route.adapter, remedy, partial(self._checked, route))
+                await self._engine.load(adapter)
+        except (EngineFailed, Unavailable) as error:
             del self._loaded[adapter.name]
-            raise PrepareFailed(
-                adapter.name, str(error), "the adapter does not fit the base model or the engine; train it again"
-            ) from error
+            misfit = "the adapter does not fit the base model or the engine; train it again"
+            raise _failed(adapter.name, str(error), misfit, error) from error
         return adapter
 
     def _checked(self, route: Route) -> tuple[Path, int]:
         """The adapter's folder and rank, after its bytes and configuration have been checked."""
-        try:
-            adapter = self._registry.adapter(route.adapter)
-            adapter.verify()
-        except RegistryError as error:
-            raise PrepareFailed(route.adapter, str(error), "restore the folder or roll the domain back") from error
+        adapter = self._registry.adapter(route.adapter)
+        adapter.verify()
         if adapter.digest != route.digest:
             raise PrepareFailed(
                 route.adapter,
                 f"its folder has digest {adapter.digest}, the manifest names {route.digest}",
                 "the registry's folder was changed by hand; roll the domain back",
+            )
+        if adapter.facts.base_digest != self._base.digest:
+            raise PrepareFailed(
+                route.adapter,
+                f"it was trained on the base {adapter.facts.base_digest or 'without a digest'}, "
+                f"this replica's engine runs {_named(self._base)}",
+                "train the domain again on this base",
             )
         rank = _rank(Path(adapter.path) / "adapter_config.json", route.adapter)
         if rank > self._max_lora_rank:
@@ -192,8 +207,8 @@ class Publication:
             published = [domain for domain in weights.domains if domain in manifest.routes]
             if not published:
                 return None
-            extractor = self._features(manifest)
-        except (RegistryError, LearningError) as error:
+            extractor = self._extractor_for(manifest)
+        except LearningError as error:
             raise PrepareFailed(where, f"its router can't be read: {error}", "publish again") from error
         if not extractor.fingerprint == weights.fingerprint == manifest.router.fingerprint:
             raise PrepareFailed(
@@ -204,16 +219,20 @@ class Publication:
             )
         return Scorer(extractor, weights.restrict(published), manifest.router.abstain_below)
 
-    def _features(self, manifest: Manifest) -> FeatureExtractor:
-        if self._extractor is None or self._extractor[0] != manifest.features_digest:
-            self._extractor = (manifest.features_digest, self._extractor_for(manifest))
-        return self._extractor[1]
-
     async def _probe(self, adapter: LoadedAdapter) -> None:
+        """Raise PrepareFailed if the adapter is at fault, or the engine is dead.
+
+        The engine batches at most as many adapters as it has slots, so a steady load on others may keep a probe
+        waiting without end. Its bytes are those that the gate has judged, so it goes into service unprobed then: a
+        replica that is busy is sound, and must not be taken out for it.
+        """
         try:
-            await self._engine.probe(adapter)
-        except EngineFailed as error:
-            raise PrepareFailed(adapter.name, f"its probe failed: {error}", "train the adapter again") from error
+            async with asyncio.timeout(_PROBE_PATIENCE):
+                await self._engine.probe(adapter)
+        except TimeoutError:
+            return
+        except (EngineFailed, Unavailable) as error:
+            raise _failed(adapter.name, f"its probe failed: {error}", "train the adapter again", error) from error
 
     def _sweep_soon(self) -> None:
         """Start a sweep unless nothing is to be unloaded or one is under way, which looks again when it ends."""
@@ -241,13 +260,41 @@ class Publication:
         return [name for name in self._loaded if name not in wanted]
 
 
+async def _read(who: str, remedy: str, read: Callable[[], T]) -> T:
+    """The result of `read`, run in a thread, and again after a pause where storage did not give what it holds.
+
+    Raises PrepareFailed about `who` after the last try; at once for content that is not what was written.
+    """
+    pauses = iter(_PAUSES)
+    while True:
+        try:
+            return await asyncio.to_thread(read)
+        except (RegistryError, OSError) as error:
+            pause = None if isinstance(error, DigestMismatch) else next(pauses, None)
+            if pause is None:
+                raise PrepareFailed(who, str(error), remedy) from error
+        await asyncio.sleep(pause)
+
+
+def _failed(who: str, what: str, remedy: str, error: EngineFailed | Unavailable) -> PrepareFailed:
+    """The failure as the adapter's fault, unless the engine is down."""
+    if isinstance(error, Unavailable):
+        remedy = "nothing is known against the adapter; the replica must be replaced"
+        return PrepareFailed(who, f"the engine went down: {error}", remedy)
+    return PrepareFailed(who, what, remedy)
+
+
+def _named(base: BaseRevision) -> str:
+    return f"{base.model} ({base.digest or 'without a digest'})"
+
+
 def _rank(config_path: Path, name: str) -> int:
     """The largest rank that a PEFT configuration gives any module."""
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         pattern = config.get("rank_pattern") or {}
         return max(int(rank) for rank in (config["r"], *pattern.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PrepareFailed(
             name, f"its adapter_config.json can't be read: {error!r}", "it is no PEFT folder; train it again"
         ) from error

@@ -27,7 +27,7 @@ from serving.served import AUTO, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
-    from registry.manifest import Manifest
+    from registry.manifest import BaseRevision, Manifest
     from registry.registry import Registry
 
 # More than any tokenizer packs into one token; the longest known are runs of 128 spaces.
@@ -48,6 +48,7 @@ class RoutedService:
         extractor_for: Callable[[Manifest], FeatureExtractor],
         template: PromptTemplate,
         max_lora_rank: int,
+        base: BaseRevision,
         *,
         max_prompts: int = MAX_PROMPTS,
     ) -> None:
@@ -60,7 +61,7 @@ class RoutedService:
         self._registry = registry
         self._template = template
         self._queue = ScoreQueue()
-        self._publication = Publication(engine, registry, extractor_for, max_lora_rank)
+        self._publication = Publication(engine, registry, extractor_for, max_lora_rank, base)
         self.metrics.leases.set_function(lambda: len(self._publication.leases))
         self.metrics.loaded.set_function(lambda: len(self._publication.loaded))
         self.metrics.manifest_number.set_function(lambda: self._publication.current.number)
@@ -72,6 +73,7 @@ class RoutedService:
         options: EngineOptions,
         registry: Registry,
         extractor_for: Callable[[Manifest], FeatureExtractor],
+        base: BaseRevision,
         *,
         max_prompts: int = MAX_PROMPTS,
     ) -> RoutedService:
@@ -88,7 +90,7 @@ class RoutedService:
             PromptTemplate, options.model, chat_template=options.chat_template, terminator=options.terminator
         )
         engine = await VllmEngine.start(options, template.chat_template)
-        service = cls(engine, registry, extractor_for, template, options.max_lora_rank, max_prompts=max_prompts)
+        service = cls(engine, registry, extractor_for, template, options.max_lora_rank, base, max_prompts=max_prompts)
         try:
             await service.catch_up()
         except BaseException:
@@ -127,10 +129,6 @@ class RoutedService:
     async def commit(self, number: int) -> None:
         """Serve a prepared manifest from the next request on. Idempotent. Raises NotPrepared."""
         await self._publication.commit(number)
-
-    async def abort(self, number: int) -> None:
-        """Forget a prepared manifest."""
-        await self._publication.abort(number)
 
     async def settle(self) -> None:
         """Return once every version that nothing needs any more is unloaded."""

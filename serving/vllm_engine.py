@@ -14,12 +14,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from serving.engine import Answer, Call, Kind, LoadedAdapter
 from serving.errors import EngineFailed, Unavailable
-from serving.lora_rows import PARENT_PID
-from serving.options import EngineOptions
+from serving.options import PARENT_PID, EngineOptions
 from serving.served import BASE
 
 if TYPE_CHECKING:
@@ -42,7 +39,6 @@ class VllmEngine:
     @classmethod
     async def start(cls, options: EngineOptions, chat_template: str) -> VllmEngine:
         """Start an engine for `options`; `chat_template` is the effective one. Raises EngineFailed."""
-        _set_environment(options)
         try:
             # In a thread: loading takes seconds, and the loop has other duties (health checks, other replicas).
             llm = await asyncio.to_thread(_start_llm, options)
@@ -75,6 +71,7 @@ class VllmEngine:
         try:
             await self._llm.add_lora(request)
         except Exception as error:
+            self._check_alive()
             raise EngineFailed(f"vLLM can't load {adapter.name} from {adapter.folder}: {error}") from error
         self._requests[adapter.name] = request
         self._layer.serve(request)
@@ -93,26 +90,26 @@ class VllmEngine:
 
         who = BASE if adapter is None else adapter.name
         self._probes += 1
-        tokenizer = self._llm.get_tokenizer()
-        prompt = TokensPrompt(prompt_token_ids=tokenizer.encode("probe") or [0])
-        params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=1)
+        # Token ids, because what a tokenizer makes of a text is another matter; every vocabulary has these.
+        prompt = TokensPrompt(prompt_token_ids=[0, 1, 2, 3])
+        params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0)
         lora = None if adapter is None else self._requests[adapter.name]
-        logprobs: list[float] = []
+        found: list[float] = []
         try:
             async for output in self._llm.generate(prompt, params, f"probe-{self._probes}", lora_request=lora):
-                for position in output.outputs[0].logprobs or ():
-                    logprobs += [candidate.logprob for candidate in position.values()]
+                for candidates in output.outputs[0].logprobs or ():
+                    found += [candidate.logprob for candidate in candidates.values()]
         except Exception as error:
+            self._check_alive()
             raise EngineFailed(f"a token with {who} fails: {error}") from error
-        if not logprobs or not all(math.isfinite(logprob) for logprob in logprobs):
-            raise EngineFailed(f"a token with {who} has log probabilities {logprobs}, expected finite ones")
+        if not found or not all(math.isfinite(logprob) for logprob in found):
+            raise EngineFailed(f"the likeliest token with {who} has log probability {found}, expected a finite one")
 
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
         return self._layer.parse(kind, body)
 
     async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
-        if self.failure is not None:
-            raise Unavailable(self.failure)
+        self._check_alive()
         return await self._layer.generate(call, BASE if adapter is None else adapter.name)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -126,21 +123,31 @@ class VllmEngine:
             self._stopped = True
             await asyncio.to_thread(self._llm.shutdown, 5)
 
+    def _check_alive(self) -> None:
+        if self.failure is not None:
+            raise Unavailable(self.failure)
+
 
 def _set_environment(options: EngineOptions) -> None:
-    """What vLLM reads from the environment, some of it at import. A value set by the operator stays."""
+    """What vLLM and torch read from the environment, some of it at import. A value set by the operator stays."""
+    from torch.version import cuda, hip
+
     # The child must outlive no one but this process, whoever set the variable before (a fork keeps it).
     os.environ[PARENT_PID] = str(os.getpid())
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if torch.version.cuda is None and torch.version.hip is None:
+    if cuda is None and hip is None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         # Pinning threads to cores is for one engine that owns the machine.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # With adapters vLLM compiles no model on a CPU, but single functions of its sampler, each at its first use and
+        # for 15 s, while every request waits.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         if options.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(options.threads)
 
 
 def _start_llm(options: EngineOptions) -> AsyncLLM:
+    _set_environment(options)
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 

@@ -1,4 +1,5 @@
-"""The errors of `streaming`: one root, one for a record that can't be used, one for a broker that can't be reached.
+"""The errors of `streaming`: one root; a record that can't be used, an entry that a log will never take, a log that is
+another one than before, a broker that can't be reached.
 
 It does not know where a record came from: `RecordError` speaks of the record, the caller adds topic[partition]@offset.
 """
@@ -38,3 +39,13 @@ class RecordError(StreamError):
 
 class BrokerUnavailable(StreamError):
     """No usable session with the broker: unreachable, refused credentials, or no answer in time."""
+
+
+class EntryRefused(StreamError):
+    """An entry that this log will never take: too large, with neither key nor value, or invalid to the broker. Others
+    can still be written, and this one may be left out."""
+
+
+class LogReplaced(StreamError):
+    """The log is not the one that was read before: its identity differs, or it ends before where reading stood. The
+    positions known belong to the old one, so nothing may be read by them."""

@@ -1,13 +1,13 @@
 """The Kafka stream: `RecordSource` over kafka-python, and by name what else belongs to it.
 
 Positions belong to the caller (`start_at`), not to the group: committed offsets are advisory. `end_offsets` is not
-asked, since not every broker answers it rightly; the lag comes from the high-water marks of what was fetched. The
-writing half is `kafka_sink`. It does not know what the bytes mean.
+asked, since not every broker answers it rightly; the lag comes from the high-water marks of what was fetched. Nothing
+is returned before the topic's identity was asked for once more, after the fetch: a name may come to stand for another
+log at any time, and offsets alone don't tell. The writing half is `kafka_sink`. It does not know what the bytes mean.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,17 +19,18 @@ from kafka.errors import (
     CommitFailedError,
     IllegalGenerationError,
     IllegalStateError,
-    KafkaError,
     RebalanceInProgressError,
     RetriableError,
     UnknownMemberIdError,
 )
 from kafka.structs import MemberState
 
-from streaming.errors import BrokerUnavailable, StreamError
+from streaming.beginnings import Beginnings
+from streaming.errors import BrokerUnavailable, LogReplaced, StreamError
 from streaming.kafka_client import KafkaOptions, build, ensure_topic, plain_errors
 from streaming.kafka_sink import KafkaSink
-from streaming.source import Envelope, StartAt, TopicPartition, from_committed
+from streaming.kafka_topic import KafkaTopic
+from streaming.source import Envelope, StartAt, TopicPartition, check_identity, from_committed
 
 __all__ = ["KafkaOptions", "KafkaSink", "KafkaSource", "ensure_topic"]
 
@@ -43,65 +44,65 @@ _COMMIT_MAY_MISS = (
 _COMMIT_TIMEOUT_MS = 5_000
 _POSITION_TIMEOUT_MS = 2_000
 _CLOSE_TIMEOUT_S = 10.0
-_JOIN_SLICE_MS = 500
+_SLICE_S = 0.5
+_HELD_NAP_S = 0.2
+_IDENTIFY_EVERY_S = 5.0
 _FETCH_BYTES = 4 * 1_048_576
 
 
 class KafkaSource:
     """`RecordSource` over a topic, as a member of `group`, or alone over all partitions where it is None.
 
-    `start_at` is called on the client's I/O thread, during a `poll` or between two: it must be quick and must not use
-    the source. A `poll` that meets a rebalance stays for its end, up to `session_timeout_ms` longer than asked.
-    Raises BrokerUnavailable without a session, StreamError where the topic is missing.
+    A `poll` that meets a rebalance stays for its end, up to `session_timeout_ms` longer than asked. `start_at` is asked
+    there too, between two looks at the broker, while heartbeats go on: a slow answer costs no membership before
+    `max_poll_interval_ms`. Raises BrokerUnavailable without a session, StreamError where the topic is missing,
+    LogReplaced where it is not `expected_identity`.
     """
 
     def __init__(
-        self, options: KafkaOptions, topic: str, *, group: str | None, start_at: StartAt = from_committed
+        self,
+        options: KafkaOptions,
+        topic: str,
+        *,
+        group: str | None,
+        start_at: StartAt = from_committed,
+        expected_identity: str | None = None,
     ) -> None:
         self._options = options
         self._topic = topic
         self._group = group
-        self._start_at = start_at
         self._closed = False
-        self._lock = threading.Lock()
+        self._beginnings = Beginnings(start_at)
         self._paused: set[TopicPartition] = set()
         self._floor: dict[TopicPartition, int] = {}
-        self._failure: Exception | None = None
-        self._consumer = build(
-            KafkaConsumer,
-            options,
-            group_id=group,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
-            session_timeout_ms=options.session_timeout_ms,
-            heartbeat_interval_ms=max(options.session_timeout_ms // 4, 100),
-            max_poll_interval_ms=options.max_poll_interval_ms,
-            max_partition_fetch_bytes=_FETCH_BYTES,
-            isolation_level="read_committed",
-            metrics_enabled=False,
-        )
+        self._held: list[Envelope] = []
+        self._replaced: LogReplaced | None = None
+        self._identify_at = 0.0
+        self._described = KafkaTopic(options, topic)
+        try:
+            self._identity = self._described.identity()
+            check_identity(self._where, self._identity, expected_identity)
+            self._consumer = self._build()
+        except BaseException:
+            self._described.close()
+            raise
         try:
             self._subscribe()
         except BaseException:
             self.close()
             raise
 
+    def identity(self) -> str | None:
+        return self._identity
+
     def poll(self, timeout_s: float, max_records: int) -> list[Envelope]:
-        with plain_errors(self._options, f"polling {self._topic!r}"):
-            try:
-                batches = self._poll(max(timeout_s, 0.0), max_records)
-            except KafkaError:
-                self._raise_failure()
-                raise
-        self._raise_failure()
-        found: list[Envelope] = []
-        for each, records in batches.items():
-            self._check_floor(TopicPartition(*each), records)
-            found.extend(_envelope(record) for record in records)
-        if not found:
-            self._check_ends()
-        return found
+        if self._replaced is not None:
+            raise self._replaced.with_traceback(None)
+        try:
+            return self._checked_poll(max(timeout_s, 0.0), max_records)
+        except LogReplaced as error:
+            self._replaced = error
+            raise
 
     def assignment(self) -> frozenset[TopicPartition]:
         return frozenset(TopicPartition(*each) for each in self._consumer.assignment())
@@ -113,7 +114,7 @@ class KafkaSource:
 
     def positions(self) -> dict[TopicPartition, int]:
         found: dict[TopicPartition, int] = {}
-        for each in self.assignment():
+        for each in self.assignment() - self._beginnings.waiting():
             try:
                 with plain_errors(self._options, f"asking for the position in {each}"):
                     position = self._consumer.position(_theirs(each), timeout_ms=_POSITION_TIMEOUT_MS)
@@ -141,15 +142,14 @@ class KafkaSource:
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         wanted = set(partitions)
-        with self._lock:
-            self._paused |= wanted
-            self._consumer.pause(*(_theirs(each) for each in wanted & self.assignment()))
+        self._paused |= wanted
+        self._consumer.pause(*(_theirs(each) for each in wanted & self.assignment()))
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
         wanted = set(partitions)
-        with self._lock:
-            self._paused -= wanted
-            self._consumer.resume(*(_theirs(each) for each in wanted & self.assignment()))
+        self._paused -= wanted
+        ready = (wanted & self.assignment()) - self._beginnings.waiting()
+        self._consumer.resume(*(_theirs(each) for each in ready))
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         mine = self.assignment()
@@ -163,70 +163,137 @@ class KafkaSource:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._described.close()
             with plain_errors(self._options, f"leaving {self._topic!r}"):
                 self._consumer.close(autocommit=False, timeout_ms=int(_CLOSE_TIMEOUT_S * 1000))
 
+    @property
+    def _where(self) -> str:
+        return f"topic {self._topic!r} in {self._options}"
+
+    def _build(self) -> KafkaConsumer:
+        options = self._options
+        return build(
+            KafkaConsumer,
+            options,
+            group_id=self._group,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+            session_timeout_ms=options.session_timeout_ms,
+            heartbeat_interval_ms=max(options.session_timeout_ms // 4, 100),
+            max_poll_interval_ms=options.max_poll_interval_ms,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            isolation_level="read_committed",
+            metrics_enabled=False,
+        )
+
+    def _subscribe(self) -> None:
+        if self._group is not None:
+            self._consumer.subscribe([self._topic], listener=_Assigned(self))
+            return
+        partitions = [TopicPartition(self._topic, number) for number in self._described.partitions]
+        self._consumer.assign([_theirs(each) for each in partitions])
+        self._hold(partitions)
+
+    def _hold(self, assigned: Sequence[TopicPartition]) -> None:
+        """Fetch nothing of what was just assigned until it is placed. In a group this is the client's I/O thread, which
+        sends the heartbeats: nobody may be asked anything here."""
+        self._beginnings.add(assigned, lambda: self._consumer.pause(*(_theirs(each) for each in assigned)))
+
+    def _place(self, each: TopicPartition, wanted: int | None) -> None:
+        self._held = [envelope for envelope in self._held if envelope.topic_partition != each]
+        self._floor.pop(each, None)
+        # Suppressed: taken away again, with no assignment in its place yet.
+        with suppress(IllegalStateError):
+            if wanted is not None:
+                self._consumer.seek(_theirs(each), wanted)
+                self._floor[each] = wanted
+            if each not in self._paused:
+                self._consumer.resume(_theirs(each))
+
+    def _checked_poll(self, timeout_s: float, max_records: int) -> list[Envelope]:
+        self._beginnings.settle(self._place)
+        if not self._held:
+            with plain_errors(self._options, f"polling {self._topic!r}"):
+                batches = self._poll(timeout_s, max_records)
+            self._held = [_envelope(record) for records in batches.values() for record in records]
+        if not self._held:
+            self._identify_if_due()
+            self._check_ends()
+            self._beginnings.raise_failure()
+            return []
+        if not self._is_identified():
+            # The broker doesn't answer: what was fetched waits until it says that it came from the same log.
+            time.sleep(min(timeout_s, _HELD_NAP_S))
+            return []
+        found, self._held = self._held[:max_records], self._held[max_records:]
+        for envelope in found:
+            self._check_floor(envelope)
+        return found
+
     def _poll(self, timeout_s: float, max_records: int) -> Mapping[Any, Sequence[Any]]:
-        batches: Mapping[Any, Sequence[Any]] = self._consumer.poll(timeout_s * 1000, max_records)
+        leave_at = time.monotonic() + timeout_s
         # kafka-python throws an assignment away that arrives between two polls, and asks the whole group to join again:
         # with short polls a group may go round like that for minutes. So a poll doesn't leave while one is on its way.
-        leave_at = time.monotonic() + self._options.session_timeout_ms / 1000
-        while not batches and self._is_joining() and time.monotonic() < leave_at:
-            batches = self._consumer.poll(_JOIN_SLICE_MS, max_records)
-        return batches
+        leave_joining_at = leave_at + self._options.session_timeout_ms / 1000
+        left_s = timeout_s
+        while True:
+            batches = self._consumer.poll(min(left_s, _SLICE_S) * 1000, max_records)
+            # Of a partition that is not placed, whatever came was fetched from nowhere in particular.
+            waiting = self._beginnings.waiting()
+            ready = {each: records for each, records in batches.items() if TopicPartition(*each) not in waiting}
+            if ready:
+                return ready
+            self._beginnings.settle(self._place)
+            now = time.monotonic()
+            left_s = leave_at - now
+            if left_s <= 0:
+                if not self._is_joining() or now >= leave_joining_at:
+                    return {}
+                left_s = _SLICE_S
 
     def _is_joining(self) -> bool:
         return self._group is not None and self._consumer.group_metadata().state is MemberState.REBALANCING
 
-    def _subscribe(self) -> None:
-        partitions = self.partitions()
-        if not partitions:
-            raise StreamError(f"no topic {self._topic!r} in {self._options}; create it with ensure_topic")
-        if self._group is not None:
-            self._consumer.subscribe([self._topic], listener=_Assigned(self))
-            return
-        self._consumer.assign([_theirs(each) for each in partitions])
-        self._begin(partitions)
-        self._raise_failure()
-
-    def _begin(self, partitions: Iterable[TopicPartition]) -> None:
-        """Seek what was just assigned. In a group this is the I/O thread, so an error is kept for `poll` to raise."""
+    def _is_identified(self) -> bool:
+        """Whether the broker says that the topic is the one that was opened. Raises LogReplaced if it is another."""
+        if self._identity is None:
+            return True
         try:
-            for each in partitions:
-                wanted = self._start_at(each)
-                self._floor.pop(each, None)
-                if wanted is not None:
-                    self._consumer.seek(_theirs(each), wanted)
-                    self._floor[each] = wanted
-            with self._lock:
-                self._consumer.pause(*(_theirs(each) for each in self._paused.intersection(partitions)))
-        except Exception as error:
-            self._failure = error
+            found = self._described.identity()
+        except BrokerUnavailable:
+            return False
+        check_identity(self._where, found, self._identity)
+        self._identify_at = time.monotonic() + _IDENTIFY_EVERY_S
+        return found is not None
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise StreamError(f"beginning to read {self._topic!r} failed: {self._failure}") from self._failure
+    def _identify_if_due(self) -> None:
+        if time.monotonic() >= self._identify_at:
+            self._identify_at = time.monotonic() + _IDENTIFY_EVERY_S
+            self._is_identified()
 
-    def _check_floor(self, each: TopicPartition, records: Sequence[Any]) -> None:
+    def _check_floor(self, envelope: Envelope) -> None:
         """An offset below where reading stands means another log than before: the client has started over."""
-        floor = self._floor.get(each, 0)
-        if records[0].offset < floor:
-            raise _lost(each, floor, f"got {records[0].offset}")
-        self._floor[each] = records[-1].offset + 1
+        floor = self._floor.get(envelope.topic_partition, 0)
+        if envelope.offset < floor:
+            raise _lost(envelope.topic_partition, floor, f"got {envelope.offset}")
+        self._floor[envelope.topic_partition] = envelope.offset + 1
 
     def _check_ends(self) -> None:
         """The same, where nothing comes: some brokers let a reader wait behind the end of a log for ever."""
+        waiting = self._beginnings.waiting()
         for each, floor in list(self._floor.items()):
             try:
                 end = self._consumer.highwater(_theirs(each))
             except IllegalStateError:
                 continue  # No longer assigned; the next assignment sets its floor anew.
-            if end is not None and end < floor:
+            if end is not None and end < floor and each not in waiting:
                 raise _lost(each, floor, f"the log ends at {end}")
 
 
 class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Lets a source seek at each assignment, before anything of it is fetched."""
+    """Lets a source hold back each assignment before anything of it is fetched."""
 
     def __init__(self, source: KafkaSource) -> None:
         self._source = source
@@ -235,11 +302,11 @@ class _Assigned(ConsumerRebalanceListener):  # type: ignore[misc]
         """Nothing to save: positions lie with the caller."""
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        self._source._begin([TopicPartition(*each) for each in assigned])
+        self._source._hold([TopicPartition(*each) for each in assigned])
 
 
-def _lost(each: TopicPartition, floor: int, got: str) -> StreamError:
-    return StreamError(
+def _lost(each: TopicPartition, floor: int, got: str) -> LogReplaced:
+    return LogReplaced(
         f"{each}: expected offset {floor} or later, {got}; the topic was recreated or has lost records: restore it, or"
         " start with a new topic and a new home"
     )

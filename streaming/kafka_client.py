@@ -185,16 +185,6 @@ def ensure_topic(options: KafkaOptions, topic: str, partitions: int) -> int:
         admin.close()
 
 
-def partition_count(options: KafkaOptions, topic: str) -> int:
-    """How many partitions the topic has; 0 if there is no such topic."""
-    admin = build(KafkaAdminClient, options)
-    try:
-        with plain_errors(options, f"asking for topic {topic!r}"):
-            return _partition_count(admin, topic)
-    finally:
-        admin.close()
-
-
 def _partition_count(admin: KafkaAdminClient, topic: str) -> int:
     described = admin.describe_topics([topic])
     return max((len(each["partitions"]) for each in described if each["error_code"] == 0), default=0)

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.errors import (
+    InvalidRecordError,
+    InvalidTimestampError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RetriableError,
+)
 
-from streaming.errors import BrokerUnavailable, StreamError
-from streaming.kafka_client import KafkaOptions, build, partition_count, plain_errors
+from streaming.entries import Entry, EntryLimits
+from streaming.errors import BrokerUnavailable, EntryRefused, StreamError
+from streaming.kafka_client import KafkaOptions, build, plain_errors
+from streaming.kafka_topic import KafkaTopic
 from streaming.records import EndOfDomain, TaskRecord
-from streaming.wire import Headers, encode
+from streaming.wire import Headers
 
 _REQUEST_TIMEOUT_MS = 15_000
 _LINGER_MS = 5
@@ -26,20 +37,27 @@ _CLOSE_TIMEOUT_S = 10.0
 # The producer buffers without bound; this many unacknowledged records are enough to keep it busy.
 _MAX_UNACKNOWLEDGED = 50_000
 
+_REFUSALS = (InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
+
 
 class KafkaSink:
     """`RecordSink` over a topic. Keys choose the partition as every Kafka client does (murmur2).
 
-    A flush that fails gives up its producer, and the next append takes a new one: kafka-python's does not recover once
-    a record has outlived `delivery_timeout_ms` in an outage. Raises BrokerUnavailable without a session, StreamError
-    where the topic is missing.
+    The largest entry is what both `options` and the topic allow. A flush that fails gives up its producer, and the next
+    append takes a new one: kafka-python's does not recover once a record has outlived `delivery_timeout_ms` in an
+    outage. Raises BrokerUnavailable without a session, StreamError where the topic is missing.
     """
 
-    def __init__(self, options: KafkaOptions, topic: str) -> None:
+    def __init__(self, options: KafkaOptions, topic: str, *, max_value_bytes: int | None = None) -> None:
         # Asked of the admin client: a producer would wait its whole timeout for a topic that isn't there.
-        self._partitions = range(partition_count(options, topic))
-        if not self._partitions:
-            raise StreamError(f"no topic {topic!r} in {options}; create it with ensure_topic")
+        described = KafkaTopic(options, topic)
+        try:
+            self._partitions = described.partitions
+            allowed = described.max_message_bytes()
+        finally:
+            described.close()
+        limit = options.max_request_bytes if allowed is None else min(options.max_request_bytes, allowed)
+        self._limits = EntryLimits(limit, max_value_bytes)
         self._options = options
         self._topic = topic
         self._closed = False
@@ -47,18 +65,31 @@ class KafkaSink:
         self._producer: KafkaProducer | None = self._build()
         self._losses = _Losses()
 
+    @property
+    def max_entry_bytes(self) -> int:
+        return self._limits.entry_bytes
+
     def append(self, record: TaskRecord | EndOfDomain) -> None:
-        value, headers = encode(record)
-        if isinstance(record, TaskRecord):
-            self.append_raw(value, headers, record.id.encode())
-            return
-        for partition in self._partitions:
-            self._send(value, headers, None, partition)
+        self._append(self._limits.encode(record))
 
     def append_raw(self, value: bytes | None, headers: Headers = (), key: bytes | None = None) -> None:
-        if value is None and key is None:
-            raise StreamError(f"topic {self._topic!r}: expected a value or a key, got neither")
+        try:
+            self._limits.check(value, headers, key)
+        except EntryRefused as error:
+            raise EntryRefused(f"writing to {self._topic!r}: {error}") from None
         self._send(value, headers, key, None)
+
+    def append_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> None:
+        entries = self._limits.encode_all(records)
+        try:
+            for entry in entries:
+                self._append(entry)
+            self.flush()
+        except BaseException:
+            # What was sent of these is not left behind for the next flush to wait for and to report.
+            self._unacknowledged = 0
+            self._give_up()
+            raise
 
     def flush(self) -> None:
         if self._producer is None or not self._unacknowledged:
@@ -73,7 +104,7 @@ class KafkaSink:
         if acknowledged and not lost:
             return
         self._give_up()
-        kind = StreamError if error is not None and not isinstance(error, RetriableError) else BrokerUnavailable
+        kind = _kind(error)
         why = error or f"no acknowledgement within {self._options.delivery_timeout_ms / 1000:g} s"
         raise kind(
             f"writing to {self._topic!r}: {lost or 'some'} of {count} record(s) were not accepted by {self._options}:"
@@ -99,13 +130,20 @@ class KafkaSink:
             enable_idempotence=True,
             allow_auto_create_topics=False,
             linger_ms=_LINGER_MS,
-            batch_size=_BATCH_BYTES,
+            batch_size=min(_BATCH_BYTES, self._limits.entry_bytes),
             delivery_timeout_ms=self._options.delivery_timeout_ms,
             request_timeout_ms=min(_REQUEST_TIMEOUT_MS, self._options.delivery_timeout_ms // 2),
             max_block_ms=self._options.bootstrap_timeout_ms,
-            max_request_size=self._options.max_request_bytes,
+            max_request_size=self._limits.entry_bytes,
             metrics_enabled=False,
         )
+
+    def _append(self, entry: Entry) -> None:
+        if entry.key is not None:
+            self._send(entry.value, entry.headers, entry.key, None)
+            return
+        for partition in self._partitions:
+            self._send(entry.value, entry.headers, None, partition)
 
     def _send(self, value: bytes | None, headers: Headers, key: bytes | None, partition: int | None) -> None:
         if self._closed:
@@ -136,6 +174,14 @@ class KafkaSink:
             producer._sender.join(_CLOSE_TIMEOUT_S)
             with suppress(KafkaError):
                 producer.close(timeout=0)
+
+
+def _kind(error: Exception | None) -> type[StreamError]:
+    if isinstance(error, _REFUSALS):
+        return EntryRefused
+    if error is None or isinstance(error, RetriableError | KafkaTimeoutError):
+        return BrokerUnavailable
+    return StreamError
 
 
 class _Losses:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from streaming.dead_letters import DeadLetters
-from streaming.embedded import EmbeddedLog, EmbeddedSink, EmbeddedSource
+from streaming.embedded import EmbeddedSink, EmbeddedSource
+from streaming.embedded_log import BUSY_S, EmbeddedLog
 from streaming.errors import StreamError
 from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource
 from streaming.kafka import ensure_topic as ensure_kafka_topic
@@ -99,29 +100,60 @@ def open_source(
     member: int = 0,
     members: int = 1,
     options: KafkaOptions | None = None,
+    expected_identity: str | None = None,
 ) -> RecordSource:
     """A source of the topic, which must exist (`ensure_topic`).
 
     `group` = None reads all partitions alone and commits nothing. `member` of `members` shares the partitions where
-    there is no coordinator to do it (the embedded kind); `options` are Kafka's security and timing.
+    there is no coordinator to do it (the embedded kind); `options` are Kafka's security and timing. With
+    `expected_identity`, the `identity()` of the source that the known positions came from, another log under the same
+    name is refused with LogReplaced; a log that has no identity is not compared.
     """
     if location.kind == "kafka":
-        return KafkaSource(_kafka(location, options), location.topic, group=group, start_at=start_at)
+        kafka = _kafka(location, options)
+        return KafkaSource(kafka, location.topic, group=group, start_at=start_at, expected_identity=expected_identity)
     log = _log(location)
     try:
-        return EmbeddedSource(log, location.topic, group=group, start_at=start_at, member=member, members=members)
+        return EmbeddedSource(
+            log,
+            location.topic,
+            group=group,
+            start_at=start_at,
+            member=member,
+            members=members,
+            expected_identity=expected_identity,
+        )
     except BaseException:
         log.close()
         raise
 
 
-def open_sink(location: StreamLocation, *, options: KafkaOptions | None = None) -> RecordSink:
-    """A sink of the topic, which must exist (`ensure_topic`)."""
+def open_sink(
+    location: StreamLocation,
+    *,
+    options: KafkaOptions | None = None,
+    patience_s: float | None = None,
+    max_value_bytes: int | None = None,
+) -> RecordSink:
+    """A sink of the topic, which must exist (`ensure_topic`).
+
+    `patience_s`: about how long an append may take before it fails, in seconds, for callers that are waited for;
+    without it, as long as an outage that feeding should survive (`delivery_timeout_ms`, or another's transaction).
+    `max_value_bytes`: the largest record that the readers of this stream take.
+    """
     if location.kind == "kafka":
-        return KafkaSink(_kafka(location, options), location.topic)
-    log = _log(location)
+        kafka = _kafka(location, options)
+        if patience_s is not None:
+            patience_ms = int(patience_s * 1000)
+            kafka = dataclasses.replace(
+                kafka,
+                delivery_timeout_ms=min(kafka.delivery_timeout_ms, patience_ms),
+                bootstrap_timeout_ms=min(kafka.bootstrap_timeout_ms, patience_ms),
+            )
+        return KafkaSink(kafka, location.topic, max_value_bytes=max_value_bytes)
+    log = _log(location, BUSY_S if patience_s is None else patience_s)
     try:
-        return EmbeddedSink(log, location.topic)
+        return EmbeddedSink(log, location.topic, max_value_bytes=max_value_bytes)
     except BaseException:
         log.close()
         raise
@@ -142,7 +174,7 @@ def _kafka(location: StreamLocation, options: KafkaOptions | None) -> KafkaOptio
     return KafkaOptions(bootstrap) if options is None else dataclasses.replace(options, bootstrap=bootstrap)
 
 
-def _log(location: StreamLocation) -> EmbeddedLog:
+def _log(location: StreamLocation, busy_s: float = BUSY_S) -> EmbeddedLog:
     if location.path is None:
         raise StreamError("an embedded stream needs a file; write 'embedded:PATH'")
-    return EmbeddedLog(location.path)
+    return EmbeddedLog(location.path, busy_s=busy_s)

@@ -1,8 +1,10 @@
 """What travels on the stream: a labelled example (`TaskRecord`), and the marker that a domain is complete.
 
 Everything here is checked strictly and once, at the border: inside the system a `TaskRecord` is right by construction.
-This module does not know bytes, content types or brokers (`wire`, `source`), nor prompts' templates: a record keeps
-what the sender wrote.
+`from_mapping` is the one reading of a record, whichever way it comes: broker, file or HTTP. Null means absent in every
+field of a record, a message, a marker and a row, and a byte order mark before JSON is passed over.
+This module does not know content types or brokers (`wire`, `source`), nor prompts' templates: a record keeps what the
+sender wrote.
 """
 
 from __future__ import annotations
@@ -11,12 +13,22 @@ import hashlib
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, from_json
 
 from streaming.errors import Reason, RecordError, StreamError
@@ -34,6 +46,8 @@ MAX_MESSAGES = 1_000
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ROW = frozenset({"task", "input", "output"})
+_CONVERSATION = ("prompt", "messages", "completion")
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
@@ -123,6 +137,11 @@ Said = Annotated[Text, AfterValidator(_not_blank)]
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        return _present(value) if isinstance(value, Mapping) else value
+
 
 class Message(_Strict):
     """One turn of a conversation."""
@@ -190,6 +209,9 @@ class EndOfDomain(_Strict):
         return {"kind": self.kind, "domain": self.domain}
 
 
+Checked = TypeVar("Checked", TaskRecord, EndOfDomain)
+
+
 def content_id(record: TaskRecord) -> str:
     """128 bits of SHA-256 over (domain, conversation, completion, split), as hex: equal examples get equal ids."""
     content = [record.domain, record.messages_or_prompt(), record.completion, record.split]
@@ -197,16 +219,21 @@ def content_id(record: TaskRecord) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
-def from_mapping(plain: object) -> TaskRecord | EndOfDomain:
-    """A record or marker from plain values (parsed JSON or msgpack). Raises RecordError with a one-line message."""
+def from_mapping(plain: object, *, split: Split | None = None) -> TaskRecord | EndOfDomain:
+    """A record or marker from plain values (parsed JSON or msgpack), in either layout: this system's own, or a row
+    `{task, input, output, ...}`, which `from_row` explains and which `split` is for.
+
+    A row is told by any of `task`, `input` and `output`. One that has a field of the other layout as well (`prompt`,
+    `messages` or `completion`) is refused, since it would ask or answer twice. Raises RecordError with a one-line
+    message.
+    """
     if not isinstance(plain, Mapping):
         raise RecordError("bad-record", f"expected an object with the fields of a record, got {type(plain).__name__}")
-    try:
-        if "kind" in plain:
-            return EndOfDomain.model_validate(plain)
-        return TaskRecord.model_validate(plain)
-    except ValidationError as error:
-        raise _record_error(error) from None
+    fields = _present(plain)
+    kind = fields.get("kind")
+    if kind != "end_of_domain" and not _ROW.isdisjoint(fields):
+        return from_row(fields, split=split)
+    return _checked(TaskRecord, fields) if kind is None else _checked(EndOfDomain, fields)
 
 
 def from_row(row: Mapping[str, Any], *, split: Split | None = None) -> TaskRecord:
@@ -215,7 +242,14 @@ def from_row(row: Mapping[str, Any], *, split: Split | None = None) -> TaskRecor
     The task's name is lower-cased into a slug. `id`, `split` and `created_at` keep their meaning, further columns go to
     `meta`; `split` is for rows without one. Raises RecordError.
     """
-    rest = dict(row)
+    rest = _present(row)
+    mixed = [name for name in _CONVERSATION if name in rest]
+    if mixed:
+        raise RecordError(
+            "bad-record",
+            f"a row {{task, input, output}} with a field {mixed[0]!r}; send either a row, or a record"
+            " {domain, prompt, completion}",
+        )
     task = rest.pop("task", None)
     fields: dict[str, Any] = {
         "domain": task.lower() if isinstance(task, str) else task,
@@ -228,43 +262,50 @@ def from_row(row: Mapping[str, Any], *, split: Split | None = None) -> TaskRecor
             fields[known] = rest.pop(known)
     meta = rest.pop("meta", {})
     fields["meta"] = {**meta, **rest} if isinstance(meta, Mapping) else meta
-    record = from_mapping(fields)
-    if not isinstance(record, TaskRecord):
-        raise RecordError("bad-record", "expected a row {task, input, output}, got a marker")
-    return record
+    return _checked(TaskRecord, fields)
 
 
 def read_jsonl(path: Path, *, split: Split | None = None) -> Iterator[TaskRecord | EndOfDomain]:
     """Records of a JSON Lines file, in either layout: this system's or rows `{task, input, output}`.
 
-    Blank lines are passed over. `split` is for rows without one. Raises RecordError naming `file:line`, and StreamError
-    where the file can't be read.
+    Blank lines are passed over, and so is a byte order mark before the first or any other line. `split` is for rows
+    without one. Raises RecordError naming `file:line`, and StreamError where the file can't be read.
     """
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
+                if line.removeprefix(BOM_UTF8).strip():
                     yield _read_line(line, f"{path}:{number}", split)
     except OSError as error:
         raise StreamError(f"cannot read records from {path}: {error.strerror}; give a JSON Lines file") from error
 
 
 def parse_json(value: bytes) -> object:
-    """Parsed JSON: UTF-8, no NaN or Infinity, bounded nesting. Raises RecordError("undecodable")."""
+    """Parsed JSON: UTF-8 with or without a byte order mark, no NaN or Infinity, bounded nesting. Raises
+    RecordError("undecodable")."""
     try:
-        return from_json(value, allow_inf_nan=False)
+        return from_json(value.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         raise RecordError("undecodable", f"not JSON: {_one_line(str(error))}") from None
 
 
 def _read_line(line: bytes, where: str, split: Split | None) -> TaskRecord | EndOfDomain:
     try:
-        plain = parse_json(line)
-        if isinstance(plain, Mapping) and "input" in plain and "prompt" not in plain:
-            return from_row(plain, split=split)
-        return from_mapping(plain)
+        return from_mapping(parse_json(line), split=split)
     except RecordError as error:
         raise RecordError(error.reason, f"{where}: {error.message}") from None
+
+
+def _present(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are there: null means absent."""
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _checked(kind: type[Checked], fields: Mapping[str, Any]) -> Checked:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise _record_error(error) from None
 
 
 def _record_error(error: ValidationError) -> RecordError:

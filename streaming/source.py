@@ -6,10 +6,11 @@ what the bytes mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from streaming.errors import LogReplaced
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.wire import Headers
 
@@ -25,7 +26,8 @@ class TopicPartition(NamedTuple):
 
 
 StartAt = Callable[[TopicPartition], "int | None"]
-"""Where to begin a partition: the next offset wanted; None = the group's committed offset, else the earliest."""
+"""Where to begin a partition: the next offset wanted; None = the group's committed offset, else the earliest. Asked
+within `poll`, at each assignment; it may take its time, and may raise: then it is asked again later."""
 
 
 def from_committed(_partition: TopicPartition) -> int | None:
@@ -58,6 +60,15 @@ class Envelope:
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
+def check_identity(where: str, found: str | None, expected: str | None) -> None:
+    """Raise LogReplaced where both identities are known and differ."""
+    if found is not None and expected is not None and found != expected:
+        raise LogReplaced(
+            f"{where} is another log than before: expected identity {expected}, got {found}; it was deleted and created"
+            " again: put the old one back, or start with a new home"
+        )
+
+
 class RecordSource(Protocol):
     """A reader of one topic, alone or as a member of a group. One thread uses it at a time.
 
@@ -65,9 +76,19 @@ class RecordSource(Protocol):
     are mended inside; what can't be mended raises StreamError.
     """
 
+    def identity(self) -> str | None:
+        """The name that the log was given when it was created and that no other log ever has, whatever its topic is
+        called; None where the broker gives none. Positions are worth something only together with it."""
+        ...
+
     def poll(self, timeout_s: float, max_records: int) -> list[Envelope]:
         """Up to `max_records`, each partition's in order; waits about `timeout_s` for the first, some seconds longer
-        while its group settles. Call it often: in a group, a member that doesn't poll loses its partitions."""
+        while its group settles. Call it often: in a group, a member that doesn't poll loses its partitions.
+
+        Partitions newly assigned are read once `start_at` has said from where; where that fails, the others are read
+        on, and StreamError is raised at each further try and whenever the others have nothing. Raises LogReplaced where
+        the log is not the one that was opened, before anything of the new one is returned.
+        """
         ...
 
     def assignment(self) -> frozenset[TopicPartition]:
@@ -105,7 +126,16 @@ class RecordSource(Protocol):
 
 
 class RecordSink(Protocol):
-    """A writer to one topic. Appends are buffered; `flush` makes them durable and visible, or raises."""
+    """A writer to one topic. Appends are buffered; `flush` makes them durable and visible, or raises.
+
+    Every kind of stream refuses an entry larger than `max_entry_bytes`, counted as `wire.entry_bytes` does, with
+    EntryRefused and before anything of it is written.
+    """
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """The largest entry taken, with key and headers."""
+        ...
 
     def append(self, record: TaskRecord | EndOfDomain) -> None:
         """A record goes to the partition of its id, so a resent one meets its twin; a marker to every partition."""
@@ -113,6 +143,14 @@ class RecordSink(Protocol):
 
     def append_raw(self, value: bytes | None, headers: Headers = (), key: bytes | None = None) -> None:
         """Bytes as they are, to the partition of `key`; without one, to any."""
+        ...
+
+    def append_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> None:
+        """Append these and flush. All are checked before the first is written: EntryRefused names the one at fault.
+
+        The embedded log writes them in one transaction, all or none. Kafka may have taken some where an outage
+        interrupts it: sending all again is safe, since ids make them unique.
+        """
         ...
 
     def flush(self) -> None:

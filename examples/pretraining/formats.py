@@ -6,6 +6,7 @@ all keys are drawn.
 """
 
 import random
+from collections.abc import Callable
 
 from examples.pretraining.editing import Exchange
 from examples.pretraining.material import Material
@@ -26,7 +27,7 @@ def _json(fields: dict[str, str]) -> str:
     return "{" + ",".join(f'"{key}":{value}' for key, value in zip(fields, values, strict=True)) + "}"
 
 
-NOTATIONS = {
+NOTATIONS: dict[str, Callable[[dict[str, str]], str]] = {
     "json": _json,
     "pairs": lambda f: ", ".join(f"{key}={value}" for key, value in f.items()),
     "ini": lambda f: "\n".join(f"{key} = {value}" for key, value in f.items()),

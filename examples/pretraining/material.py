@@ -63,7 +63,10 @@ class Material:
 
 def gather(seed: int, sentences_per_locale: int = 1500) -> Material:
     """Draw the pools once; the same seed and Faker version give the same pools."""
-    sentences, words, names, contacts = [], [], [], []
+    sentences: list[str] = []
+    words: list[str] = []
+    names: list[str] = []
+    contacts: list[str] = []
     for locale in LOCALES:
         fake = Faker(locale)
         fake.seed_instance(seed)

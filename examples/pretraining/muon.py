@@ -17,7 +17,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalised(stack_NRC: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """Each matrix of the stack with its singular values moved near one; rows must not outnumber columns."""
     a, b, c = COEFFICIENTS
-    x_NRC = stack_NRC / (stack_NRC.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x_NRC: torch.Tensor = stack_NRC / (stack_NRC.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram_NRR = x_NRC @ x_NRC.mT
         mix_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c)
@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of all matrices that have a gradient."""
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
@@ -46,8 +46,9 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             state = self.state[parameter]
             average = state.setdefault("momentum", torch.zeros_like(parameter))
-            average.mul_(momentum).add_(parameter.grad)
-            directions.append(parameter.grad.add(average, alpha=momentum))
+            gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            average.mul_(momentum).add_(gradient)
+            directions.append(gradient.add(average, alpha=momentum))
         wide = torch.stack([d if d.shape[0] <= d.shape[1] else d.mT for d in directions])
         for parameter, update in zip(parameters, orthogonalised(wide), strict=True):
             rows, columns = parameter.shape

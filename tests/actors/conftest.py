@@ -10,8 +10,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from learning.feature_options import FeatureOptions
 from learning.features import FeatureExtractor
 from learning.lora import LoraLearner
+from learning.lora_options import LoraOptions
 from learning.template import PromptTemplate
 from streaming.records import EndOfDomain
 from tests.actors.house import House, HouseParts, records_of
@@ -77,20 +79,17 @@ def template(base: Path) -> PromptTemplate:
 
 @pytest.fixture(scope="session")
 def extractor(base: Path, template: PromptTemplate) -> FeatureExtractor:
-    return FeatureExtractor(
-        str(base), layers=[1], poolings=["mean"], expansion=24, seed=3, max_tokens=64, template_digest=template.digest
-    )
+    options = FeatureOptions(layers=(1,), poolings=("mean",), expansion=24, seed=3, max_tokens=64)
+    return FeatureExtractor(str(base), options, template)
 
 
 @pytest.fixture(scope="session")
 def learner(base: Path, template: PromptTemplate) -> LoraLearner:
-    return LoraLearner(
-        str(base),
-        template,
+    options = LoraOptions(
         frozen_layers=1,
         rank=2,
         alpha=8.0,
-        targets=["q_proj", "v_proj", "up_proj"],
+        targets=("q_proj", "v_proj", "up_proj"),
         learning_rate=3e-2,
         batch_size=8,
         max_steps=12,
@@ -98,6 +97,7 @@ def learner(base: Path, template: PromptTemplate) -> LoraLearner:
         max_tokens=64,
         threads=1,
     )
+    return LoraLearner(str(base), template, options)
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,14 @@ import safetensors.numpy
 
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
-from actors.directory import PublicationReport
+from actors.directive import PublicationReport
 from actors.errors import PublicationFailed
 from actors.ingest import Ingest, IngestOptions
-from actors.learner import LearnerWorker
+from actors.learner import LearnerWorker, merged_examples
 from actors.router import Router
 from actors.spool import Spool
-from learning.contract import Example, Learner, Progress, TrainingResult
+from actors.training import Trained, TrainingOrder
+from learning.contract import Learner, Progress, TrainingJob, TrainingResult
 from learning.features import FeatureExtractor, Standardisation
 from learning.gate import Gate
 from learning.rls import RouterWeights
@@ -33,6 +34,7 @@ from learning.template import PromptTemplate
 from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
+from serving.api import DomainStatus, ReplicaStatus, SystemStatus
 from streaming.dead_letters import DeadLetters
 from streaming.location import StreamLocation, ensure_topic, open_dead_letters, open_sink, open_source
 from streaming.records import EndOfDomain, TaskRecord
@@ -149,8 +151,21 @@ class Replicas:
         self.published.append(number)
         return PublicationReport(number, len(ready), failures, 0.0)
 
-    def replicas(self) -> dict[str, dict[str, object]]:
-        return {str(index): {"manifest": shelf.number} for index, shelf in enumerate(self.shelves)}
+    def replicas(self) -> dict[str, ReplicaStatus]:
+        return {str(index): ReplicaStatus(manifest=shelf.number) for index, shelf in enumerate(self.shelves)}
+
+
+class Interrupted:
+    """A learner during whose trainings something else happens: the examples are fetched, the first step is not made."""
+
+    name = "interrupted"
+
+    def __init__(self, inner: Learner, before: Callable[[str], None]) -> None:
+        self._inner, self._before = inner, before
+
+    def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
+        self._before(job.domain)
+        return self._inner.train(job, on_progress)
 
 
 class Trainer:
@@ -158,26 +173,22 @@ class Trainer:
 
     worker: LearnerWorker
 
-    def __init__(self) -> None:
+    def __init__(self, ingests: Callable[[], Sequence[Any]]) -> None:
+        self._ingests = ingests
         self.asked: list[tuple[str, int, tuple[str, ...], tuple[str, ...], Path | None]] = []
         self.fails: list[BaseException] = []
+        self.ordered: Callable[[str], None] = lambda _domain: None
+        """What happens when a training is ordered; `before`: when it begins, its examples fetched."""
         self.before: Callable[[str], None] = lambda _domain: None
 
-    def train(
-        self,
-        domain: str,
-        version: int,
-        train: Sequence[Example],
-        held_out: Sequence[Example],
-        initial_adapter: Path | None,
-        seed: int,
-    ) -> TrainingResult:
+    def train(self, order: TrainingOrder) -> Trained:
+        train, held_out = merged_examples(self._ingests(), order.domain, order.version)
         ids = tuple(e.id for e in train), tuple(e.id for e in held_out)
-        self.asked.append((domain, version, *ids, initial_adapter))
-        self.before(domain)
+        self.asked.append((order.domain, order.version, *ids, order.continues))
+        self.ordered(order.domain)
         if self.fails:
             raise self.fails.pop(0)
-        return self.worker.train(domain, version, train, held_out, initial_adapter, seed)
+        return self.worker.train(order)
 
     def progress(self) -> Progress | None:
         return self.worker.progress()
@@ -196,28 +207,37 @@ class House:
         options: IngestOptions = OPTIONS,
         closing: ClosingRule = CLOSING,
         gate: Gate | None = None,
-        attempts: int = 2,
     ) -> None:
         self.home, self.parts, self.partitions, self.workers = home, parts, partitions, workers
-        self.options, self.closing, self.attempts = options, closing, attempts
+        self.options, self.closing = options, closing
         self.gate = gate or Gate()
         self.location = StreamLocation("embedded", "stream", path=home / "stream.sqlite")
         ensure_topic(self.location, partitions)
         self.sink: RecordSink = open_sink(self.location)
         self.letters: DeadLetters = open_dead_letters(self.location)
-        self._reader = open_source(self.location, group=None)  # never polled, so its lag is the log's end
-        self.trainer = Trainer()
+        self._reader = open_source(self.location, group=None)
+        self._reader.poll(0.0, 0)  # it stands at the beginning and stays there, so its lag is the log's end
+        self.trainer = Trainer(lambda: self.ingests)
         self.up()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def up(self) -> None:
-        self.trainer.worker = LearnerWorker(self.parts.learner, self.home / "work")
         self.registry = Registry(self.home / "registry", writer=True)
         self.replicas = Replicas([Shelf(self.registry)])
         self.start_router()
         self.ingests = [self._ingest(index) for index in range(self.workers)]
+        self.employ(self.parts.learner)
         self.start_coordinator()
+
+    def employ(self, learner: Any) -> None:
+        """Have this method train from now on."""
+        interrupted = Interrupted(learner, lambda domain: self.trainer.before(domain))
+        self.trainer.worker = LearnerWorker(interrupted, self.home / "work", list(self.handles.values()))
+
+    @property
+    def handles(self) -> dict[str, Any]:
+        return {f"ingest-{index}": Handle(self.ingests, index) for index in range(len(self.ingests))}
 
     def start_router(self) -> None:
         """Start the router from its last snapshot; what it held beyond that is gone."""
@@ -238,7 +258,7 @@ class House:
         self.coordinator = Coordinator(
             self.registry,
             BASE,
-            [Handle(self.ingests, index) for index in range(len(self.ingests))],  # type: ignore[misc]
+            self.handles,
             self.router,  # type: ignore[arg-type]
             [self.trainer],
             self.replicas,
@@ -249,7 +269,6 @@ class House:
                 seed=1,
                 keep_snapshots=2,
                 keep_manifests=20,
-                attempts=self.attempts,
             ),
         )
 
@@ -356,8 +375,15 @@ class House:
         """Rows of a domain in all spools, whatever their stage."""
         return sum(1 for ingest in self.ingests for row in _rows(ingest) if row[0] == domain)
 
-    def state(self, domain: str) -> dict[str, Any]:
-        return next((each for each in self.coordinator.domains() if each["domain"] == domain), {"state": None})
+    def status(self) -> SystemStatus:
+        return self.coordinator.status()
+
+    def state(self, domain: str) -> DomainStatus | None:
+        return next((each for each in self.coordinator.domains() if each.domain == domain), None)
+
+    def is_in(self, domain: str, state: str) -> bool:
+        found = self.state(domain)
+        return found is not None and found.state == state
 
     def trained(self, domain: str) -> list[tuple[str, ...]]:
         """The training ids of each training asked for, in order."""

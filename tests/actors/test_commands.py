@@ -87,7 +87,7 @@ def test_removal(two_versions: House) -> None:
     assert house.waiting("alpha") == 0
     house.check_exact(training(records_of("beta", 24)))
     house.tick()
-    assert "alpha" not in [each["domain"] for each in house.coordinator.domains()]
+    assert "alpha" not in [each.domain for each in house.coordinator.domains()]
     house.crash()
     house.drain()
     house.check_exact(training(records_of("beta", 24)))
@@ -120,6 +120,20 @@ def test_removal_while_the_domain_is_learned(build: Build) -> None:
     house.send([ALPHA])
     house.learn("alpha", 2)
     assert house.trained("alpha")[1] == ids(training(again))
+
+
+def test_removal_before_the_learner_has_fetched_what_was_ordered(build: Build) -> None:
+    house = build()
+    house.trainer.ordered = lambda _domain: house.coordinator.remove("alpha")
+    house.send([*records_of("alpha", 24), ALPHA, *records_of("beta", 24)])
+    house.settle(lambda: bool(house.trainer.asked))
+    house.trainer.ordered = lambda _domain: None
+    for _ in range(3):
+        house.tick()
+    assert (house.current.routes, house.registry.adapters()) == ({}, [])
+    assert "alpha" not in [each.domain for each in house.coordinator.domains()]
+    house.send([BETA])
+    house.learn("beta")
 
 
 def test_removal_between_polling_and_observing(build: Build) -> None:

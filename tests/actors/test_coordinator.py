@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.backlog import DomainBacklog
 from actors.closing import ClosingRule
-from actors.learner import LearnerWorker
-from actors.spool import DomainBacklog
 from learning.contract import Evaluation, TrainingJob, TrainingResult
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import House, partition, records_of, training
@@ -55,7 +54,8 @@ def test_from_the_stream_to_the_replica(build: Build) -> None:
     assert house.waiting("alpha") == 0
     assert not list((house.home / "work").glob("*/*"))
     state = house.state("alpha")
-    assert (state["state"], state["examples"], state["router_rows"]) == ("published", 32, 24)
+    assert state is not None
+    assert (state.state, state.examples, state.router_rows) == ("published", 32, 24)
 
 
 def test_nothing_closes_without_a_reason(build: Build) -> None:
@@ -65,7 +65,7 @@ def test_nothing_closes_without_a_reason(build: Build) -> None:
     for _ in range(5):
         house.tick()
     assert house.trainer.asked == []
-    assert house.state("alpha")["state"] == "open"
+    assert house.is_in("alpha", "open")
 
 
 def test_domains_are_learned_apart_and_routed_together(build: Build) -> None:
@@ -100,20 +100,20 @@ PARTITIONS = ONE | {partition(1)}
 @pytest.mark.parametrize(
     ("rule", "backlog", "closes"),
     [
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=PARTITIONS, last_arrival=100), True),
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=ONE, last_arrival=97), False),
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=ONE, last_arrival=95), True),
-        (ClosingRule(10, None, 5), DomainBacklog(train=9, fresh=9, last_arrival=0), False),
-        (ClosingRule(10, None, 5), DomainBacklog(train=9, held_out=1, fresh=10, last_arrival=100), True),
-        (ClosingRule(10, None, 5), DomainBacklog(train=20, fresh=3, last_arrival=0), False),
-        (ClosingRule(None, 8, 5), DomainBacklog(train=1, fresh=1, last_arrival=93), False),
-        (ClosingRule(None, 8, 5), DomainBacklog(train=1, fresh=1, last_arrival=92), True),
-        (ClosingRule(None, 8, 5), DomainBacklog(train=9, fresh=0, last_arrival=0), False),
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, last_arrival=0), False),
+        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=PARTITIONS, quiet_seconds=0), True),
+        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=ONE, quiet_seconds=3), False),
+        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=ONE, quiet_seconds=5), True),
+        (ClosingRule(10, None, 5), DomainBacklog(train=9, fresh=9, quiet_seconds=100), False),
+        (ClosingRule(10, None, 5), DomainBacklog(train=9, held_out=1, fresh=10, quiet_seconds=0), True),
+        (ClosingRule(10, None, 5), DomainBacklog(train=20, fresh=3, quiet_seconds=100), False),
+        (ClosingRule(None, 8, 5), DomainBacklog(train=1, fresh=1, quiet_seconds=7), False),
+        (ClosingRule(None, 8, 5), DomainBacklog(train=1, fresh=1, quiet_seconds=8), True),
+        (ClosingRule(None, 8, 5), DomainBacklog(train=9, fresh=0, quiet_seconds=100), False),
+        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, quiet_seconds=100), False),
     ],
 )
 def test_the_closing_rule(rule: ClosingRule, backlog: DomainBacklog, closes: bool) -> None:
-    assert rule.closes(backlog, PARTITIONS, now=100.0) == closes
+    assert rule.closes(backlog, PARTITIONS) == closes
 
 
 def test_a_marker_counts_once_it_stands_in_every_partition(build: Build) -> None:
@@ -243,10 +243,10 @@ class WorseLearner:
 
 def test_a_rejected_version_is_kept_with_its_figures_and_its_rows_wait(build: Build) -> None:
     house = build()
-    house.trainer.worker = LearnerWorker(WorseLearner(house.parts.learner, "alpha"), house.home / "work")
+    house.employ(WorseLearner(house.parts.learner, "alpha"))
     first = records_of("alpha", 24)
     house.send([*first, ALPHA, *records_of("beta", 24), BETA])
-    house.settle(lambda: house.version("beta") == 1 and house.state("alpha")["state"] == "rejected")
+    house.settle(lambda: house.version("beta") == 1 and house.is_in("alpha", "rejected"))
     assert house.version("alpha") is None
     (kept,) = house.registry.adapters("alpha")
     assert (kept.facts.status, kept.version) == ("rejected", 1)
@@ -259,7 +259,7 @@ def test_a_rejected_version_is_kept_with_its_figures_and_its_rows_wait(build: Bu
         house.tick()
     assert len(house.trained("alpha")) == 1
     # New examples are.
-    house.trainer.worker = LearnerWorker(house.parts.learner, house.home / "work")
+    house.employ(house.parts.learner)
     more = records_of("alpha", 8, start=24)
     house.send([*more, ALPHA])
     house.learn("alpha", 2)
@@ -278,9 +278,9 @@ def test_a_worse_second_version_leaves_the_first_in_service(build: Build) -> Non
             worse = Evaluation(result.incumbent.loss + 0.1, 0.0, result.candidate.examples)  # type: ignore[union-attr]
             return replace(result, candidate=worse)
 
-    house.trainer.worker = LearnerWorker(Incumbent(house.parts.learner, "alpha"), house.home / "work")
+    house.employ(Incumbent(house.parts.learner, "alpha"))
     house.send([*records_of("alpha", 24, start=24), ALPHA])
-    house.settle(lambda: house.state("alpha")["state"] == "rejected")
+    house.settle(lambda: house.is_in("alpha", "rejected"))
     assert house.served("alpha") == before
     assert [a.facts.status for a in house.registry.adapters("alpha")] == ["accepted", "rejected"]
     assert "incumbent" in house.registry.adapters("alpha")[1].facts.reason
@@ -289,7 +289,7 @@ def test_a_worse_second_version_leaves_the_first_in_service(build: Build) -> Non
 def test_without_held_out_examples_there_is_nothing_to_judge_by(build: Build) -> None:
     house = build()
     house.send([*records_of("alpha", 12, split="train"), ALPHA])
-    house.settle(lambda: house.state("alpha")["state"] == "rejected")
+    house.settle(lambda: house.is_in("alpha", "rejected"))
     assert house.registry.current() is None
 
 

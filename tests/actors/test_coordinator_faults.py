@@ -13,6 +13,7 @@ import pytest
 from actors.closing import ClosingRule
 from actors.errors import PublicationFailed
 from actors.learner import LearnerWorker
+from actors.training import Trained, TrainingOrder
 from learning.contract import Evaluation, TrainingJob, TrainingResult
 from learning.errors import LearningError
 from learning.gate import Gate
@@ -41,13 +42,12 @@ def test_a_version_nobody_can_load_is_taken_back(build: Build) -> None:
     house.learn("beta")
     house.replicas.shelves[0].refuses = {"alpha"}
     house.send([*records_of("alpha", 24), ALPHA])
-    house.settle(lambda: house.state("alpha")["state"] == "failed")
-    assert "no replica" in house.state("alpha")["detail"]
+    house.settle(lambda: house.is_in("alpha", "failed"))
+    assert "no replica" in house.state("alpha").detail  # type: ignore[union-attr]
     assert set(house.current.routes) == {"beta"}
     assert house.replicas.shelves[0].number == house.current.number, "the manifest in force is one that can be served"
     assert house.waiting("alpha") == 24, "not published, not released"
-    # Two attempts, and it is left alone.
-    house.settle(lambda: house.coordinator._stages["alpha"].attempts == 2)
+    # It is tried again later, and left alone until then.
     number = house.current.number
     for _ in range(3):
         house.tick()
@@ -75,7 +75,7 @@ def test_a_second_version_nobody_can_load_leaves_the_first(build: Build) -> None
 
     house.replicas.publish = only_the_first_loads  # type: ignore[method-assign]
     house.send([*records_of("alpha", 24, start=24), ALPHA])
-    house.settle(lambda: house.state("alpha")["state"] == "failed")
+    house.settle(lambda: house.is_in("alpha", "failed"))
     assert house.served("alpha") == one
     assert house.replicas.shelves[0].number == house.current.number
     with pytest.raises(PublicationFailed):
@@ -110,7 +110,8 @@ def test_a_learner_that_raises_is_asked_again_and_others_go_on(build: Build) -> 
     house.send([*records_of("alpha", 24), ALPHA, *records_of("beta", 24), BETA])
     house.settle(lambda: house.version("beta") == 1)
     failed = house.state("alpha")
-    assert (failed["state"], "the worker died" in failed["detail"]) == ("failed", True)
+    assert failed is not None
+    assert (failed.state, "the worker died" in failed.detail) == ("failed", True)
     assert house.waiting("alpha") == 24
     house.learn("alpha")
     assert len(house.trained("alpha")) == 2
@@ -118,7 +119,7 @@ def test_a_learner_that_raises_is_asked_again_and_others_go_on(build: Build) -> 
 
 
 def test_a_learner_that_is_down_for_long_is_asked_until_it_is_back(build: Build) -> None:
-    house = build(attempts=1)
+    house = build()
     house.trainer.fails = [RuntimeError("the worker died") for _ in range(3)]
     house.send([*records_of("alpha", 24), ALPHA])
     for expected in (1, 2, 3):
@@ -130,11 +131,11 @@ def test_a_learner_that_is_down_for_long_is_asked_until_it_is_back(build: Build)
 
 
 def test_what_the_learner_refuses_is_left_alone_until_there_are_new_examples(build: Build) -> None:
-    house = build(attempts=1)
+    house = build()
     house.trainer.fails = [LearningError("no example fits")]
     first, more = records_of("alpha", 24), records_of("alpha", 8, start=24)
     house.send([*first, ALPHA])
-    house.settle(lambda: house.state("alpha")["state"] == "failed")
+    house.settle(lambda: house.is_in("alpha", "failed"))
     for _ in range(3):
         house.tick()
     assert len(house.trained("alpha")) == 1
@@ -144,10 +145,10 @@ def test_what_the_learner_refuses_is_left_alone_until_there_are_new_examples(bui
 
 
 def test_a_failed_domain_does_not_keep_a_full_spool_closed(build: Build) -> None:
-    house = build(attempts=1, options=limits(spool_limit=80, poll_records=10))
+    house = build(options=limits(spool_limit=80, poll_records=10))
     house.trainer.fails = [LearningError("no example fits")]
     house.send([*records_of("alpha", 40), ALPHA])
-    house.settle(lambda: house.state("alpha")["state"] == "failed")
+    house.settle(lambda: house.is_in("alpha", "failed"))
     house.send(records_of("beta", 60))
     house.settle(lambda: house.version("beta") is not None and house.is_drained())
     house.check_exact(training([*records_of("alpha", 40), *records_of("beta", 60)]))
@@ -156,8 +157,8 @@ def test_a_failed_domain_does_not_keep_a_full_spool_closed(build: Build) -> None
 def test_a_spool_full_of_what_was_rejected_says_so(build: Build) -> None:
     house = build(gate=Gate(min_gain=100.0), options=limits(spool_limit=30, poll_records=10))
     house.send(records_of("alpha", 60))
-    house.settle(lambda: bool(house.coordinator.status()["trouble"]))
-    assert "full" in house.coordinator.status()["trouble"]
+    house.settle(lambda: bool(house.status().trouble))
+    assert "full" in house.status().trouble
     house.coordinator.remove("alpha")
     house.settle(house.is_drained)
 
@@ -174,9 +175,9 @@ def test_an_ingest_worker_that_does_not_answer_is_trouble_that_passes(build: Bui
 
     house.ingests[0].report = fails  # type: ignore[method-assign]
     house.coordinator.start(0.01)
-    _wait(lambda: "worker 0" in str(house.coordinator.status()["trouble"]))
+    _wait(lambda: "worker 0" in str(house.status().trouble))
     broken.clear()
-    _wait(lambda: house.coordinator.status()["trouble"] is None)
+    _wait(lambda: house.status().trouble is None)
 
 
 def test_the_whole_runs_by_itself(build: Build) -> None:
@@ -189,7 +190,7 @@ def test_the_whole_runs_by_itself(build: Build) -> None:
     _wait(lambda: house.version("alpha") == house.version("beta") == 1, 40)
     _wait(lambda: not house.waiting("alpha") and not house.waiting("beta"))
     house.check_exact(training(records))
-    assert house.coordinator.status()["trouble"] is None
+    assert house.status().trouble is None
     for ingest in house.ingests:
         ingest.stop()
     house.ingests.clear()
@@ -280,9 +281,9 @@ def test_a_crash_between_a_rejection_and_its_opening(build: Build) -> None:
     with pytest.raises(Crash):
         house.settle(lambda: False)
     house.crash()
-    house.settle(lambda: house.state("alpha")["state"] == "rejected")
+    house.settle(lambda: house.is_in("alpha", "rejected"))
     assert len(house.trained("alpha")) == 1
-    assert house.state("alpha")["waiting"]["train"] == 18 or house.waiting("alpha") == 24
+    assert house.waiting("alpha") == 24
 
 
 def test_the_router_restarts_while_a_domain_is_learned(build: Build) -> None:
@@ -294,7 +295,7 @@ def test_the_router_restarts_while_a_domain_is_learned(build: Build) -> None:
     house.settle(lambda: bool(house.registry.adapters("alpha")))
     assert (house.registry.current(), house.router.counts()) == (None, {})
     for ingest in house.ingests:
-        ingest._asked_at = 0.0
+        ingest._observer._asked_at = 0.0
     house.learn("alpha")
     house.check_exact(training(records))
     assert len(house.trainer.asked) == 1
@@ -322,17 +323,15 @@ class SlowLearner:
         assert (job.output / "mine").read_text() == job.domain
         self.running -= 1
         evaluation = Evaluation(1.0, 0.0, 1)
-        return TrainingResult("adapter", job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
+        return TrainingResult(job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:
     """A coordinator that was restarted asks while its predecessor's training still runs."""
     learner = SlowLearner()
-    worker = LearnerWorker(learner, tmp_path)
-    results: list[TrainingResult] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(worker.train("alpha", 1, [], [], None, 0))) for _ in range(2)
-    ]
+    worker, order = LearnerWorker(learner, tmp_path, []), TrainingOrder("alpha", 1, None, 0)
+    results: list[Trained] = []
+    threads = [threading.Thread(target=lambda: results.append(worker.train(order))) for _ in range(2)]
     for thread in threads:
         thread.start()
     assert learner.entered.wait(10)

@@ -111,9 +111,9 @@ class Course:
                 house.start_router()
             case "lose receipt":
                 ingest = house.ingests[how[0]]
-                before = dict(ingest._watermarks)
+                before = dict(ingest._observer.watermarks)
                 ingest.observe_once()
-                ingest._watermarks = before
+                ingest._observer.watermarks = before
             case "die while observing":
                 # The router may have applied the block; the worker never hears of it.
                 self._die(how[0], "observe", house.ingests[how[0]].observe_once)
@@ -145,7 +145,7 @@ class Course:
         for domain in DOMAINS:
             self.happen("send", domain, 0, 8)
         for ingest in self.house.ingests:
-            ingest._asked_at = 0.0
+            ingest._observer._asked_at = 0.0
         self.house.drain()
 
     @property
@@ -244,8 +244,8 @@ def _to_be_learned(house: House) -> bool:
     house.tick()
     if house.coordinator._jobs and not all(job.done() for job in house.coordinator._jobs.values()):
         return True
-    stages = [house.state(domain) for domain in DOMAINS]
-    return any(s["waiting"]["sealed"] for s in stages) or any(i._spool.has_markers() for i in house.ingests)
+    stages = [state for domain in DOMAINS if (state := house.state(domain)) is not None]
+    return any(state.waiting.sealed for state in stages) or any(i._spool.has_markers() for i in house.ingests)
 
 
 def _waiting(ingest: Any, domain: str) -> set[str]:

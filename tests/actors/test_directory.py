@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from actors.directory import Order, ReplicaDirectory, Standing
+from actors.directive import Directive, Standing
+from actors.directory import ReplicaDirectory
 from actors.errors import PublicationFailed
 
 
@@ -35,24 +36,24 @@ class Member:
 
     async def _live(self) -> None:
         while self.fenced is None:
-            order = await self.directory.next_order(self.name, self.standing, 0.05)
-            self.obey(order)
+            directive = await self.directory.next_directive(self.name, self.standing, 0.05)
+            self.obey(directive)
             while self.hangs:
                 await asyncio.sleep(0.01)
 
-    def obey(self, order: Order) -> None:
-        if order.action != "stay":
-            self.log.append((order.action, order.number))
-        match order.action:
-            case "prepare" if order.number in self.refuses:
-                self.standing = Standing(self.serves, failed=order.number, failure=f"{self.name} can't")
+    def obey(self, directive: Directive) -> None:
+        if directive.action != "stay":
+            self.log.append((directive.action, directive.number))
+        match directive.action:
+            case "prepare" if directive.number in self.refuses:
+                self.standing = Standing(self.serves, failed=directive.number, failure=f"{self.name} can't")
             case "prepare":
-                self.standing = Standing(self.serves, prepared=order.number)
+                self.standing = Standing(self.serves, prepared=directive.number)
             case "commit":
-                assert self.standing.prepared == order.number, "ordered to commit what was not prepared"
-                self.standing = Standing(order.number)
+                assert self.standing.prepared == directive.number, "ordered to commit what was not prepared"
+                self.standing = Standing(directive.number)
             case "fence":
-                self.fenced = order.reason
+                self.fenced = directive.reason
 
 
 Join = Callable[..., Member]
@@ -60,7 +61,7 @@ Join = Callable[..., Member]
 
 @pytest.fixture
 def directory() -> ReplicaDirectory:
-    return ReplicaDirectory(lambda: 0, lease_seconds=0.6, prepare_timeout_seconds=2.0)
+    return ReplicaDirectory(lambda: 0, silence_seconds=0.6, prepare_timeout_seconds=2.0)
 
 
 @pytest_asyncio.fixture
@@ -98,10 +99,10 @@ async def test_all_prepare_then_all_commit(directory: ReplicaDirectory, join: Jo
     for member in members:
         obey = member.obey
 
-        def watch(order: Order, obey: Callable[[Order], None] = obey, name: str = member.name) -> None:
-            if order.action == "commit" and not all(m.standing.prepared == 1 or m.serves == 1 for m in members):
+        def watch(directive: Directive, obey: Callable[[Directive], None] = obey, name: str = member.name) -> None:
+            if directive.action == "commit" and not all(m.standing.prepared == 1 or m.serves == 1 for m in members):
                 committed_before_all_prepared.append(name)
-            obey(order)
+            obey(directive)
 
         member.obey = watch  # type: ignore[method-assign]
     report = await directory.publish(1)
@@ -109,7 +110,7 @@ async def test_all_prepare_then_all_commit(directory: ReplicaDirectory, join: Jo
     assert [member.serves for member in members] == [1, 1, 1]
     assert committed_before_all_prepared == []
     assert all(member.log == [("prepare", 1), ("commit", 1)] for member in members)
-    assert {r["manifest"] for r in (await directory.replicas()).values()} == {1}
+    assert {r.manifest for r in (await directory.replicas()).values()} == {1}
 
 
 async def test_nobody_commits_while_one_still_prepares(directory: ReplicaDirectory, join: Join) -> None:
@@ -117,15 +118,15 @@ async def test_nobody_commits_while_one_still_prepares(directory: ReplicaDirecto
     await known(directory, 2)
     obey = slow.obey
 
-    def slowly(order: Order) -> None:
-        obey(order)
-        if order.action == "prepare":
-            slow.standing = Standing(0, preparing=order.number)
+    def slowly(directive: Directive) -> None:
+        obey(directive)
+        if directive.action == "prepare":
+            slow.standing = Standing(0, preparing=directive.number)
 
     slow.obey = slowly  # type: ignore[method-assign]
     publication = asyncio.create_task(directory.publish(1))
     await until(lambda: quick.standing.prepared == 1 and slow.standing.preparing == 1)
-    await asyncio.sleep(0.9)  # longer than the lease: preparing is no silence
+    await asyncio.sleep(0.9)  # longer than a silence: preparing is no silence
     assert (quick.serves, slow.serves, publication.done()) == (0, 0, False)
     slow.standing = Standing(0, prepared=1)
     report = await publication
@@ -166,7 +167,7 @@ async def test_when_none_can_prepare_nobody_changes(directory: ReplicaDirectory,
 
 
 async def test_who_does_not_answer_in_time_is_fenced(join: Join) -> None:
-    directory = ReplicaDirectory(lambda: 0, lease_seconds=10.0, prepare_timeout_seconds=0.4)
+    directory = ReplicaDirectory(lambda: 0, silence_seconds=10.0, prepare_timeout_seconds=0.4)
     good, hung = join("good", at=directory), join("hung", at=directory)
     await known(directory, 2)
     hung.hangs = True
@@ -179,13 +180,13 @@ async def test_who_does_not_answer_in_time_is_fenced(join: Join) -> None:
     assert hung.serves == 0
 
 
-async def test_a_silent_replica_is_dropped_when_its_lease_ends(directory: ReplicaDirectory, join: Join) -> None:
+async def test_a_silent_replica_is_dropped_after_its_time(directory: ReplicaDirectory, join: Join) -> None:
     good, gone = join("good"), join("gone")
     await known(directory, 2)
     await gone.stop()
     started = time.monotonic()
     report = await directory.publish(1)
-    assert 0.1 < time.monotonic() - started < 1.8, "the lease is waited for, not the whole preparation time"
+    assert 0.1 < time.monotonic() - started < 1.8, "the silence is waited for, not the whole preparation time"
     assert (report.replicas, report.fenced, good.serves) == (1, {}, 1)
     assert set(await directory.replicas()) == {"good"}
 
@@ -225,7 +226,7 @@ async def test_a_late_joiner_that_can_not_prepare_is_fenced(directory: ReplicaDi
 async def test_who_joins_during_a_publication_is_part_of_it(directory: ReplicaDirectory, join: Join) -> None:
     first = join("first")
     await known(directory, 1)
-    first.obey = lambda order: setattr(first, "standing", Standing(0, preparing=1))  # type: ignore[method-assign]
+    first.obey = lambda directive: setattr(first, "standing", Standing(0, preparing=1))  # type: ignore[method-assign]
     publication = asyncio.create_task(directory.publish(1))
     await until(lambda: first.standing.preparing == 1)
     second = join("second")
@@ -270,12 +271,12 @@ async def test_publications_wait_for_each_other_and_old_numbers_change_nothing(
 
 
 async def test_a_restarted_directory_learns_who_there_is_and_leads_on(join: Join) -> None:
-    first = ReplicaDirectory(lambda: 0, lease_seconds=0.6, prepare_timeout_seconds=2.0)
+    first = ReplicaDirectory(lambda: 0, silence_seconds=0.6, prepare_timeout_seconds=2.0)
     members = [join("a", at=first), join("b", at=first)]
     await known(first, 2)
     await first.publish(1)
     # Manifest 2 came into force, and the directory died before it had told anybody.
-    second = ReplicaDirectory(lambda: 2, lease_seconds=0.6, prepare_timeout_seconds=2.0)
+    second = ReplicaDirectory(lambda: 2, silence_seconds=0.6, prepare_timeout_seconds=2.0)
     for member in members:
         member.directory = second
     await until(lambda: [m.serves for m in members] == [2, 2])
@@ -286,10 +287,10 @@ async def test_a_restarted_directory_learns_who_there_is_and_leads_on(join: Join
 
 
 async def test_the_question_is_answered_at_once_when_there_is_something_to_do(directory: ReplicaDirectory) -> None:
-    asked = asyncio.create_task(directory.next_order("a", Standing(), 5.0))
+    asked = asyncio.create_task(directory.next_directive("a", Standing(), 5.0))
     await asyncio.sleep(0.05)
     publication = asyncio.create_task(directory.publish(1))
-    assert await asyncio.wait_for(asked, 1.0) == Order("prepare", 1)
-    assert await directory.next_order("a", Standing(prepared=1), 5.0) == Order("commit", 1)
-    assert (await directory.next_order("a", Standing(serves=1), 0.0)).action == "stay"
+    assert await asyncio.wait_for(asked, 1.0) == Directive("prepare", 1)
+    assert await directory.next_directive("a", Standing(prepared=1), 5.0) == Directive("commit", 1)
+    assert (await directory.next_directive("a", Standing(serves=1), 0.0)).action == "stay"
     assert (await publication).replicas == 1

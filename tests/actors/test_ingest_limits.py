@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from actors.ingest import is_held_out
+from actors.exam import is_held_out
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import House, limits, records_of, training
 
@@ -36,7 +36,7 @@ def test_held_out_by_split_or_by_hash(build: Build) -> None:
 
 
 def test_held_out_shares_grow_with_the_fraction_and_depend_on_the_domain() -> None:
-    records = [TaskRecord(id=str(n), domain="alpha", prompt="p", completion="c") for n in range(400)]
+    records = [TaskRecord(id=str(n), domain="alpha", prompt=f"p {n}", completion="c") for n in range(400)]
     shares = {fraction: {r.id for r in records if is_held_out(r, fraction)} for fraction in (0.0, 0.1, 0.3, 1.0)}
     assert shares[0.0] == set() and len(shares[1.0]) == 400
     assert shares[0.1] < shares[0.3]
@@ -83,11 +83,11 @@ def test_silence_ends_the_waiting_and_it_counts_from_the_last_record(
 ) -> None:
     house = build(partitions=1, options=limits(standardise_examples=1000))
     ingest = house.ingests[0]
-    ingest._arrived_at -= 60  # nothing came for a minute
+    ingest._observer.heard_at -= 60  # nothing came for a minute
     house.send(records_of("alpha", 8))
     house.poll()
     assert house.observe() == 0, "it has just begun to stream"
-    ingest._arrived_at -= 60
+    ingest._observer.heard_at -= 60
     house.drain()
     assert house.router.counts() == {"alpha": 6}
 

@@ -1,4 +1,4 @@
-"""A replica's life: it obeys, it never serves what it could not prepare, and it notices when it is cut off."""
+"""A replica's life: it obeys, never serves what it could not prepare, and serves on when it is cut off."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from actors.directory import Order, ReplicaDirectory, Standing
+from actors.directive import Directive, Standing
+from actors.directory import ReplicaDirectory
 from actors.errors import PublicationFailed
 from actors.replica import Replica
 from serving.errors import NotPrepared, PrepareFailed
 
-LEASE = 0.8
+SILENCE = 0.8
 
 
 class Service:
@@ -25,6 +26,9 @@ class Service:
     def __init__(self, number: int = 0) -> None:
         self.manifest: Any = SimpleNamespace(number=number) if number else None
         self.fenced: str | None = "starting"
+        self.trouble: str | None = None
+        self.in_force = number
+        """What the registry says, for those who can't hear the directory."""
         self.refuses: dict[int, Exception] = {}
         self.prepare_seconds = 0.0
         self.prepared: set[int] = set()
@@ -45,6 +49,11 @@ class Service:
             raise NotPrepared(f"manifest {number}")
         self.manifest = SimpleNamespace(number=number)
 
+    async def catch_up(self) -> None:
+        if self.in_force > self.serves:
+            await self.prepare(self.in_force)
+            await self.commit(self.in_force)
+
     def fence(self, reason: str) -> None:
         self.fenced = reason
 
@@ -64,13 +73,13 @@ class Line:
         self.silent = False
         self.standings: list[Standing] = []
 
-    async def next_order(self, replica: str, standing: Standing, wait_seconds: float) -> Order:
+    async def next_directive(self, replica: str, standing: Standing, wait_seconds: float) -> Directive:
         if self.cut:
             raise ConnectionError("no route to the directory")
         if self.silent:
             await asyncio.Event().wait()
         self.standings.append(standing)
-        return await self.directory.next_order(replica, standing, wait_seconds)
+        return await self.directory.next_directive(replica, standing, wait_seconds)
 
     async def leave(self, replica: str) -> None:
         if self.cut:
@@ -83,12 +92,12 @@ class Stand:
 
     def __init__(self, directory: ReplicaDirectory, name: str, number: int = 0) -> None:
         self.service, self.line = Service(number), Line(directory)
-        self.replica = Replica(name, self.service, self.line, lease_seconds=LEASE)  # type: ignore[arg-type]
+        self.replica = Replica(name, self.service, self.line, silence_seconds=SILENCE)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def directory() -> ReplicaDirectory:
-    return ReplicaDirectory(lambda: 0, lease_seconds=LEASE, prepare_timeout_seconds=3.0)
+    return ReplicaDirectory(lambda: 0, silence_seconds=SILENCE, prepare_timeout_seconds=3.0)
 
 
 Start = Callable[..., Any]
@@ -191,9 +200,9 @@ async def test_when_all_fail_nobody_changes_and_everybody_serves_on(directory: R
 
 async def test_a_long_preparation_is_no_silence(directory: ReplicaDirectory, start: Start) -> None:
     slow, quick = await start("slow"), await start("quick")
-    slow.service.prepare_seconds = 2 * LEASE
+    slow.service.prepare_seconds = 2 * SILENCE
     publication = asyncio.create_task(directory.publish(1))
-    await asyncio.sleep(1.5 * LEASE)
+    await asyncio.sleep(1.5 * SILENCE)
     assert (publication.done(), slow.service.fenced, quick.service.serves) == (False, None, 0)
     assert Standing(preparing=1) in slow.line.standings
     report = await publication
@@ -202,7 +211,7 @@ async def test_a_long_preparation_is_no_silence(directory: ReplicaDirectory, sta
 
 
 async def test_a_preparation_that_takes_too_long_is_fenced_while_it_runs(start: Start) -> None:
-    directory = ReplicaDirectory(lambda: 0, lease_seconds=LEASE, prepare_timeout_seconds=0.5)
+    directory = ReplicaDirectory(lambda: 0, silence_seconds=SILENCE, prepare_timeout_seconds=0.5)
     stand = Stand(directory, "slow")
     other = Stand(directory, "quick")
     await asyncio.gather(stand.replica.join(5), other.replica.join(5))
@@ -232,22 +241,67 @@ async def test_a_commit_that_fails_is_the_end_of_a_replica(directory: ReplicaDir
 
 
 @pytest.mark.parametrize("how", ["cut", "silent"])
-async def test_cut_off_it_fences_itself_before_the_directory_forgets_it(
-    directory: ReplicaDirectory, start: Start, how: str
-) -> None:
+async def test_a_directory_that_is_away_stops_no_request(directory: ReplicaDirectory, start: Start, how: str) -> None:
+    stands = [await start("one"), await start("two")]
+    await directory.publish(1)
+    for stand in stands:
+        stand.service.in_force = 1
+        setattr(stand.line, how, True)
+    await until(lambda: all(stand.service.trouble for stand in stands))
+    await asyncio.sleep(SILENCE)
+    for stand in stands:
+        assert (stand.service.fenced, stand.replica.fatal, stand.service.serves) == (None, None, 1)
+        assert "directory" in str(stand.service.trouble) and "manifest 1" in str(stand.service.trouble)
+        setattr(stand.line, how, False)
+    await until(lambda: all(stand.service.trouble is None for stand in stands))
+    assert (await directory.publish(2)).replicas == 2
+    assert [stand.service.serves for stand in stands] == [2, 2]
+
+
+async def test_a_short_interruption_is_no_trouble(directory: ReplicaDirectory, start: Start) -> None:
+    stand = await start("one")
+    stand.line.cut = True
+    await asyncio.sleep(0.3 * SILENCE)
+    assert (stand.service.fenced, stand.service.trouble) == (None, None)
+
+
+@pytest.mark.parametrize("how", ["cut", "silent"])
+async def test_cut_off_alone_it_follows_the_registry(directory: ReplicaDirectory, start: Start, how: str) -> None:
     lost, good = await start("lost"), await start("good")
     await directory.publish(1)
     setattr(lost.line, how, True)
-    await asyncio.sleep(0.3 * LEASE)
-    assert lost.service.fenced is None, "a short interruption is nothing"
-    # A publication goes through only once the lost one is forgotten, and then it must not serve any more.
+    lost.service.in_force = 2
     report = await directory.publish(2)
-    assert lost.service.fenced is not None
-    assert "cut off" in lost.service.fenced
-    assert (report.replicas, good.service.serves, lost.service.serves) == (1, 2, 1)
+    assert (report.replicas, good.service.serves) == (1, 2), "the lost one is forgotten, not waited for"
+    await until(lambda: lost.service.serves == 2)
+    assert (lost.service.fenced, lost.replica.fatal) == (None, None)
     setattr(lost.line, how, False)
-    await until(lambda: lost.service.fenced is None)
-    assert (lost.service.serves, lost.replica.fatal) == (2, None), "it serves again, and the manifest in force"
+    await until(lambda: lost.service.trouble is None)
+    assert (await directory.publish(3)).replicas == 2
+    assert lost.service.serves == 3
+
+
+async def test_cut_off_and_unable_to_follow_it_serves_on_and_says_so(directory: ReplicaDirectory, start: Start) -> None:
+    lost = await start("lost")
+    await directory.publish(1)
+    lost.line.cut, lost.service.in_force = True, 2
+    lost.service.refuses[2] = PrepareFailed("alpha@v2", "no such folder", "mount it")
+    await until(lambda: "no such folder" in str(lost.service.trouble))
+    assert (lost.service.fenced, lost.replica.fatal, lost.service.serves) == (None, None, 1)
+    # It is mended, and then the directory is there again: both lead it on.
+    lost.service.refuses.clear()
+    await until(lambda: lost.service.serves == 2)
+    lost.line.cut = False
+    await until(lambda: lost.service.trouble is None)
+
+
+async def test_cut_off_without_ever_having_joined_it_takes_no_request(start: Start) -> None:
+    lonely = await start("lonely", join=False)
+    lonely.line.cut = True
+    joining = asyncio.create_task(lonely.replica.join(2 * SILENCE))
+    with pytest.raises(TimeoutError):
+        await joining
+    assert lonely.service.fenced == "starting"
 
 
 async def test_a_restarted_directory_is_found_again(directory: ReplicaDirectory, start: Start) -> None:
@@ -255,7 +309,7 @@ async def test_a_restarted_directory_is_found_again(directory: ReplicaDirectory,
     await directory.publish(1)
     stand.line.cut = True
     await asyncio.sleep(0.1)
-    stand.line.directory = ReplicaDirectory(lambda: 2, lease_seconds=LEASE, prepare_timeout_seconds=3.0)
+    stand.line.directory = ReplicaDirectory(lambda: 2, silence_seconds=SILENCE, prepare_timeout_seconds=3.0)
     stand.line.cut = False
     await until(lambda: stand.service.serves == 2)
     assert stand.service.fenced is None

@@ -5,20 +5,20 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from actors.spool import DomainBacklog, Spool, SpooledMarker, SpooledRow
+from actors.backlog import DomainBacklog
+from actors.spool import Spool, SpooledMarker, SpooledRow
 from streaming.source import TopicPartition
 
 P0, P1 = TopicPartition("stream", 0), TopicPartition("stream", 1)
 
 
 def row(partition: TopicPartition, offset: int, domain: str = "alpha", *, held_out: bool = False) -> SpooledRow:
-    return SpooledRow(partition, offset, domain, f"{domain}-{partition.partition}-{offset}", held_out, b"{}")
+    return SpooledRow(partition, offset, domain, f"{domain}-{partition.partition}-{offset}", held_out, "ask", "say")
 
 
 def rows(partition: TopicPartition, offsets: Iterable[int], domain: str = "alpha") -> list[SpooledRow]:
@@ -59,13 +59,12 @@ def test_storing_twice_is_storing_once(spool: Spool) -> None:
             train=3,
             fresh=3,
             markers=frozenset({P0}),
-            last_arrival=spool.backlog({})["alpha"].last_arrival,
         )
     }
 
 
 def test_a_transaction_that_fails_leaves_nothing(spool: Spool) -> None:
-    bad = SpooledRow(P0, 1, "alpha", None, False, b"{}")  # type: ignore[arg-type]
+    bad = SpooledRow(P0, 1, "alpha", None, False, "ask", "say")  # type: ignore[arg-type]
     with pytest.raises(sqlite3.IntegrityError):
         spool.append([row(P0, 0), bad], [], {P0: (0, 2)})
     assert (spool.size(), spool.continuation(P0, 0)) == (0, 0)
@@ -131,20 +130,18 @@ def test_positions_of_what_was_never_read(spool: Spool) -> None:
 
 
 def test_the_backlog_counts_only_what_was_observed(spool: Spool) -> None:
-    before = time.time()
     spool.append(
         [row(P0, 0), row(P0, 1, held_out=True), row(P0, 2, "beta"), row(P1, 0), row(P1, 1)],
         [SpooledMarker(P0, 3, "alpha"), SpooledMarker(P1, 2, "alpha")],
         {P0: (0, 4), P1: (0, 3)},
     )
     nothing = spool.backlog({})
-    assert {domain: (b.train, b.held_out, b.fresh, b.markers) for domain, b in nothing.items()} == {
-        "alpha": (0, 0, 0, frozenset()),
-        "beta": (0, 0, 0, frozenset()),
+    assert {domain: (b.train, b.held_out, b.fresh, b.unobserved, b.markers) for domain, b in nothing.items()} == {
+        "alpha": (0, 0, 0, 4, frozenset()),
+        "beta": (0, 0, 0, 1, frozenset()),
     }
-    assert before <= nothing["alpha"].last_arrival <= time.time()
     some = spool.backlog({P0: 4, P1: 1})
-    assert (some["alpha"].train, some["alpha"].held_out, some["alpha"].fresh) == (2, 1, 3)
+    assert (some["alpha"].train, some["alpha"].held_out, some["alpha"].fresh, some["alpha"].unobserved) == (2, 1, 3, 1)
     assert some["alpha"].markers == {P0}
     assert (some["beta"].train, some["beta"].markers) == (1, frozenset())
     assert spool.backlog({P0: 4, P1: 3})["alpha"].markers == {P0, P1}
@@ -249,7 +246,8 @@ from actors.spool import Spool, SpooledRow
 from streaming.source import TopicPartition
 partition = TopicPartition("stream", 0)
 spool = Spool(Path({str(path)!r}))
-spool.append([SpooledRow(partition, n, "alpha", str(n), False, b"x") for n in range(5)], [], {{partition: (0, 5)}})
+rows = [SpooledRow(partition, n, "alpha", str(n), False, "ask", "say") for n in range(5)]
+spool.append(rows, [], {{partition: (0, 5)}})
 spool.seal("alpha", 1, {{partition: 3}})
 spool._db.execute("BEGIN IMMEDIATE")
 spool._db.execute("DELETE FROM rows")

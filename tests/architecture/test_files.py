@@ -1,13 +1,16 @@
 """What every file of ours keeps to."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.architecture.sources import REPOSITORY, Source, sources
+from tests.architecture.sources import PACKAGES, REPOSITORY, Source, sources
 
 LONGEST_FILE = 500
+LONGEST_FUNCTION = 60
+LARGEST_CLUSTER = 1_200
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LOADERS = {("torch", "load"), ("torch", "save"), ("pandas", "read_pickle"), ("ray", "cloudpickle")}
 
@@ -52,3 +55,26 @@ def test_no_file_is_too_long() -> None:
 def test_names_of_files_say_what_is_inside() -> None:
     vague = {"utils", "util", "helpers", "helper", "manager", "core", "base", "common", "misc"}
     assert [source.place for source in sources() if Path(source.place).stem in vague] == []
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        f"{source.place}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_cluster_is_wiring_and_no_more() -> None:
+    lines = [
+        len(source.path.read_text(encoding="utf-8").splitlines()) for source in sources() if source.package == "cluster"
+    ]
+    assert sum(lines) <= LARGEST_CLUSTER
+
+
+def test_every_package_is_checked_strictly() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    assert settings["strict"] is True
+    assert set(settings["packages"]) == set(PACKAGES)

@@ -14,7 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from cluster.runtime import _ENVIRONMENT
 from configs.loader import load
 from configs.settings import Settings
-from console.cli import _stream_overrides
+from console.terminal import stream_overrides
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -29,7 +29,7 @@ def settings_of(arguments: list[str]) -> Settings:
     pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
     streams = [value for option, value in pairs if option == "--stream"]
     sets = [value for option, value in pairs if option == "--set"]
-    return load(arguments[1], [*_stream_overrides(streams[0] if streams else None), *sets])
+    return load(arguments[1], [*stream_overrides(streams[0] if streams else None), *sets])
 
 
 def reserved_cpus(settings: Settings) -> float:

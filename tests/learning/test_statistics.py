@@ -1,9 +1,11 @@
-"""Blocks of statistics: the smaller form, the way through bytes, dropping rows."""
+"""Blocks of statistics: the smaller form, and which rows are refused."""
+
+import copy
 
 import numpy as np
 import pytest
 
-from learning.errors import LearningError
+from learning.errors import LearningError, NonFiniteFeatures
 from learning.moments import Sums
 from learning.statistics import Statistics
 from learning.symmetric import packed_length
@@ -16,23 +18,9 @@ def test_the_smaller_form_is_taken() -> None:
     few, many = Statistics.of(ROWS[:6], DOMAINS[:6], "f"), Statistics.of(ROWS, DOMAINS, "f")
     assert few.rows_ND is not None and few.sums is None and few.row_domains == tuple(DOMAINS[:6])
     assert many.rows_ND is None and many.sums is not None and many.row_domains == ()
-    assert len(many.to_bytes()) < ROWS.nbytes + 9 * 40 * 8
     for block, count in ((few, 3), (many, 20)):
         assert block.domains == ("a", "b") and dict(block.counts) == {"a": count, "b": count}
         assert block.rows == 2 * count and block.feature_dim == 9
-
-
-@pytest.mark.parametrize("count", [1, 6, 40])
-def test_bytes_and_back(count: int) -> None:
-    block = Statistics.of(ROWS[:count], DOMAINS[:count], "f")
-    again = Statistics.from_bytes(block.to_bytes())
-    assert again.to_bytes() == block.to_bytes()
-    assert (again.fingerprint, again.domains, again.counts, again.row_domains) == (
-        block.fingerprint,
-        block.domains,
-        block.counts,
-        block.row_domains,
-    )
 
 
 def test_sums_are_those_of_the_domains_rows() -> None:
@@ -43,14 +31,24 @@ def test_sums_are_those_of_the_domains_rows() -> None:
     assert np.allclose(part.sum_D, ROWS[1::2].sum(axis=0))
 
 
-def test_rows_can_be_dropped_but_not_out_of_sums() -> None:
-    block = Statistics.of(ROWS[:6], DOMAINS[:6], "f").without({0, 2, 4})
-    assert block.domains == ("a",) and block.rows == 3
-    assert block.rows_ND is not None and np.array_equal(block.rows_ND, ROWS[[1, 3, 5]])
-    with pytest.raises(LearningError, match="indices below 3"):
-        block.without([3])
-    with pytest.raises(LearningError, match="holds sums"):
-        Statistics.of(ROWS, DOMAINS, "f").without([0])
+@pytest.mark.parametrize("spoilt", [(0,), (39,), (3, 4, 17), tuple(range(40))], ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_all_named(spoilt: tuple[int, ...], value: float) -> None:
+    rows = ROWS.copy()
+    rows[list(spoilt), 4] = value
+    with pytest.raises(
+        NonFiniteFeatures, match=f"{len(spoilt)} of 40 rows are not finite, first row {spoilt[0]}"
+    ) as found:
+        Statistics.of(rows, DOMAINS, "f")
+    assert found.value.rows == spoilt
+    kept = [index for index in range(40) if index not in spoilt]
+    if kept:
+        assert Statistics.of(rows[kept], [DOMAINS[index] for index in kept], "f").rows == len(kept)
+
+
+def test_an_error_that_names_rows_can_be_sent_to_another_process() -> None:
+    sent = copy.copy(NonFiniteFeatures("two rows", [3, 8]))  # the way in which pickle takes it apart and makes it anew
+    assert (type(sent), str(sent), sent.rows) == (NonFiniteFeatures, "two rows", (3, 8))
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,6 @@ def next_manifest(current: Manifest | None, *adapters: Adapter, **changes: Any) 
         "base": BaseRevision(model="owner/model", digest="b" * 64),
         "routes": routes | {adapter.domain: adapter.route() for adapter in adapters},
         "router": RouterRef(fingerprint="f", abstain_below=0.25),
-        "features_digest": "c" * 64,
         "examples": {adapter.domain: 100 for adapter in adapters},
         "reason": "a test",
     }

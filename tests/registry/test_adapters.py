@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +75,36 @@ def test_listing_is_by_domain_and_number(registry: Registry, add: Callable[..., 
     ]
     assert [adapter.version for adapter in registry.adapters("news")] == [1, 2, 10]
     assert registry.adapters("new") == []
+
+
+def test_facts_are_read_once_and_the_folder_is_listed_once_a_call(
+    registry: Registry, add: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name never means other content: what a status asks for again and again costs no reading."""
+    for number in range(6):
+        add(f"domain-{number}")
+    fresh = Registry(registry.root)
+    read, listed = [], []
+    read_bytes, listdir = Path.read_bytes, os.listdir
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), read_bytes(path))[1])
+    monkeypatch.setattr(os, "listdir", lambda *of: (listed.append(of), listdir(*of))[1])
+    for calls in (1, 2, 3):
+        assert len(fresh.adapters()) == 6
+        assert (len(read), len(listed)) == (6, calls)
+    assert fresh.adapter(fresh.adapters("domain-3")[0].name).domain == "domain-3"
+    assert len(read) == 6
+
+
+def test_what_another_process_adds_and_prunes_is_seen(registry: Registry, add: Callable[..., Adapter]) -> None:
+    reader = Registry(registry.root)
+    one = add("news")
+    assert reader.adapters() == [one]
+    two = add("news", 2)
+    assert reader.adapters() == [one, two]
+    shutil.rmtree(one.path)
+    assert reader.adapters() == [two]
+    with pytest.raises(UnknownAdapter):
+        reader.adapter(one.name)
 
 
 @pytest.mark.parametrize("name", ["news", "news@v1-00000000", "../news@v1-00000000", "", "news@v1-00000000/x"])

@@ -25,6 +25,14 @@ def test_text_and_back() -> None:
     assert Manifest.from_json(text, "here").to_json() == text
 
 
+def test_an_earlier_manifests_empty_features_digest_is_passed_over_and_no_other_value() -> None:
+    manifest = next_manifest(None)
+    earlier = json.loads(manifest.to_json()) | {"features_digest": None}
+    assert Manifest.from_json(json.dumps(earlier), "here") == manifest
+    with pytest.raises(RegistryError, match="features_digest"):
+        Manifest.from_json(json.dumps(earlier | {"features_digest": "c" * 64}), "here")
+
+
 def test_it_names_base_and_adapters_together() -> None:
     manifest = json.loads(next_manifest(None, routes={"news": route()}).to_json())
     assert manifest["base"].keys() == {"model", "revision", "digest"}

@@ -58,13 +58,6 @@ def test_what_the_current_manifest_names_always_stays(registry: Registry, six: l
         registry.adapter(route.adapter).verify()
 
 
-def test_what_is_in_use_stays(registry: Registry, six: list[Manifest]) -> None:
-    serving = six[1].routes["news"].adapter
-    registry.prune(keep_snapshots=1, keep_manifests=1, in_use=[serving])
-    registry.adapter(serving).verify()
-    assert [adapter.version for adapter in registry.adapters("news")] == [2, 6]
-
-
 def test_a_rollback_keeps_its_old_adapter_and_router(registry: Registry, six: list[Manifest]) -> None:
     back = next_manifest(six[-1], routes=six[0].routes, router=six[0].router)
     current = registry.commit(back, None, *state_of(7)[1:])

@@ -21,7 +21,7 @@ from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from serving.frontdoor import build_app
 from serving.service import RoutedService
 from tests.serving.memory_engine import MemoryEngine
-from tests.serving.publisher import Publisher, WordFeatures
+from tests.serving.publisher import BASE, Publisher, WordFeatures
 
 WORDS = {"cats": "meow", "dogs": "woof"}
 
@@ -109,7 +109,7 @@ def engine() -> MemoryEngine:
 
 @pytest.fixture
 def service(engine: MemoryEngine, registry: Registry) -> RoutedService:
-    return RoutedService(engine, registry, lambda _: WordFeatures(list(WORDS.values())), PlainTemplate(), 8)
+    return RoutedService(engine, registry, lambda _: WordFeatures(list(WORDS.values())), PlainTemplate(), 8, BASE)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ async def theatre(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Asy
     features = stage.extractor(model, [text for own in rendered.values() for text in own])
     publisher = Publisher(Registry(scratch / "registry", writer=True), scratch / "plain")
     started = time.monotonic()
-    service = await RoutedService.start(stage.options(model), publisher.registry, lambda _: features)
+    service = await RoutedService.start(stage.options(model), publisher.registry, lambda _: features, BASE)
     try:
         yield Theatre(
             service,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.engine import Answer, Call, Kind, LoadedAdapter
-from serving.errors import EngineFailed
+from serving.errors import EngineFailed, Unavailable
 from serving.openai_body import bad_request, plain_messages, prompts_of
 
 WORDS = ["zero", "one", "two", "three", "four", "five"]
@@ -35,7 +35,10 @@ class Request(BaseModel):
 
 
 class MemoryEngine:
-    """`log` holds every load and unload in order; `bad` names of versions whose load or probe fails, by step."""
+    """`log` holds every load and unload in order; `bad` names of versions whose load or probe fails, by step.
+
+    A version that is `busy` has its probe unanswered; a `dying` one takes the engine down with it.
+    """
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str]] = []
@@ -51,6 +54,7 @@ class MemoryEngine:
 
     async def load(self, adapter: LoadedAdapter) -> None:
         await asyncio.sleep(0)
+        self._check_alive()
         if self.bad.get(adapter.name) == "load":
             raise EngineFailed(f"{adapter.name} does not fit")
         assert adapter.number not in self.numbers, "an engine id was used twice"
@@ -69,7 +73,13 @@ class MemoryEngine:
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
         await asyncio.sleep(0)
-        if adapter is not None and self.bad.get(adapter.name) == "probe":
+        fault = None if adapter is None else self.bad.get(adapter.name)
+        if fault == "busy":
+            await asyncio.Event().wait()
+        if fault == "dying":
+            self.failure = "out of memory"
+        self._check_alive()
+        if fault == "probe":
             raise EngineFailed("nan")
 
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
@@ -140,6 +150,10 @@ class MemoryEngine:
 
     def metrics(self) -> bytes:
         return b"# TYPE memory_engine gauge\nmemory_engine 1\n"
+
+    def _check_alive(self) -> None:
+        if self.failure is not None:
+            raise Unavailable(self.failure)
 
     async def stop(self) -> None:
         self.failure = "stopped"

@@ -26,12 +26,16 @@ class WordFeatures:
         return np.array([[float(text.split().count(word)) for word in self.words] for text in texts])
 
 
+BASE = BaseRevision(model="test", digest="b" * 64)
+
+
 class Publisher:
     """Adds adapters and commits manifests, each the successor of the last."""
 
     def __init__(self, registry: Registry, scratch: Path) -> None:
         self.registry = registry
         self._scratch = scratch
+        self.base = BASE
 
     def adapter(self, domain: str, version: int, *, rank: int = 2, folder: Path | None = None) -> Adapter:
         """A version in the registry; without a PEFT folder, one that only a memory engine takes."""
@@ -46,7 +50,7 @@ class Publisher:
             version=version,
             status="accepted",
             rank=rank,
-            base_digest="base",
+            base_digest=self.base.digest,
             learner="test",
             train_examples=1,
             held_out_examples=1,
@@ -63,10 +67,9 @@ class Publisher:
             number=current.number + 1 if current else 1,
             parent=current.number if current else None,
             created_at=datetime.now(UTC),
-            base=BaseRevision(model="test"),
+            base=self.base,
             routes={adapter.domain: adapter.route() for adapter in adapters},
             router=router,
-            features_digest="words",
         )
         return self.registry.commit(manifest, weights.to_bytes() if weights else None, {}, {})
 

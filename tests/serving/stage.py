@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from learning.feature_options import FeatureOptions
 from learning.features import FeatureExtractor
 from learning.rls import RouterWeights, StreamingRidge
 from learning.template import PromptTemplate
@@ -35,6 +36,8 @@ def options(model: Path) -> EngineOptions:
         kv_cache_bytes=64 << 20,
         enforce_eager=True,
         threads=1,
+        # Few enough that long prompts come in chunks.
+        engine={"max_num_batched_tokens": 64},
         tool_call_parser="hermes",
     )
 
@@ -65,12 +68,20 @@ class Reference:
         self._base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         self._tuned: dict[Path, PeftModel] = {}
 
-    @torch.no_grad()
-    def tokens(self, folder: Path | None, prompt: Sequence[int], count: int) -> list[int]:
+    def _with(self, folder: Path | None) -> torch.nn.Module:
         if folder is not None and folder not in self._tuned:
             base = AutoModelForCausalLM.from_pretrained(self._model, dtype=torch.float32)
             self._tuned[folder] = PeftModel.from_pretrained(base, folder).eval()
-        model = self._base if folder is None else self._tuned[folder]
+        return self._base if folder is None else self._tuned[folder]
+
+    @torch.no_grad()
+    def logprobs(self, folder: Path | None, tokens: Sequence[int]) -> torch.Tensor:
+        """Log probabilities [n - 1, vocabulary] of each next token after the first."""
+        return self._with(folder)(torch.tensor([tokens])).logits[0, :-1].log_softmax(-1)
+
+    @torch.no_grad()
+    def tokens(self, folder: Path | None, prompt: Sequence[int], count: int) -> list[int]:
+        model = self._with(folder)
         tokens = list(prompt)
         for _ in range(count):
             tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
@@ -87,15 +98,8 @@ def messages(data: Path, domain: str, split: str, count: int) -> list[str]:
 
 
 def extractor(model: Path, texts: Sequence[str]) -> FeatureExtractor:
-    bare = FeatureExtractor(
-        str(model),
-        layers=[0, 2],
-        poolings=["mean"],
-        expansion=256,
-        seed=7,
-        max_tokens=256,
-        template_digest=template(model).digest,
-    )
+    options = FeatureOptions(layers=(0, 2), poolings=("mean",), expansion=256, seed=7, max_tokens=256)
+    bare = FeatureExtractor(str(model), options, template(model))
     return bare.with_standardisation(bare.fit(texts))
 
 

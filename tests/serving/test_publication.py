@@ -5,19 +5,29 @@ from pathlib import Path
 
 import pytest
 
+from registry.adapters import Adapter
+from registry.errors import UnknownAdapter
+from registry.manifest import BaseRevision
 from registry.registry import Registry
-from serving.errors import NotPrepared, PrepareFailed
+from serving.engine import LoadedAdapter
+from serving.errors import EngineFailed, NotPrepared, PrepareFailed
 from serving.publication import Publication
 from serving.served import NOTHING_PUBLISHED
 from tests.serving.memory_engine import MemoryEngine
-from tests.serving.publisher import Publisher, WordFeatures, word_router
+from tests.serving.publisher import BASE, Publisher, WordFeatures, word_router
 
 WORDS = {"cats": "meow", "dogs": "woof"}
 
 
 @pytest.fixture
 def publication(engine: MemoryEngine, registry: Registry) -> Publication:
-    return Publication(engine, registry, lambda _: WordFeatures(list(WORDS.values())), max_lora_rank=8)
+    return Publication(engine, registry, lambda _: WordFeatures(list(WORDS.values())), max_lora_rank=8, base=BASE)
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.publication._PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("serving.publication._PROBE_PATIENCE", 0.05)
 
 
 async def stand(publication: Publication, number: int) -> None:
@@ -158,20 +168,6 @@ async def test_a_column_without_an_adapter_is_masked(publication: Publication, p
     assert [decision.domain for decision in scorer.route(["meow", "woof"])] == ["cats", None]
 
 
-async def test_abort_unloads_what_only_it_needed(
-    publication: Publication, publisher: Publisher, engine: MemoryEngine
-) -> None:
-    cats, cats2 = publisher.adapter("cats", 1), publisher.adapter("cats", 2)
-    publisher.publish([cats])
-    publisher.publish([cats2])
-    await stand(publication, 1)
-    await publication.prepare(2)
-    await publication.abort(2)
-    assert set(engine.present) == {cats.name}
-    with pytest.raises(NotPrepared):
-        await publication.commit(2)
-
-
 async def test_a_cancelled_prepare_leaves_nothing(
     publication: Publication, publisher: Publisher, engine: MemoryEngine
 ) -> None:
@@ -210,3 +206,146 @@ async def test_an_older_manifest_is_not_prepared(publication: Publication, publi
     await stand(publication, 2)
     with pytest.raises(PrepareFailed, match="already stands on manifest 2"):
         await publication.prepare(1)
+
+
+async def test_a_probe_that_a_busy_engine_leaves_unanswered_proves_nothing(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    cats, dogs = publisher.adapter("cats", 1), publisher.adapter("dogs", 1)
+    publisher.publish([cats, dogs])
+    engine.bad[cats.name] = "busy"
+    await stand(publication, 1)
+    assert publication.current.number == 1 and set(engine.present) == {cats.name, dogs.name}
+    publisher.publish([cats, publisher.adapter("dogs", 2)])
+    engine.bad[publisher.registry.manifest(2).routes["dogs"].adapter] = "probe"
+    with pytest.raises(PrepareFailed, match=r"dogs@v2.*probe"):
+        await publication.prepare(2)
+
+
+@pytest.mark.parametrize("moment", ["load", "probe"])
+async def test_an_engine_that_dies_is_not_the_adapters_fault(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine, moment: str
+) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.publish([cats])
+    if moment == "load":
+        engine.failure = "out of memory"
+    else:
+        engine.bad[cats.name] = "dying"
+    with pytest.raises(PrepareFailed, match="engine went down: out of memory") as failure:
+        await publication.prepare(1)
+    assert "train" not in str(failure.value)
+
+
+def gone(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Put `folder` aside until it has been missed `times` times; what was missed is counted in the list."""
+    missed: list[int] = []
+    find, aside = Registry.adapter, folder.with_name("aside")
+    folder.rename(aside)
+
+    def finding(self: Registry, name: str) -> Adapter:
+        try:
+            return find(self, name)
+        except UnknownAdapter:
+            missed.append(1)
+            if len(missed) == times:
+                aside.rename(folder)
+            raise
+
+    monkeypatch.setattr(Registry, "adapter", finding)
+    return missed
+
+
+async def test_a_folder_that_is_away_for_a_moment_is_read_again(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.publish([cats])
+    missed = gone(Path(cats.path), 2, monkeypatch)
+    await stand(publication, 1)
+    assert len(missed) == 2 and set(engine.present) == {cats.name}
+
+
+async def test_a_folder_that_stays_away_ends_the_preparation(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.publish([cats])
+    missed = gone(Path(cats.path), 99, monkeypatch)
+    with pytest.raises(PrepareFailed, match=f"{cats.name}.*restore the folder"):
+        await publication.prepare(1)
+    assert len(missed) == 4 and engine.log == []
+
+
+@pytest.mark.parametrize("what", ["manifest", "weights"])
+async def test_a_read_that_fails_once_is_done_again(
+    publication: Publication, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    publisher.publish([publisher.adapter("cats", 1)], word_router(WORDS))
+    real, calls = getattr(Registry, what), []
+
+    def flaky(self: Registry, argument: object) -> object:
+        calls.append(argument)
+        if len(calls) == 1:
+            raise OSError("stale file handle")
+        return real(self, argument)
+
+    monkeypatch.setattr(Registry, what, flaky)
+    await stand(publication, 1)
+    assert len(calls) == 2 and publication.current.scorer is not None
+
+
+async def test_damage_is_not_read_again(
+    publication: Publication, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.publish([cats])
+    (Path(cats.path) / "adapter_model.safetensors").write_bytes(b"other")
+    asked: list[str] = []
+    real = Registry.adapter
+    monkeypatch.setattr(Registry, "adapter", lambda self, name: asked.append(name) or real(self, name))
+    with pytest.raises(PrepareFailed, match="sha256"):
+        await publication.prepare(1)
+    assert asked == [cats.name]
+
+
+async def test_a_load_is_tried_again_once_the_folder_is_seen_to_be_there(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.publish([cats])
+    real, tries = engine.load, []
+
+    async def load(adapter: LoadedAdapter) -> None:
+        tries.append(adapter.name)
+        if len(tries) == 1:
+            raise EngineFailed("no such folder")
+        await real(adapter)
+
+    monkeypatch.setattr(engine, "load", load)
+    await stand(publication, 1)
+    assert tries == [cats.name] * 2 and set(engine.present) == {cats.name}
+
+
+@pytest.mark.parametrize("digest", ["c" * 64, ""])
+async def test_a_manifest_of_another_base_is_refused(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine, digest: str
+) -> None:
+    cats = publisher.adapter("cats", 1)
+    publisher.base = BaseRevision(model="other", digest=digest)
+    publisher.publish([cats])
+    with pytest.raises(PrepareFailed, match=f"other .*engine runs test .{BASE.digest}"):
+        await publication.prepare(1)
+    assert engine.log == []
+
+
+async def test_an_adapter_of_another_base_is_refused(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine
+) -> None:
+    publisher.base = BaseRevision(model="other", digest="c" * 64)
+    cats = publisher.adapter("cats", 1)
+    publisher.base = BASE
+    publisher.publish([cats])
+    with pytest.raises(PrepareFailed, match=f"{cats.name}.*trained on the base {'c' * 64}.*engine runs test"):
+        await publication.prepare(1)
+    assert engine.log == []

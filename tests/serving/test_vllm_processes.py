@@ -17,6 +17,7 @@ from registry.registry import Registry
 from serving.errors import EngineFailed, Unavailable
 from serving.service import RoutedService
 from serving.vllm_engine import VllmEngine
+from tests.serving.publisher import BASE
 from tests.serving.stage import TEMPLATE, options
 
 pytestmark = pytest.mark.vllm
@@ -70,7 +71,9 @@ def test_a_killed_owner_takes_its_engine_with_it(shared: Path, repository: Path,
 async def test_a_dead_engine_is_told_and_stop_leaves_no_process(shared: Path, tmp_path: Path) -> None:
     """The engine's process dies under a request: the request ends, the replica is not ready, nothing hangs."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    service = await RoutedService.start(options(shared / "models" / "stories260K"), Registry(tmp_path), no_features)
+    service = await RoutedService.start(
+        options(shared / "models" / "stories260K"), Registry(tmp_path), no_features, BASE
+    )
     own = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     engines = [child for child in own if "resource_tracker" not in " ".join(child.cmdline())]
     assert len(engines) == 1 and service.ready

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from streaming.embedded import EmbeddedLog, EmbeddedSink, EmbeddedSource
+from streaming.embedded import EmbeddedSink, EmbeddedSource
+from streaming.embedded_log import EmbeddedLog
 from streaming.errors import StreamError
 from streaming.location import StreamLocation, open_source
 from streaming.records import TaskRecord
@@ -21,7 +22,8 @@ from tests.streaming.streams import read
 WRITER = """
 import sys
 from pathlib import Path
-from streaming.embedded import EmbeddedLog, EmbeddedSink
+from streaming.embedded import EmbeddedSink
+from streaming.embedded_log import EmbeddedLog
 name, path, count, batch = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 sink = EmbeddedSink(EmbeddedLog(path), "t")
 for number in range(count):

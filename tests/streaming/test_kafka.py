@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from streaming.broker import ApacheKafkaBroker, TansuBroker, free_port, kafka_home
-from streaming.embedded import EmbeddedLog
-from streaming.errors import BrokerUnavailable, StreamError
+from streaming.embedded_log import EmbeddedLog
+from streaming.errors import BrokerUnavailable, LogReplaced, StreamError
 from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource, ensure_topic
 from streaming.kafka_client import _murmur, check_session
 from streaming.records import TaskRecord
@@ -390,7 +390,7 @@ def test_a_broker_that_forgot_everything_is_noticed(tmp_path: Path) -> None:
             broker.restart()
             ensure_topic(options, "forgotten", 1)
             deadline = time.monotonic() + 60
-            with pytest.raises(StreamError, match="expected offset 10 or later"):
+            with pytest.raises(LogReplaced, match="expected identity"):
                 while time.monotonic() < deadline:
                     source.poll(0.5, 10)
         finally:

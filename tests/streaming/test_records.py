@@ -82,7 +82,7 @@ class TestId:
         made = record(id=...)
         assert from_mapping(made.to_mapping()).id == made.id  # type: ignore[union-attr]
 
-    @pytest.mark.parametrize("bad", ["", "x" * 201, "a\nb", 7, None, "a\x00"])
+    @pytest.mark.parametrize("bad", ["", "x" * 201, "a\nb", 7, "a\x00"])
     def test_bad_ones(self, bad: object) -> None:
         assert refusal({**PLAIN, "id": bad}).reason == "bad-record"
 
@@ -138,7 +138,6 @@ class TestRefusals:
             {"split": "dev"},
             {"split": 1},
             {"meta": []},
-            {"meta": None},
             {"created_at": 1700000000},
             {"created_at": "2026-01-02"},
             {"created_at": "2026-01-02T03:04:05"},
@@ -187,12 +186,44 @@ class TestRefusals:
             deep = [deep]
         assert "nested" in str(refusal({**PLAIN, "meta": {"x": deep}}))
 
-    @pytest.mark.parametrize("name", ["start_of_domain", None, 3])
+    @pytest.mark.parametrize("name", ["start_of_domain", "", 3])
     def test_unknown_kinds(self, name: object) -> None:
         assert refusal({"kind": name, "domain": "bank"}).reason == "bad-record"
 
     def test_a_marker_has_no_further_fields(self) -> None:
         assert "completion" in str(refusal({"kind": "end_of_domain", "domain": "bank", "completion": "x"}))
+
+
+class TestNulls:
+    """Null means absent, in records, messages, markers and rows."""
+
+    @pytest.mark.parametrize("name", ["id", "domain", "messages", "split", "created_at", "meta", "kind", "unheard_of"])
+    def test_in_a_record(self, name: str) -> None:
+        without = {key: value for key, value in PLAIN.items() if key != name}
+        assert from_mapping({**without, name: None}) == from_mapping(without)
+
+    def test_in_a_message(self) -> None:
+        turn = {"role": "user", "content": "how much?"}
+        assert record(prompt=None, messages=[{**turn, "name": None}]) == record(prompt=None, messages=[turn])
+
+    def test_in_a_marker(self) -> None:
+        assert from_mapping({"kind": "end_of_domain", "domain": "bank", "split": None}) == EndOfDomain(domain="bank")
+
+    @pytest.mark.parametrize("name", ["id", "split", "created_at", "meta", "kind", "prompt", "messages", "options"])
+    def test_in_a_row(self, name: str) -> None:
+        row = {"task": "bank", "input": "x", "output": "y"}
+        assert from_mapping({**row, name: None}) == from_mapping(row)
+
+    def test_without_an_id_the_content_names_it(self) -> None:
+        assert record(id=None).id == record(id=...).id
+
+    def test_the_split_of_a_file_is_for_rows_with_a_null_too(self) -> None:
+        row = {"task": "bank", "input": "x", "output": "y", "split": None}
+        made = from_mapping(row, split="test")
+        assert isinstance(made, TaskRecord) and made.split == "test"
+
+    def test_what_lies_within_meta_is_kept(self) -> None:
+        assert record(meta={"parent": None}).meta == {"parent": None}
 
 
 @pytest.mark.parametrize(
@@ -228,6 +259,22 @@ class TestRows:
     def test_the_split_of_a_file(self) -> None:
         assert from_row({"task": "a", "input": "x", "output": "y"}, split="test").split == "test"
 
+    def test_a_mapping_is_read_alike_in_either_layout(self) -> None:
+        row = {"task": "bank", "input": "how much?", "output": "balance", "id": "r1"}
+        assert from_mapping(row) == from_mapping(PLAIN)
+
+    def test_a_column_called_kind_is_a_further_one(self) -> None:
+        made = from_mapping({"task": "a", "input": "x", "output": "y", "kind": "question"})
+        assert isinstance(made, TaskRecord) and made.meta == {"kind": "question"}
+
+    @pytest.mark.parametrize("name", ["prompt", "messages", "completion"])
+    def test_two_layouts_in_one_are_refused(self, name: str) -> None:
+        row = {"task": "a", "input": "x", "output": "y", name: "z"}
+        for read in (from_mapping, from_row):
+            with pytest.raises(RecordError, match=f"field '{name}'") as caught:
+                read(row)
+            assert caught.value.reason == "bad-record"
+
     @pytest.mark.parametrize(
         ("row", "reason"),
         [
@@ -261,6 +308,12 @@ class TestFiles:
         next(found)
         with pytest.raises(RecordError, match=r"stream\.jsonl:2: "):
             next(found)
+
+    def test_a_byte_order_mark_is_passed_over(self, tmp_path: Path) -> None:
+        path = tmp_path / "stream.jsonl"
+        line = json.dumps(PLAIN).encode()
+        path.write_bytes(b"\xef\xbb\xbf" + line + b"\n\xef\xbb\xbf" + line + b"\n\xef\xbb\xbf\n")
+        assert list(read_jsonl(path)) == [record(), record()]
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(StreamError, match="cannot read records from"):

@@ -81,9 +81,33 @@ def test_plain_json_needs_no_header() -> None:
     assert isinstance(decoded, TaskRecord) and decoded.prompt == "x" and decoded.id
 
 
-@pytest.mark.parametrize("name", [b"application/json; charset=utf-8", b"Application/JSON", b" application/json "])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"application/json; charset=utf-8",
+        b"Application/JSON",
+        b" application/json ",
+        b'"application/json"',
+        b'"application/json; charset=utf-8"',
+        b'"application/json" ; charset="utf-8"',
+    ],
+)
 def test_content_types_are_read_leniently(name: bytes) -> None:
     assert decode(b'{"prompt": "x", "completion": "y"}', (("Content-Type", name),))
+
+
+@pytest.mark.parametrize("carried", [(), JSON])
+def test_a_byte_order_mark_before_json_is_passed_over(carried: Headers) -> None:
+    plain = b'{"id": "r1", "prompt": "x", "completion": "y"}'
+    assert decode(b"\xef\xbb\xbf" + plain, carried) == decode(plain, carried)
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+def test_nulls_and_rows_are_read_in_both_formats(content_type: ContentType) -> None:
+    row = {"task": "bank", "input": "x", "output": "y", "meta": None, "id": None, "split": None}
+    packed = msgpack.packb(row) if content_type == "application/msgpack" else json.dumps(row).encode()
+    expected = TaskRecord(domain="bank", prompt="x", completion="y")
+    assert decode(packed, (("content-type", content_type.encode()),)) == expected
 
 
 def test_the_last_content_type_counts() -> None:
@@ -120,7 +144,9 @@ def test_the_size_limit_is_exact() -> None:
         b'{"completion": NaN}',
         b'{"completion": Infinity}',
         b'{"completion": "\\ud800"}',
-        b'\xef\xbb\xbf{"a": 1}',
+        b"\xef\xbb\xbf",
+        b'\xef\xbb\xbf\xef\xbb\xbf{"prompt": "x", "completion": "y"}',
+        b'{"\xed\xa0\xbd\xed\xb8\x80": 1}',
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b"9" * 10_000,

@@ -1,0 +1,60 @@
+"""What happens to a domain now, and when what failed is tried again. In memory only: the stage itself follows from
+what is durable, so nothing is lost with it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from actors.errors import NotCaughtUp, PublicationFailed, in_words
+from actors.ports import LearnerPort
+from learning.errors import LearningError
+from serving.api import DomainState
+
+_LONGEST_PAUSE_S = 60.0
+"""Between tries of what was down: it comes back, however long it takes."""
+_LONGEST_REFUSED_PAUSE_S = 600.0
+"""Between tries of what was refused: most likely it will be again, but what refused it may be mended."""
+
+
+@dataclass
+class Stage:
+    """Where a domain is on its way, in words; of the decisions, only when to try again rests on it."""
+
+    state: DomainState = "open"
+    version: int | None = None
+    detail: str = ""
+    learner: LearnerPort | None = None
+    failures: int = 0
+    """In a row, since something last worked."""
+    retry_at: float = 0.0
+    """Monotonic time before which it is left alone."""
+    awaits_examples: bool = False
+    """Whether new examples are a reason to try before that."""
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def is_due(self, has_more: bool) -> bool:
+        """Tell whether it may be tried now; `has_more` when new examples are complete."""
+        return self.retry_at <= time.monotonic() or (self.awaits_examples and has_more)
+
+    def fail(self, error: Exception) -> None:
+        """Note what went wrong, and wait: longer each time, never for ever."""
+        self.detail = in_words(error)
+        if isinstance(error, NotCaughtUp):
+            # The router only has to read on.
+            self.retry_at = time.monotonic() + 0.5
+            return
+        self.state, self.failures = "failed", self.failures + 1
+        refused = isinstance(error, (LearningError, PublicationFailed))
+        self.awaits_examples = isinstance(error, LearningError)
+        longest = _LONGEST_REFUSED_PAUSE_S if refused else _LONGEST_PAUSE_S
+        self.retry_at = time.monotonic() + min(2.0 ** min(self.failures, 30), longest)
+
+    def in_words(self) -> str:
+        """Return the detail, of a failure with the time of the next try."""
+        if self.state != "failed":
+            return self.detail
+        seconds = max(self.retry_at - time.monotonic(), 0.0)
+        sooner = " or when new examples are complete" if self.awaits_examples else ""
+        return f"{self.detail}; failed {self.failures} times, next try in {seconds:.0f} s{sooner}"

@@ -1,0 +1,27 @@
+"""What is exchanged with a learner worker: the order, and what came of it. No examples: those the learner fetches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from learning.contract import TrainingResult
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Train version `version` of `domain` from the examples sealed under it."""
+
+    domain: str
+    version: int
+    continues: Path | None
+    """Folder of the adapter to go on from and to be measured against; None starts from the frozen base."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The method's result, and how many distinct examples it was given to train on."""
+
+    result: TrainingResult
+    train_examples: int

@@ -1,0 +1,26 @@
+"""The commands on configurations: show one whole, check one."""
+
+from __future__ import annotations
+
+import typer
+
+from console.terminal import Sets, load_checked, one_line, out
+
+config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
+
+
+@config_app.command("show")
+def config_show(config: str, set_: Sets = []) -> None:  # noqa: B006
+    """Print the whole configuration, defaults included, as YAML."""
+    with one_line():
+        import yaml
+
+        print(yaml.safe_dump(load_checked(config, list(set_)).model_dump(mode="json"), sort_keys=False), end="")
+
+
+@config_app.command("validate")
+def config_validate(config: str, set_: Sets = []) -> None:  # noqa: B006
+    """Check a configuration and the paths it names."""
+    with one_line():
+        settings = load_checked(config, list(set_))
+        out.print(f"{config}: valid ({settings.name})")

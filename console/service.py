@@ -1,0 +1,124 @@
+"""The commands that ask a running service: its status, its routing, its domains, a conversation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from console.terminal import DEFAULT_URL, AsJson, Url, client, err, one_line, out
+
+if TYPE_CHECKING:
+    from serving.api import DomainStatus
+
+domains_app = typer.Typer(help="Look at the domains and change what is served.", no_args_is_help=True)
+
+Version = Annotated[str | None, typer.Option("--version", help="Full version name; default: see the command.")]
+
+
+def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show what is served, learned and waiting, and everything that is failing."""
+    with one_line():
+        found = client(url).status()
+        if as_json:
+            print(found.model_dump_json())
+            return
+        out.print(f"manifest {found.manifest}, replicas {len(found.replicas)}")
+        _print_domains(found.domains)
+        for who, what in found.troubles():
+            err.print(f"[red]trouble:[/red] {who}: {what}", soft_wrap=True)
+
+
+def route(text: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Say which domain a text would be answered by, without generating."""
+    with one_line():
+        decision = client(url).route(text)
+        if as_json:
+            print(decision.model_dump_json())
+            return
+        score = "" if decision.score is None else f"  score {decision.score:.3f}"
+        out.print(f"{decision.domain}  {decision.adapter}{score}")
+
+
+def chat(
+    url: Url = DEFAULT_URL, model: Annotated[str, typer.Option(help="auto, base, a domain or version.")] = "auto"
+) -> None:
+    """Talk to the service; an empty line ends it."""
+    with one_line():
+        asked = client(url)
+        while True:
+            try:
+                text = input("> ")
+            except EOFError:
+                return
+            if not text:
+                return
+            for piece in asked.stream_chat(model, text):
+                print(piece, end="", flush=True)
+            print(f"   [{asked.last_adapter}]")
+
+
+@domains_app.command("list")
+def domains_list(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List the domains."""
+    with one_line():
+        found = client(url).domains()
+        if as_json:
+            print(json.dumps([domain.model_dump(mode="json") for domain in found]))
+        else:
+            _print_domains(found)
+
+
+@domains_app.command("show")
+def domains_show(domain: str, url: Url = DEFAULT_URL) -> None:
+    """Show one domain with the figures of its versions."""
+    with one_line():
+        from cluster.errors import ClusterError
+
+        found = [each for each in client(url).domains() if each.domain == domain]
+        if not found:
+            raise ClusterError(f"domain {domain!r} is not known; see `anabranch domains list`")
+        out.print_json(data=found[0].model_dump(mode="json"))
+
+
+@domains_app.command("remove")
+def domains_remove(domain: str, url: Url = DEFAULT_URL) -> None:
+    """Take a domain out of service and out of the router, exactly."""
+    _command("remove", domain, None, url)
+
+
+@domains_app.command("rollback")
+def domains_rollback(domain: str, version: Version = None, url: Url = DEFAULT_URL) -> None:
+    """Serve an earlier version (default: the accepted one before) and pin it."""
+    _command("rollback", domain, version, url)
+
+
+@domains_app.command("pin")
+def domains_pin(
+    domain: str,
+    version: Version = None,
+    off: Annotated[bool, typer.Option("--off", help="Clear the pin.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Keep a version in service (default: the present one) whatever is learned later."""
+    _command("unpin" if off else "pin", domain, version, url)
+
+
+def _command(name: str, domain: str, version: str | None, url: str) -> None:
+    with one_line():
+        result = client(url).command(name, domain, version)
+        out.print(f"manifest {result.manifest}: {result.reason}")
+
+
+def _print_domains(domains: Sequence[DomainStatus]) -> None:
+    table = Table("domain", "state", "version", "examples", "waiting", "detail")
+    for each in domains:
+        state = f"{each.state} {each.progress.step}/{each.progress.steps}" if each.progress else each.state
+        waiting = each.waiting.train + each.waiting.held_out
+        pinned = " (pinned)" if each.pinned else ""
+        detail = each.detail if each.state in ("failed", "rejected") else ""
+        table.add_row(each.domain, state, (each.version or "-") + pinned, str(each.examples), str(waiting), detail)
+    out.print(table)

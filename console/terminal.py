@@ -1,0 +1,72 @@
+"""What the commands share: where they print, options that several take, and bad input as one line, exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from configs.settings import Settings
+    from console.client import Client
+
+out = Console()
+err = Console(stderr=True)
+
+Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a config key, e.g. a.b=c.")]
+Url = Annotated[str, typer.Option("--url", envvar="ANABRANCH_URL", help="Where the front door answers.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Stream = Annotated[str | None, typer.Option(help="Override the stream of the config.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn the errors of a user's making into one line and exit code 2."""
+    from cluster.errors import ClusterError
+    from configs.errors import ConfigError
+    from learning.errors import LearningError
+    from streaming.errors import StreamError
+
+    try:
+        yield
+    except (ClusterError, ConfigError, LearningError, StreamError, FileNotFoundError) as error:
+        print(f"anabranch: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def load_checked(config: str, sets: list[str] | None) -> Settings:
+    """The settings of a preset or file, with the paths that they name checked."""
+    from configs.checks import check_paths
+    from configs.loader import load
+
+    settings = load(config, sets or [])
+    check_paths(settings)
+    return settings
+
+
+def stream_overrides(stream: str | None) -> list[str]:
+    """The overrides that put the stream at a location given on the command line."""
+    if stream is None:
+        return []
+    from streaming.errors import StreamError
+    from streaming.location import StreamLocation
+
+    if stream.startswith("embedded:"):
+        raise StreamError(f"--stream {stream}: a system's embedded stream lies in its home folder; set `home` instead")
+    location = StreamLocation.parse(stream, path=Path("unused"))
+    if location.kind == "embedded":
+        return ["stream.kind=embedded", "stream.bootstrap=null"]
+    return ["stream.kind=kafka", f'stream.bootstrap="{location.bootstrap}"', f"stream.topic={location.topic}"]
+
+
+def client(url: str) -> Client:
+    """A client of the front door at `url`."""
+    from console.client import Client
+
+    return Client(url)

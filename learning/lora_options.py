@@ -1,0 +1,79 @@
+"""What a LoRA learner is made with.
+
+Each knob stands here once, with its unit and what follows from it; settings inherit it as it is. Knows no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from learning.options import Count, Device, Dtype, Options, disagreement
+
+
+class LoraOptions(Options):
+    """How one low-rank adapter above the frozen layers is trained for each closed domain."""
+
+    kind: Literal["lora"] = "lora"
+    """Method; lora trains a low-rank adapter above the frozen layers."""
+    frozen_layers: Annotated[int, Field(ge=0)] = 2
+    """Lowest decoder layers without an adapter; the router's features must come from these."""
+    rank: Count = 16
+    """Rank of the adapter, its capacity and size."""
+    alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 32.0
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the adapter's inputs that is dropped while training."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Names of the linear modules that get an adapter."""
+    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 2e-4
+    """Peak step size of AdamW."""
+    batch_size: Count = 16
+    """Examples in one optimiser step."""
+    max_steps: Count = 1000
+    """Optimiser steps after which training ends."""
+    max_epochs: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 10.0
+    """Passes over the domain's examples after which training ends."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """How the step size falls after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the step size rises from zero."""
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Decoupled decay of the adapter's weights."""
+    patience: Annotated[int, Field(ge=0)] | None = None
+    """Evaluations in a row that may bring no gain; one more ends training early. When every held-out answer is exact,
+    nothing is left to gain. None trains to the end; the best state is kept either way."""
+    evaluate_every: Count = 50
+    """Steps between evaluations on held-out examples."""
+    max_tokens: Annotated[int, Field(ge=2)] = 1024
+    """Tokens of prompt and completion; a longer prompt loses its middle, an example whose completion alone is longer is
+    not trained on."""
+    dtype: Dtype = "float32"
+    """Precision of the base weights while training; the adapter itself is float32."""
+    device: Device = "cpu"
+    """Where training runs."""
+    threads: Count | None = None
+    """CPU threads of each worker; None leaves it to torch."""
+
+    @model_validator(mode="after")
+    def _fits_into_its_steps(self) -> Self:
+        if self.patience is not None and self.evaluate_every >= self.max_steps:
+            raise disagreement(
+                "evaluate_every",
+                f"expected less than max_steps ({self.max_steps}) because patience counts evaluations, "
+                f"got {self.evaluate_every}",
+            )
+        if self.warmup_steps >= self.max_steps:
+            raise disagreement(
+                "warmup_steps", f"expected less than max_steps ({self.max_steps}), got {self.warmup_steps}"
+            )
+        return self

@@ -1,0 +1,30 @@
+"""The learning methods there are: a kind's options, and the learner made from them.
+
+A new method is its learner (`learning.contract.Learner`) with an options model of a `kind` of its own, one line in
+`OPTIONS` and one case in `learner`. Imports no method before it is asked for. Knows no settings and no placement.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from learning.lora_options import LoraOptions
+
+if TYPE_CHECKING:
+    from learning.contract import Learner
+    from learning.template import PromptTemplate
+
+MethodOptions: TypeAlias = LoraOptions
+"""The options of any method; a union from the second one on."""
+
+OPTIONS: dict[str, type[MethodOptions]] = {"lora": LoraOptions}
+"""Options by kind."""
+
+
+def learner(model_path: str, template: PromptTemplate, options: MethodOptions) -> Learner:
+    """The learner that `options` are for; takes the seconds that loading the base model takes."""
+    match options:
+        case LoraOptions():
+            from learning.lora import LoraLearner
+
+            return LoraLearner(model_path, template, options)

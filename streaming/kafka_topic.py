@@ -1,0 +1,66 @@
+"""One Kafka topic as its broker describes it: whether it is there, its partitions, its identity, its size limit.
+
+Asked through an admin client of its own, which outlives outages. It does not read or write records.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import AuthorizationError, UnsupportedVersionError
+
+from streaming.errors import StreamError
+from streaming.kafka_client import KafkaOptions, build, plain_errors
+
+_REQUEST_TIMEOUT_MS = 5_000
+_SIZE_LIMIT = "max.message.bytes"
+_NO_IDENTITY = "00000000-0000-0000-0000-000000000000"
+
+
+class KafkaTopic:
+    """A topic, asked about again and again. Raises BrokerUnavailable without a session, StreamError where the topic is
+    missing; later calls raise BrokerUnavailable during an outage, within five seconds and mostly at once."""
+
+    def __init__(self, options: KafkaOptions, topic: str) -> None:
+        self._options = options
+        self._topic = topic
+        self._admin = build(KafkaAdminClient, options, request_timeout_ms=_REQUEST_TIMEOUT_MS)
+        try:
+            described = self._described()
+            if described is None:
+                raise StreamError(f"no topic {topic!r} in {options}; create it with ensure_topic")
+            self.partitions = range(len(described["partitions"]))
+        except BaseException:
+            self.close()
+            raise
+
+    def identity(self) -> str | None:
+        """The id that the broker gave the topic when it was created; None where it gives none, or where the topic is
+        not there."""
+        described = self._described()
+        found = None if described is None else described.get("topic_id")
+        return None if found in (None, _NO_IDENTITY) else str(found)
+
+    def max_message_bytes(self) -> int | None:
+        """The largest batch that the topic takes; None where the broker doesn't say, or not to this user."""
+        resource = ConfigResource(ConfigResourceType.TOPIC, self._topic)
+        with (
+            plain_errors(self._options, f"asking for the limits of topic {self._topic!r}"),
+            suppress(AuthorizationError, UnsupportedVersionError),
+        ):
+            configs = self._admin.describe_configs([resource], config_filter="all")
+            limit = configs.get("topic", {}).get(self._topic, {}).get(_SIZE_LIMIT, {}).get("value")
+            return None if limit is None else int(limit)
+        return None
+
+    def close(self) -> None:
+        """Release the connection. Twice is fine."""
+        self._admin.close()
+
+    def _described(self) -> dict[str, Any] | None:
+        with plain_errors(self._options, f"asking for topic {self._topic!r}"):
+            found = self._admin.describe_topics([self._topic])
+        return next((each for each in found if each["error_code"] == 0), None)
