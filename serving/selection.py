@@ -50,11 +50,17 @@ def by_name(served: ServedManifest, model: object) -> Choice | None:
 
 
 async def by_content(served: ServedManifest, texts: Sequence[str], queue: ScoreQueue) -> list[Choice]:
-    """One choice per rendered text; the base where the scorer abstains or nothing is published."""
+    """One choice per rendered text; the base where the scorer abstains, nothing is published or the text is empty."""
     if served.scorer is None:
         return [Choice(None) for _ in texts]
-    decisions = await queue.route(served.scorer, texts)
-    return [Choice(None if d.domain is None else served.by_domain[d.domain], d) for d in decisions]
+    # Nothing has no features, but an engine may well go on from it.
+    decisions = iter(await queue.route(served.scorer, [text for text in texts if text]))
+    choices: list[Choice] = []
+    for text in texts:
+        decision = next(decisions) if text else None
+        domain = decision.domain if decision is not None else None
+        choices.append(Choice(None if domain is None else served.by_domain[domain], decision))
+    return choices
 
 
 def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str]:

@@ -14,8 +14,8 @@ from tests.serving.stage import DOMAINS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
-TAKEN: list[Any] = [[1, 2.0], [True, False], [[5, 6.0], [7]], ["1", "2"], "1", ["once", "lily"]]
-REFUSED: list[Any] = [None, "", [], [""], [[]], [1, None], [1.5], [[1], "x"], [[["a"]]], 7, {}, [-1], ["x", 1], [2**70]]
+TAKEN: list[Any] = [[1, 2.0], [True, False], [[5, 6.0], [7]], ["1", "2"], "1", ["once", "lily"], [""], ["once", ""]]
+REFUSED: list[Any] = [None, "", [], [[]], [1, None], [1.5], [[1], "x"], [[["a"]]], 7, {}, [-1], ["x", 1], [2**70]]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -41,7 +41,7 @@ async def test_auto_and_base_read_a_prompt_alike(http: httpx.AsyncClient, prompt
     ("message", "status"),
     [
         ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, 200),
-        ({"role": "user", "content": ["a", "b"]}, 200),
+        ({"role": "user", "content": ["a", "b"]}, 400),
         ({"role": "zebra", "content": "a"}, 200),
         ({"role": "user", "content": 5}, 400),
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, 400),
