@@ -70,9 +70,9 @@ def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str
         "x-anabranch-adapter": _listed([choice.version for choice in choices]),
         "x-anabranch-manifest": str(served.number),
     }
-    scores = [choice.decision.score for choice in choices if choice.decision is not None]
-    if scores:
-        headers["x-anabranch-score"] = _listed([f"{score:.6f}" for score in scores])
+    scores = [f"{choice.decision.score:.6f}" if choice.decision is not None else "" for choice in choices]
+    if any(scores):
+        headers["x-anabranch-score"] = _listed(scores)
     return headers
 
 

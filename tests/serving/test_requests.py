@@ -251,6 +251,7 @@ async def test_an_empty_text_among_others_is_the_bases(
     monkeypatch.setattr(scorer, "route", lambda texts: route(texts) if all(texts) else 1 / 0)
     answer = await client.post("/v1/completions", json={"prompt": ["", "meow", "", "woof"]})
     assert answer.headers["x-anabranch-domain"] == "base,cats,base,dogs"
+    assert answer.headers["x-anabranch-score"] == ",1.000000,,1.000000"
     assert [decision["score"] for decision in answer.json()["anabranch"]["decisions"]] == [None, 1.0, None, 1.0]
 
 
