@@ -50,11 +50,17 @@ def by_name(served: ServedManifest, model: object) -> Choice | None:
 
 
 async def by_content(served: ServedManifest, texts: Sequence[str], queue: ScoreQueue) -> list[Choice]:
-    """One choice per rendered text; the base where the scorer abstains or nothing is published."""
+    """One choice per rendered text; the base where the scorer abstains, nothing is published or the text is empty."""
     if served.scorer is None:
         return [Choice(None) for _ in texts]
-    decisions = await queue.route(served.scorer, texts)
-    return [Choice(None if d.domain is None else served.by_domain[d.domain], d) for d in decisions]
+    # Nothing has no features, but an engine may well go on from it.
+    decisions = iter(await queue.route(served.scorer, [text for text in texts if text]))
+    choices: list[Choice] = []
+    for text in texts:
+        decision = next(decisions) if text else None
+        domain = decision.domain if decision is not None else None
+        choices.append(Choice(None if domain is None else served.by_domain[domain], decision))
+    return choices
 
 
 def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str]:
@@ -64,9 +70,9 @@ def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str
         "x-anabranch-adapter": _listed([choice.version for choice in choices]),
         "x-anabranch-manifest": str(served.number),
     }
-    scores = [choice.decision.score for choice in choices if choice.decision is not None]
-    if scores:
-        headers["x-anabranch-score"] = _listed([f"{score:.6f}" for score in scores])
+    scores = [f"{choice.decision.score:.6f}" if choice.decision is not None else "" for choice in choices]
+    if any(scores):
+        headers["x-anabranch-score"] = _listed(scores)
     return headers
 
 

@@ -42,7 +42,18 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
-GOOD: list[Any] = [[1, 2.0], [True, False], [[1, 2.0], [3]], ["1", "2"], "1", [1], [[1]], ["meow", "woof"]]
+GOOD: list[Any] = [
+    [""],
+    ["meow", "", "woof"],
+    [1, 2.0],
+    [True, False],
+    [[1, 2.0], [3]],
+    ["1", "2"],
+    "1",
+    [1],
+    [[1]],
+    ["meow", "woof"],
+]
 BAD: list[Any] = [[1, None], [1.5], [[1], "x"], [[["a"]]], 7, {}, [], "MISSING", None, [-1], ["x", 1]]
 
 
@@ -230,6 +241,18 @@ async def test_an_answer_tells_nothing_of_the_inside(
         assert any(reference in record.getMessage() and record.exc_info for record in caplog.records)
     elif REMOTE in str(error):
         assert said.message == "no domain 'NOPE'; see `anabranch domains list`"
+
+
+async def test_an_empty_text_among_others_is_the_bases(
+    client: httpx.AsyncClient, service: RoutedService, cast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = service.served().scorer
+    route = scorer.route
+    monkeypatch.setattr(scorer, "route", lambda texts: route(texts) if all(texts) else 1 / 0)
+    answer = await client.post("/v1/completions", json={"prompt": ["", "meow", "", "woof"]})
+    assert answer.headers["x-anabranch-domain"] == "base,cats,base,dogs"
+    assert answer.headers["x-anabranch-score"] == ",1.000000,,1.000000"
+    assert [decision["score"] for decision in answer.json()["anabranch"]["decisions"]] == [None, 1.0, None, 1.0]
 
 
 async def test_a_prompt_that_can_not_be_scored_is_a_bad_request_to_its_sender_alone(
