@@ -98,7 +98,7 @@ class Stream(Section):
         return self
 
 
-class Ingest(Section):
+class IngestSettings(Section):
     """The workers that poll, validate, spool and turn examples into statistics."""
 
     workers: Count = 1
@@ -139,7 +139,7 @@ class Closing(Section):
         return self
 
 
-class Router(Section):
+class RouterSettings(Section):
     """The recursive least-squares router."""
 
     ridge: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 100.0
@@ -246,10 +246,10 @@ class Settings(Section):
     several machines a shared one."""
     base: Base
     stream: Stream = Stream()
-    ingest: Ingest = Ingest()
+    ingest: IngestSettings = IngestSettings()
     closing: Closing = Closing()
     features: FeatureOptions = FeatureOptions()
-    router: Router = Router()
+    router: RouterSettings = RouterSettings()
     learner: Annotated[LoraSection, ByKind(LEARNERS, default="lora")] = LoraSection()
     gate: Gate = Gate()
     registry: RegistrySettings = RegistrySettings()
