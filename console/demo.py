@@ -93,28 +93,30 @@ async def _drive(
     asker = Asker(url, max_tokens=_MAX_TOKENS, concurrency=settings.serving.max_num_seqs)
     client = SteadyClient(Asker(url, max_tokens=_MAX_TOKENS), [q for some in questions.values() for q in some])
     asking = asyncio.create_task(client.run())
+    teaching = asyncio.create_task(_teach(settings, asker, measured, domains[0], questions[domains[0]], console))
     try:
         for domain in domains:
             measured.base[domain] = await _ask(asker, measured, questions[domain][:_BASE_QUESTIONS], "base")
         console.print(f"base model: exact match {_mean(measured.base):.3f}")
-        for index, domain in enumerate(domains):
-            await _teach(settings, asker, measured, domain, questions[domain], console)
-            asked = domains[: index + 2]
-            row: list[float | None] = [
-                (await _ask(asker, measured, questions[d][:_MATRIX_QUESTIONS], "auto")).exact_match for d in asked
-            ]
-            measured.matrix.append(row + [None] * (len(domains) - len(row)))
-            console.print("  exact match now: " + "  ".join(f"{d} {v:.2f}" for d, v in zip(asked, row, strict=True)))
+        for index in range(len(domains)):
+            manifest = await teaching
+            asked = {d: questions[d][:_MATRIX_QUESTIONS] for d in domains[: index + 2]}
+            if index + 1 < len(domains):
+                # Learned while this row is measured: that takes longer than asking, and the report says if it did not.
+                after = domains[index + 1]
+                teaching = asyncio.create_task(_teach(settings, asker, measured, after, questions[after], console))
+            await _measure_row(asker, measured, asked, manifest, console)
         for domain in domains:
-            replies = await asker.ask_all(questions[domain], "auto")
-            measured.requests += len(replies)
-            measured.routed[domain] = score(questions[domain], replies)
-            for reply in replies:
+            outcomes = await asker.ask_all(questions[domain], "auto")
+            measured.requests += len(outcomes)
+            measured.routed[domain] = score(questions[domain], outcomes)
+            for outcome in outcomes:
                 row_of = measured.routed_to.setdefault(domain, {})
-                row_of[reply.domain] = row_of.get(reply.domain, 0) + 1
+                row_of[outcome.domain] = row_of.get(outcome.domain, 0) + 1
             measured.oracle[domain] = await _ask(asker, measured, questions[domain], None)
         measured.status = await asker.status()
     finally:
+        teaching.cancel()
         client.stop()
         await asking
         await asker.close()
@@ -123,6 +125,22 @@ async def _drive(
     measured.failed_requests += len(client.failures) + sum(a.failed for a in measured.routed.values())
     measured.manifests_seen = len(client.manifests)
     return measured
+
+
+async def _measure_row(
+    asker: Asker, measured: Measured, asked: dict[str, list[Question]], manifest: int, console: Console
+) -> None:
+    """Ask questions of these domains, and count the answers that a manifest after `manifest` gave."""
+    row: list[float | None] = []
+    for questions in asked.values():
+        outcomes = await asker.ask_all(questions, "auto")
+        accuracy = score(questions, outcomes)
+        measured.requests += len(questions)
+        measured.failed_requests += accuracy.failed
+        measured.late_matrix_answers += sum(outcome.manifest > manifest for outcome in outcomes)
+        row.append(accuracy.exact_match)
+    measured.matrix.append(row + [None] * (len(measured.domains) - len(row)))
+    console.print("  exact match now: " + "  ".join(f"{d} {v:.2f}" for d, v in zip(asked, row, strict=True)))
 
 
 async def _ask(asker: Asker, measured: Measured, questions: Sequence[Question], model: str | None) -> Accuracy:
@@ -134,22 +152,22 @@ async def _ask(asker: Asker, measured: Measured, questions: Sequence[Question], 
 
 async def _teach(
     settings: Settings, asker: Asker, measured: Measured, domain: str, questions: list[Question], console: Console
-) -> None:
-    """Feed a domain and wait until a question of it is answered by its own adapter."""
+) -> int:
+    """Feed a domain and wait until its own adapter answers a question of it; returns the manifest that then served."""
     measured.records_fed[domain] = await asyncio.to_thread(_feed, settings, domain)
     fed = time.monotonic()
-    with console.status(f"learning {domain}"):
-        for question in itertools.cycle(questions):
-            reply = await asker.ask(question, "auto")
-            measured.requests += 1
-            measured.failed_requests += reply.status != 200
-            if reply.domain == domain:
-                seconds = time.monotonic() - fed
-                measured.seconds_to_first_routed_answer[domain] = seconds
-                console.print(f"{domain}: served by {reply.adapter} {seconds:.1f} s after its last record")
-                return
-            await _fail_if_rejected(asker, domain)
-            await asyncio.sleep(0.5)
+    for place in itertools.count():
+        outcome = await asker.ask(questions[place % len(questions)], "auto")
+        measured.requests += 1
+        measured.failed_requests += outcome.status != 200
+        if outcome.domain == domain:
+            break
+        await _fail_if_rejected(asker, domain)
+        await asyncio.sleep(0.5)
+    seconds = time.monotonic() - fed
+    measured.seconds_to_first_routed_answer[domain] = seconds
+    console.print(f"{domain}: served by {outcome.adapter} {seconds:.1f} s after its last record")
+    return outcome.manifest
 
 
 async def _fail_if_rejected(asker: Asker, domain: str) -> None:

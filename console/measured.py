@@ -23,5 +23,7 @@ class Measured:
     requests: int = 0
     failed_requests: int = 0
     manifests_seen: int = 0
+    late_matrix_answers: int = 0
+    """Answers in the matrix that the next domain's manifest gave already."""
     seconds: float = 0.0
     status: SystemStatus | None = None

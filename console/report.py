@@ -29,6 +29,11 @@ def write_report(measured: Measured, folder: Path, stream: str, console: Console
 
 def summarise(measured: Measured, stream: str) -> dict[str, Any]:
     """Turn what was measured into the report: fractions are 0 to 1, times seconds."""
+    publications = {
+        each.domain: round(each.timings["publication_seconds"], 3)
+        for each in (measured.status.domains if measured.status else ())
+        if "publication_seconds" in each.timings
+    }
     square = [[value if value is not None else 0.0 for value in row] for row in measured.matrix]
     return {
         "domains": measured.domains,
@@ -42,12 +47,10 @@ def summarise(measured: Measured, stream: str) -> dict[str, Any]:
         "requests": measured.requests,
         "seconds": round(measured.seconds, 1),
         "seconds_to_first_routed_answer": {d: round(s, 2) for d, s in measured.seconds_to_first_routed_answer.items()},
-        "publication_seconds": {
-            each.domain: round(each.timings["publication_seconds"], 3)
-            for each in (measured.status.domains if measured.status else ())
-            if "publication_seconds" in each.timings
-        },
+        "first_publication_seconds": publications.get(measured.domains[0]),
+        "publication_seconds": publications,
         "accuracy_matrix": measured.matrix,
+        "late_matrix_answers": measured.late_matrix_answers,
         "routed_to": measured.routed_to,
         "by_domain": {
             d: {
