@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +19,9 @@ from learning.lora import LoraLearner
 from learning.lora_options import LoraOptions
 from learning.template import PromptTemplate
 from streaming.records import EndOfDomain
+from tests.actors.clock import ImpatientLoop, clock
 from tests.actors.house import House, HouseParts, records_of
+from tests.actors.remembering import RememberingLearner
 
 TERMINATOR = "\n"
 # As many templates do, it refuses conversations that it was not made for.
@@ -27,6 +32,18 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if messages[-1]['content'] %}{{ '>' }}{% endif %}"
 )
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, type[asyncio.BaseEventLoop]]:
+    """Conversations of replicas and their directory wait for each other's silences; here nobody waits for them."""
+    return {"impatient": ImpatientLoop}
+
+
+@pytest.fixture(autouse=True)
+def one_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on the impatient loop reads its clock too."""
+    if inspect.iscoroutinefunction(request.function):
+        monkeypatch.setattr(time, "monotonic", clock)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -84,7 +101,7 @@ def extractor(base: Path, template: PromptTemplate) -> FeatureExtractor:
 
 
 @pytest.fixture(scope="session")
-def learner(base: Path, template: PromptTemplate) -> LoraLearner:
+def learner(base: Path, template: PromptTemplate) -> RememberingLearner:
     options = LoraOptions(
         frozen_layers=1,
         rank=2,
@@ -97,11 +114,11 @@ def learner(base: Path, template: PromptTemplate) -> LoraLearner:
         max_tokens=64,
         threads=1,
     )
-    return LoraLearner(str(base), template, options)
+    return RememberingLearner(LoraLearner(str(base), template, options))
 
 
 @pytest.fixture(scope="session")
-def parts(template: PromptTemplate, extractor: FeatureExtractor, learner: LoraLearner) -> HouseParts:
+def parts(template: PromptTemplate, extractor: FeatureExtractor, learner: RememberingLearner) -> HouseParts:
     return HouseParts(template, extractor, learner)
 
 

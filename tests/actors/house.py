@@ -334,20 +334,31 @@ class House:
         applied = self.router.inner.watermarks()
         return all(applied.get(each, 0) >= end for each, end in self._reader.lag().items())
 
-    def tick(self) -> None:
-        """One tick, and whatever it started to its end; a crash within comes out here."""
+    def tick(self) -> int:
+        """One tick, and whatever it started to its end; a crash within comes out here. Returns how much it started."""
         self.coordinator.tick()
-        for job in list(self.coordinator._jobs.values()):
+        jobs = list(self.coordinator._jobs.values())
+        for job in jobs:
             job.result(60)
+        return len(jobs)
 
     def settle(self, until: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        """Move everybody until something holds."""
+        """Move everybody until something holds; where nobody has anything to do, time passes."""
         deadline = time.monotonic() + timeout_s
         while not until():
             assert time.monotonic() < deadline, f"did not come about; {self.coordinator.status()}"
-            self.poll()
-            self.observe()
-            self.tick()
+            if not self.poll() + self.observe() + self.tick():
+                self.wait(0.25)
+
+    def wait(self, seconds: float) -> None:
+        """Let some time pass for everybody at once: whatever happened or is to happen is nearer to its end by it."""
+        for stage in self.coordinator._stages.values():
+            stage.retry_at -= seconds
+        for ingest in self.ingests:
+            ingest._observer._asked_at -= seconds
+            ingest._quiet._started -= seconds
+            for domain in ingest._quiet._stirred:
+                ingest._quiet._stirred[domain] -= seconds
 
     def learn(self, domain: str, version: int = 1) -> None:
         """Move everybody until this version is in service and nothing of the domain waits."""

@@ -1,23 +1,43 @@
-"""Bad input at the command line: one clear line, exit code 2, nothing half-started left behind."""
+"""Bad input at the command line: one clear line, exit code 2, nothing half-started left behind.
+
+The commands run in this process, where whatever would start Ray fails the test; one, which gets farthest before it is
+refused, runs in a process of its own.
+"""
 
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from cluster import builders, runtime
+from console.cli import app
 from tests.e2e.system import run
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starts(*_: Any, **__: Any) -> None:
+        raise AssertionError("refused only after Ray was started")
+
+    monkeypatch.setattr(runtime.ray, "init", starts)
 
 
 def refused(*arguments: str) -> str:
     """Run a command that must be refused; returns its one line."""
-    done = run(*arguments)
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert not [p for p in psutil.Process().children(recursive=True) if "ray" in p.name()]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2, (done.stdout, done.stderr, done.exception)
+    return only_line(done.stderr)
+
+
+def only_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
     return lines[0]
 
 
@@ -43,7 +63,13 @@ def test_rank_over_the_engines_limit(tmp_path: Path) -> None:
     assert "learner.rank" in line and "serving.max_lora_rank" in line
 
 
-def test_missing_broker(tmp_path: Path) -> None:
+def test_missing_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = builders.kafka_options
+
+    def of_little_patience(settings: Any) -> Any:
+        return replace(options(settings), bootstrap_timeout_ms=200)
+
+    monkeypatch.setattr(builders, "kafka_options", of_little_patience)
     where = f"127.0.0.1:{free_port()}"
     line = refused("up", "demo", "--stream", f"kafka://{where}/topic", "--set", f"home={tmp_path}")
     assert where in line
@@ -54,12 +80,15 @@ def test_missing_config() -> None:
 
 
 def test_port_in_use(tmp_path: Path) -> None:
+    """As a user runs it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = refused("up", "demo", "--set", f"serving.port={port}", "--set", f"home={tmp_path}")
-    assert str(port) in line
+        done = run("up", "demo", "--set", f"serving.port={port}", "--set", f"home={tmp_path}")
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert str(port) in only_line(done.stderr)
+    assert not [p for p in psutil.Process().children(recursive=True) if "ray" in p.name()]
 
 
 @pytest.mark.parametrize("command", [["status"], ["route", "hello"], ["domains", "list"], ["domains", "remove", "x"]])
@@ -76,5 +105,5 @@ def test_unknown_benchmark() -> None:
 
 
 def test_config_validate() -> None:
-    done = run("config", "validate", "demo")
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["config", "validate", "demo"])
+    assert done.exit_code == 0, done.stderr

@@ -74,32 +74,32 @@ class TestUnavailable:
 
     def test_no_broker(self) -> None:
         port = free_port()
-        began = time.monotonic()
         for attempt in (
             lambda options: KafkaSource(options, "t", group="g"),
             lambda options: KafkaSink(options, "t"),
             lambda options: ensure_topic(options, "t", 1),
         ):
             with pytest.raises(BrokerUnavailable, match="nothing answers at this address") as caught:
-                attempt(KafkaOptions(f"127.0.0.1:{port}", bootstrap_timeout_ms=1_000))
+                attempt(KafkaOptions(f"127.0.0.1:{port}", bootstrap_timeout_ms=200))
             assert f"127.0.0.1:{port}" in str(caught.value) and "\n" not in str(caught.value)
-        assert time.monotonic() - began < 10
 
-    def test_with_the_default_patience(self) -> None:
+    def test_its_patience_is_the_options(self) -> None:
+        """What it waits beyond that is far from what the default leaves of the ten seconds."""
+        assert KafkaOptions("a:1").bootstrap_timeout_ms <= 7_000
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable):
-            check_session(KafkaOptions(f"127.0.0.1:{free_port()}"))
-        assert time.monotonic() - began < 10
+            check_session(KafkaOptions(f"127.0.0.1:{free_port()}", bootstrap_timeout_ms=500))
+        assert 0.4 < time.monotonic() - began < 3.5
 
     def test_an_unknown_host(self) -> None:
         with pytest.raises(BrokerUnavailable, match=r"broker\.invalid:9092.*DNS"):
-            check_session(KafkaOptions("broker.invalid:9092", bootstrap_timeout_ms=1_000))
+            check_session(KafkaOptions("broker.invalid:9092", bootstrap_timeout_ms=200))
 
     def test_failed_attempts_leave_no_threads(self) -> None:
         before = threading.active_count()
         for _ in range(3):
             with pytest.raises(BrokerUnavailable):
-                check_session(KafkaOptions(f"127.0.0.1:{free_port()}", bootstrap_timeout_ms=300))
+                check_session(KafkaOptions(f"127.0.0.1:{free_port()}", bootstrap_timeout_ms=100))
         assert threading.active_count() == before
 
     @pytest.mark.broker
