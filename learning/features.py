@@ -37,8 +37,8 @@ class FeatureExtractor:
 
     Only the decoder layers up to the highest one used are loaded. `template` is what prompts are rendered with; None
     stands for prompts that go to the model as they are. Without a `standardisation` the features are scaled by that of
-    the calibration text, rendered as user messages where the template takes them, and fitted at the first use. Raises `LearningError` on options that
-    this base can't meet, `CheckpointError` on an unusable base model.
+    the calibration text, rendered as user messages where the template takes them, and fitted at the first use. Raises
+    `LearningError` on options that this base can't meet, `CheckpointError` on an unusable base model.
     """
 
     def __init__(
