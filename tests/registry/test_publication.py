@@ -222,3 +222,14 @@ class TestDamage:
         )
         with pytest.raises(RegistryError, match="newer Anabranch"):
             registry.current()
+
+
+def test_damage_to_one_domain_in_service_leaves_the_others_publishable(
+    registry: Registry, add: Add, publish: Publish
+) -> None:
+    news = add("news")
+    publish(news)
+    (news.path / "anabranch.json").write_bytes(b"")
+    assert publish(add("sport")).routes.keys() == {"news", "sport"}
+    with pytest.raises(DigestMismatch, match="news"):
+        publish(news, routes={"news": news.route(pinned=True)})
