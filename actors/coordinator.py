@@ -34,6 +34,7 @@ from actors.stage import Stage
 from actors.training import TrainingOrder
 from learning.gate import Gate
 from registry.adapters import Adapter
+from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.api import DomainStatus, SystemStatus
@@ -157,7 +158,7 @@ class Coordinator:
         return stalled
 
     def _next_version(self, domain: str) -> int:
-        return max((adapter.version for adapter in self._registry.adapters(domain)), default=0) + 1
+        return self._registry.newest_version(domain) + 1
 
     def _submit(self, domain: str, version: int) -> None:
         stage = Stage("closed", failures=self._stages.get(domain, Stage()).failures)
@@ -189,7 +190,11 @@ class Coordinator:
             self._publish(adapter, sealed, stage)
         self._spools.release(domain, version, sealed)
         stage.state, stage.detail, stage.failures = "published", adapter.name, 0
-        self._registry.prune(self._options.keep_snapshots, self._options.keep_manifests)
+        try:
+            self._registry.prune(self._options.keep_snapshots, self._options.keep_manifests)
+        except (RegistryError, OSError) as error:
+            # No fault of the domain, which is in service; the next publication tries again.
+            stage.detail = f"{adapter.name}; what is no longer needed could not be removed: {in_words(error)}"
 
     def _learn(self, domain: str, version: int, stage: Stage) -> Adapter:
         current = self._registry.current()
@@ -226,9 +231,9 @@ class Coordinator:
         Examples that arrive later begin the domain anew.
         """
         self._spools.check()
-        known = domain in self._router.counts() or domain in self._spools.backlog()
-        if not known:
-            raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(self._router.counts()) or 'none'}")
+        known = {*self._router.examples(), *self._spools.backlog()}
+        if domain not in known:
+            raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(known) or 'none'}")
         with self._publisher.writing:
             self._publisher.check_directory()
             self._spools.forget(domain)

@@ -36,7 +36,9 @@ class Overview:
         counts = self._ask("the router", router.counts, nothing)
         examples = self._ask("the router", router.examples, nothing)
         versions: dict[str, list[Adapter]] = {}
-        for adapter in self._registry.adapters():
+        adapters, damaged = self._registry.survey()
+        self.troubles += map(in_words, damaged.values())
+        for adapter in adapters:
             versions.setdefault(adapter.domain, []).append(adapter)
         return tuple(
             self._domain(

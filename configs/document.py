@@ -1,7 +1,8 @@
 """YAML as a configuration is written: no key twice, and 1e-3 is a number.
 
 YAML 1.1, which PyYAML reads, takes 1e-3 for a string and lets the last of two equal keys win without a word; both
-have cost people trainings. What this module does not know: which keys there are.
+have cost people trainings. It also writes what no settings hold: values within themselves, or nested without end, and
+halves of characters. What this module does not know: which keys there are.
 """
 
 import re
@@ -12,6 +13,8 @@ import yaml
 
 from configs.errors import ConfigError
 
+_DEEPEST, _MOST = 32, 100_000
+_TOO_DEEP = f"expected {_MOST} values in {_DEEPEST} levels at most, got more, or one that holds itself"
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$")
 
 
@@ -41,7 +44,9 @@ def parse(text: str, *, where: str) -> Any:
     try:
         loader = _Loader(text)
         try:
-            return loader.get_single_data()
+            value = loader.get_single_data()
+            _check(value)
+            return value
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -53,3 +58,21 @@ def parse(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}: not readable as YAML: {error}; correct the file") from error
     except ValueError as error:
         raise ConfigError(f"{where}: not readable as YAML: {error}; correct the value or quote it") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: not readable as YAML: {_TOO_DEEP}; correct the value or quote it") from error
+
+
+def _check(value: Any) -> None:
+    """Raise ValueError for what YAML can say and no settings hold."""
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        one, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST:
+            raise ValueError(_TOO_DEEP)
+        if isinstance(one, str) and any("\ud800" <= character <= "\udfff" for character in one):
+            raise ValueError(f"expected text, got half of a surrogate pair in {one!a:.60}")
+        if isinstance(one, dict):
+            one = [*one.keys(), *one.values()]
+        if isinstance(one, (list, tuple, set)):
+            waiting.extend((below, depth + 1) for below in one)

@@ -14,7 +14,7 @@ from configs.choice import ByKind
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.lora_options import LoraOptions
-from learning.options import Count, Dtype, Options, disagreement
+from learning.options import Count, Dtype, Options, Seed, disagreement
 from serving.options import MAX_PROMPTS, EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -161,7 +161,7 @@ class LearnerSection(Section):
     """CPUs that Ray reserves for each worker."""
     num_gpus: Cpus = 0.0
     """GPUs, or a share of one, that Ray reserves for each worker."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of every training: its initialisation and its order."""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from learning.options import Count, Device, Options, disagreement
+from learning.options import Count, Device, Options, Seed, disagreement
 
 Pooling = Literal["mean", "max", "std", "last"]
 
@@ -25,7 +25,7 @@ class FeatureOptions(Options):
     expansion: Annotated[int, Field(ge=0)] = 4096
     """Width of the fixed random ReLU expansion, the router's feature dimension d; its Gram takes 4 d^2 bytes. 0 leaves
     the pooled states as they are."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the expansion; another seed is another, incompatible router."""
     max_tokens: Annotated[int, Field(ge=2)] = 512
     """Prompt tokens looked at; a longer prompt loses its middle."""

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from learning import calibration
 from learning.checkpoint import base_digest, resolve
-from learning.errors import LearningError, TextsWithoutTokens
+from learning.errors import LearningError, TemplateError, TextsWithoutTokens
 from learning.expansion import RandomExpansion
 from learning.feature_options import FeatureOptions
 from learning.lower_layers import LowerLayers
@@ -37,8 +37,8 @@ class FeatureExtractor:
 
     Only the decoder layers up to the highest one used are loaded. `template` is what prompts are rendered with; None
     stands for prompts that go to the model as they are. Without a `standardisation` the features are scaled by that of
-    the calibration text, rendered as user messages and fitted at the first use. Raises `LearningError` on options that
-    this base can't meet, `CheckpointError` on an unusable base model.
+    the calibration text, rendered as user messages where the template takes them, and fitted at the first use. Raises
+    `LearningError` on options that this base can't meet, `CheckpointError` on an unusable base model.
     """
 
     def __init__(
@@ -111,10 +111,7 @@ class FeatureExtractor:
         return other
 
     def _calibrated(self) -> Standardisation:
-        texts: Sequence[str] = calibration.prompts()
-        if self._template is not None:
-            texts = [self._template.render([{"role": "user", "content": text}]) for text in texts]
-        return self.fit(texts, calibration.name())
+        return self.fit(_as_rendered(calibration.prompts(), self._template), calibration.name())
 
     def pooled(self, texts: Sequence[str]) -> Float64:
         """Pooled hidden states float64[n, pooled_dim], layer by layer, within a layer pooling by pooling.
@@ -149,6 +146,20 @@ class FeatureExtractor:
             parts.extend(_POOLINGS[pooling](exact_BTH, mask_BT, lengths_B) for pooling in self.options.poolings)
         pooled: Float64 = torch.cat(parts, dim=1).numpy()
         return pooled
+
+
+def _as_rendered(prompts: Sequence[str], template: PromptTemplate | None) -> Sequence[str]:
+    """Prompts as user messages, or as they are where the template refuses or loses one, or renders by the clock.
+
+    Which of the two follows from the template alone, whose digest is in the fingerprint.
+    """
+    if template is None or template.tells_time:
+        return prompts
+    try:
+        rendered = [template.render([{"role": "user", "content": prompt}]) for prompt in prompts]
+    except TemplateError:
+        return prompts
+    return rendered if all(prompt in text for prompt, text in zip(prompts, rendered, strict=True)) else prompts
 
 
 def _mean(states_BTH: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class _Run:
         """Steps until a limit or patience is reached; the model then holds the best state seen."""
         options = self._options
         per_epoch = -(-len(self._train) // options.batch_size)
-        steps = max(1, min(options.max_steps, round(per_epoch * options.max_epochs)))
+        steps = max(1, round(min(options.max_steps, per_epoch * options.max_epochs)))
         best = Evaluation(float("inf"), 0.0, 0)
         best_state: list[Tensor] = []
         stale = 0

@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""A number of things; beyond this the machinery below counts otherwise, or not at all."""
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A seed that every generator takes."""
 Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda)(:\d+)?$")]
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -57,6 +57,11 @@ class PromptTemplate:
         except (JinjaError, KeyError, IndexError, TypeError, ValueError) as error:
             raise TemplateError(f"rendering {len(messages)} messages: {type(error).__name__}: {error}") from error
 
+    @property
+    def tells_time(self) -> bool:
+        """Whether the same messages may be rendered otherwise on another day."""
+        return "strftime_now" in self.chat_template
+
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a rendered prompt; the template itself holds the begin token, so none is added."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -126,20 +126,35 @@ class AdapterStore:
         return self.get(name)
 
     def select(self, domain: str | None = None) -> list[Adapter]:
-        """Adapters by domain and version; those of one domain if it is named."""
-        there = os.listdir(self._folder)
-        self._read = {name: self._read[name] for name in there if name in self._read}
-        found = []
-        for name in there:
-            match = _NAME.match(name)
-            if match is None or domain not in (None, match["domain"]):
+        """Adapters by domain and version; those of one domain if it is named. RegistryError if one can't be read."""
+        found, damaged = self.survey(domain)
+        for error in damaged.values():
+            raise error
+        return found
+
+    def survey(self, domain: str | None = None) -> tuple[list[Adapter], dict[str, RegistryError]]:
+        """What `select` gives, and apart from it, by name, what is wrong with those that can't be read."""
+        names = self._names()
+        # Another thread may exchange the dictionary meanwhile.
+        read = self._read
+        self._read = {name: read[name] for name in names if name in read}
+        found: list[Adapter] = []
+        damaged: dict[str, RegistryError] = {}
+        for name, (of, _) in sorted(names.items()):
+            if domain not in (None, of):
                 continue
             try:
                 found.append(self.get(name))
             except UnknownAdapter:
                 # Pruned between listing and reading.
                 continue
-        return sorted(found, key=lambda adapter: (adapter.domain, adapter.version))
+            except RegistryError as error:
+                damaged[name] = error
+        return sorted(found, key=lambda adapter: (adapter.domain, adapter.version)), damaged
+
+    def newest_version(self, domain: str) -> int:
+        """The highest number that was given to a version of the domain, readable or not; 0 where there is none."""
+        return max((version for of, version in self._names().values() if of == domain), default=0)
 
     def get(self, name: str) -> Adapter:
         """The adapter of that full name; raises UnknownAdapter."""
@@ -160,6 +175,10 @@ class AdapterStore:
                     "list the adapters for those there are"
                 ) from error
             raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is missing; restore it") from error
+        except OSError as error:
+            raise RegistryError(
+                f"adapter {name}: {FACTS} can't be read: {error}; mend the disk or restore it"
+            ) from error
         except ValidationError as error:
             raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is damaged ({error.title}); restore it") from error
         facts = stored.facts
@@ -171,6 +190,11 @@ class AdapterStore:
         adapter = Adapter(name, facts.domain, facts.version, path, stored.digest, facts)
         self._read[name] = (as_it_is, adapter)
         return adapter
+
+    def _names(self) -> dict[str, tuple[str, int]]:
+        """Domain and version of each folder, by its name, which says both."""
+        found = {name: _NAME.match(name) for name in os.listdir(self._folder)}
+        return {name: (match["domain"], int(match["version"])) for name, match in found.items() if match}
 
 
 def digest_of(config: bytes, weights: bytes) -> str:

@@ -6,7 +6,7 @@ number replaces them. What this module does not know: how anything in the files 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ class Registry:
         """All adapters, rejected ones included, by domain and version; those of one domain if it is named."""
         return self._adapters.select(domain)
 
+    def survey(self) -> tuple[list[Adapter], dict[str, RegistryError]]:
+        """All adapters that can be read, and by name what is wrong with the others; `adapters` raises for those."""
+        return self._adapters.survey()
+
+    def newest_version(self, domain: str) -> int:
+        """The highest number that was given to a version of the domain, readable or not; 0 where there is none."""
+        return self._adapters.newest_version(domain)
+
     def adapter(self, name: str) -> Adapter:
         """The adapter of that full name; raises UnknownAdapter."""
         return self._adapters.get(name)
@@ -61,7 +69,7 @@ class Registry:
 
         `weights` are the router's for this manifest; None keeps the file that `manifest.router` names, or no router.
         The same commit again, after an interruption, returns what was committed. Raises CommitConflict if the
-        manifest does not follow the current one, UnknownAdapter or DigestMismatch if what it names is not there.
+        manifest does not follow the current one, UnknownAdapter or DigestMismatch if what it adds is not there.
         """
         with exclusive(self._layout.lock):
             current = self.current()
@@ -170,7 +178,8 @@ class Registry:
         """Remove what `retention` lets go; returns the paths removed, relative to the root.
 
         What the current manifest names always stays, and so does what those before it name as far as they are kept:
-        `keep_manifests` bounds how long a request in flight may go on with a version that was replaced.
+        `keep_manifests` bounds how long a request in flight may go on with a version that was replaced. An adapter that
+        can't be read is left to whoever restores it.
         """
         if keep_snapshots < 1 or keep_manifests < 1:
             raise RegistryError(f"prune: expected to keep at least 1, got {keep_snapshots} and {keep_manifests}")
@@ -179,14 +188,16 @@ class Registry:
             if not manifests:
                 return []
             current = manifests[-1].number
+            adapters, _ = self.survey()
             kept = retain(
                 manifests,
                 [number for number in self._layout.snapshot_numbers() if number <= current],
-                self.adapters(),
+                adapters,
                 keep_snapshots=keep_snapshots,
                 keep_manifests=keep_manifests,
             )
-            return self._remove_all_but(kept, current)
+            doomed = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]
+            return [*self._remove_all_but(kept, current), *self._remove_folders(doomed)]
 
     def _remove_all_but(self, kept: Retention, current: int) -> list[str]:
         # From what refers to what is referred to, so that an interruption leaves orphans and nothing dangling.
@@ -212,10 +223,12 @@ class Registry:
             discard(path)
         for folder in {path.parent for path in doomed}:
             sync_folder(folder)
-        adapters = [adapter.path for adapter in self.adapters() if adapter.name not in kept.adapters]
-        for path in adapters:
-            remove_folder(self._staging, path)
-        return [self._layout.relative(path) for path in (*doomed, *adapters)]
+        return [self._layout.relative(path) for path in doomed]
+
+    def _remove_folders(self, folders: Sequence[Path]) -> list[str]:
+        for folder in folders:
+            remove_folder(self._staging, folder)
+        return [self._layout.relative(folder) for folder in folders]
 
     # Within a commit
 
@@ -255,7 +268,8 @@ class Registry:
 
     def _check_routes(self, manifest: Manifest, current: Manifest | None) -> None:
         served = set(current.routes.values()) if current else set()
-        for domain, route in manifest.routes.items():
+        # What is in service was checked when it came there; where it was damaged since, the other domains go on.
+        for domain, route in ((of, route) for of, route in manifest.routes.items() if route not in served):
             adapter = self.adapter(route.adapter)
             if adapter.digest != route.digest:
                 raise DigestMismatch(
@@ -267,8 +281,7 @@ class Registry:
                     f"manifest {manifest.number}: route of {domain} names {route.adapter}, which was rejected "
                     f"({adapter.facts.reason}); route to an accepted version"
                 )
-            if route not in served:
-                adapter.verify()
+            adapter.verify()
 
     def _read_weights(self, number: int, router: RouterRef) -> bytes:
         path = self.root / router.path

@@ -45,15 +45,15 @@ class Snapshot:
         """The snapshot in the file; DigestMismatch unless every byte of it is as written."""
         tensors, metadata = layout.decode(path.read_bytes(), str(path))
         expected = metadata.pop(_DIGEST, "")
-        manifest = Manifest.from_json(metadata.pop(_MANIFEST, ""), str(path))
-        snapshot = cls(manifest, tensors, metadata)
-        found = snapshot.digest()
+        # Of the text as it was written: an earlier version may have written the same manifest otherwise.
+        found = layout.digest_of(tensors, metadata)
         if found != expected:
             raise DigestMismatch(
                 f"{path}: expected sha256 {expected or '(none)'}, got {found}; the file was changed: restore it, "
                 "or remove it to go back to the snapshot before"
             )
-        return snapshot
+        manifest = Manifest.from_json(metadata.pop(_MANIFEST, ""), str(path))
+        return cls(manifest, tensors, metadata)
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:

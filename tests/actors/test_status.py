@@ -69,6 +69,35 @@ def test_who_can_not_be_asked_is_named_and_the_rest_is_answered(
     assert house.status().trouble is None
 
 
+def test_a_damaged_version_is_named_and_stops_no_other_domain(two_versions: House) -> None:
+    house = two_versions
+    damaged, served = house.registry.adapters("alpha")
+    (damaged.path / "anabranch.json").write_text("{}")
+    house.send([*records_of("alpha", 8, start=48), ALPHA, *records_of("beta", 24, start=24), BETA])
+    house.settle(lambda: house.version("beta") == 2 and house.is_in("alpha", "failed"))
+    status = house.status()
+    assert damaged.name in str(status.trouble) and "restore it" in str(status.trouble) and in_one_line(status.trouble)
+    alpha, beta = status.domains
+    assert ([each.name for each in alpha.versions], alpha.version) == ([served.name], served.name)
+    assert (beta.state, beta.detail) == ("published", beta.version)
+
+
+def test_a_domain_in_service_has_not_failed_because_nothing_could_be_pruned(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = build()
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(house.registry, "prune", full)
+    house.send([*records_of("alpha", 24), ALPHA])
+    house.learn("alpha")
+    alpha = house.state("alpha")
+    assert alpha is not None and alpha.state == "published"
+    assert "No space left" in alpha.detail and str(alpha.version) in alpha.detail
+
+
 def test_a_learner_that_dies_while_it_trains_is_named(build: Build) -> None:
     house = build()
     asked: list[SystemStatus] = []

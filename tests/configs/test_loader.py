@@ -210,3 +210,35 @@ class TestPaths:
         settings = load(path)
         assert settings.home == tmp_path.parent / "state"
         assert settings.stream.ssl_cafile == tmp_path / "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("&x {rank: *x}", "one that holds itself"),
+        ("&x [*x]", "one that holds itself"),
+        ("[" * 3000, "levels at most"),
+        ("[" * 100 + "]" * 100, "levels at most"),
+        (
+            "[&a [0,0,0,0,0,0,0,0,0,0]"
+            + "".join(f", &{b} [{(f'*{a}, ' * 10)[:-2]}]" for a, b in ("ab", "bc", "cd", "de", "ef"))
+            + "]",
+            "100000 values",
+        ),
+        ('"\\ud83d"', "half of a surrogate pair"),
+        ('{"\\ude00": 1}', "half of a surrogate pair"),
+    ],
+    ids=["mapping in itself", "list in itself", "unclosed", "deep", "many", "surrogate", "surrogate key"],
+)
+def test_values_that_only_yaml_can_say_are_refused_where_they_stand(
+    write: Callable[[str], Path], value: str, named: str
+) -> None:
+    assert refusal(write(MINIMAL), (f"learner={value}",)).startswith("--set learner=")
+    line = refusal(write(MINIMAL + f"learner: {value}\n"))
+    assert "here.yaml" in line and named in line
+
+
+@pytest.mark.parametrize("key", ["learner.seed", "features.seed", "learner.max_steps", "ingest.block_rows"])
+def test_numbers_that_nothing_below_can_count_to_are_refused(write: Callable[[str], Path], key: str) -> None:
+    line = refusal(write(MINIMAL), (f"{key}={10**30}",))
+    assert f"{key}: expected a value less than or equal to" in line

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from learning import calibration
 from learning.checkpoint import base_digest
@@ -41,6 +42,26 @@ def test_features_are_scaled_by_it_as_the_template_renders_it(llama: Path) -> No
     assert np.array_equal(made.extract(texts), expected.extract(texts))
     bare = FeatureExtractor(str(llama), OPTIONS)
     assert not np.allclose(bare.extract(texts), expected.extract(texts))
+
+
+@pytest.mark.parametrize(
+    "chat_template",
+    [
+        "{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}" + TEMPLATE,
+        "{{ messages[0]['content'] + messages[1]['content'] }}",
+        "{% for m in messages if m['role'] == 'system' %}{{ m['content'] }}{% endfor %}",
+        "<s>the same for all",
+        "{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }}" + TEMPLATE,
+    ],
+    ids=["refuses a lone user", "wants two messages", "renders nothing", "loses the text", "tells the time"],
+)
+def test_a_template_that_is_not_made_for_a_lone_user_message_leaves_the_text_as_it_is(
+    llama: Path, chat_template: str
+) -> None:
+    made = FeatureExtractor(str(llama), OPTIONS, PromptTemplate(str(llama), chat_template))
+    bare = FeatureExtractor(str(llama), OPTIONS)
+    assert np.array_equal(made.extract(["<s>rendered by hand"]), bare.extract(["<s>rendered by hand"]))
+    assert made.fingerprint != bare.fingerprint
 
 
 def test_the_fingerprint_stands_before_the_text_is_run_and_is_no_other_machines(llama: Path) -> None:

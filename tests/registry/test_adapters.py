@@ -177,3 +177,39 @@ class TestRefused:
     def test_facts_of_another_version(self, registry: Registry, tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match="speak of news version 2"):
             registry.add_adapter("news", 1, peft_folder(tmp_path / "a"), facts_of("news", 2))
+
+
+def test_those_that_can_not_be_read_are_told_apart_and_keep_their_numbers(
+    registry: Registry, add: Callable[..., Adapter]
+) -> None:
+    whole, damaged, closed = add("news", 1), add("news", 2), add("sport", 1)
+    (damaged.path / "anabranch.json").write_text("{}")
+    (closed.path / "anabranch.json").unlink()
+    (closed.path / "anabranch.json").mkdir()
+    found, troubles = Registry(registry.root).survey()
+    assert found == [whole] and set(troubles) == {damaged.name, closed.name}
+    assert all(name in str(trouble) and "restore it" in str(trouble) for name, trouble in troubles.items())
+    for domain in ("news", "sport", None):
+        with pytest.raises(RegistryError, match="restore it"):
+            Registry(registry.root).adapters(domain)
+    assert [registry.newest_version(domain) for domain in ("news", "sport", "weather")] == [2, 1, 0]
+
+
+def test_two_threads_may_list_while_adapters_come_and_go(
+    registry: Registry, add: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One looks up what it has read of a name just when the other, who no longer saw it, has forgotten it."""
+    news = add("news")
+    assert registry.adapters() == [news]
+    store = registry._adapters
+
+    class Looked(str):
+        def __eq__(self, other: object) -> bool:
+            # In the dictionary's lookup: the other thread's listing is done.
+            store._read = {}
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    monkeypatch.setattr(os, "listdir", lambda _: [Looked(news.name)])
+    assert registry.adapters() == [news]

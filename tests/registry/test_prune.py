@@ -108,3 +108,10 @@ def test_keeping_nothing_is_refused(registry: Registry, six: list[Manifest], kee
     with pytest.raises(RegistryError, match="expected to keep at least 1"):
         registry.prune(**keep)
     assert registry.manifests() == six
+
+
+def test_an_adapter_that_can_not_be_read_stays_and_keeps_nothing_else(registry: Registry, six: list[Manifest]) -> None:
+    damaged, *_ = registry.adapters("news")
+    (damaged.path / "anabranch.json").write_bytes(b"")
+    registry.prune(keep_snapshots=1, keep_manifests=1)
+    assert names(registry, "adapters") == sorted([damaged.name, *(route.adapter for route in six[-1].routes.values())])

@@ -10,6 +10,7 @@ from registry.adapters import Adapter
 from registry.errors import CommitConflict, DigestMismatch, RegistryError, UnknownAdapter, UnknownManifest
 from registry.manifest import Manifest, Route, RouterRef
 from registry.registry import Registry
+from registry.tensors import decode, digest_of, encode
 from tests.registry.conftest import next_manifest, state_of
 
 Add = Callable[..., Adapter]
@@ -51,6 +52,27 @@ def test_the_json_is_the_manifest_and_moves_with_the_folder(registry: Registry, 
     elsewhere = Registry(moved)
     assert elsewhere.current() == manifest and elsewhere.weights(manifest) == b"weights 1"
     elsewhere.adapter(manifest.routes["news"].adapter).verify()
+
+
+def test_a_snapshot_whose_manifest_an_earlier_version_wrote_otherwise_is_read(
+    registry: Registry, add: Add, publish: Publish
+) -> None:
+    """Its digest is of the text as it stands in the file, not as this version would write it."""
+    manifest = publish(add("news"))
+    path = registry.root / "snapshots" / "000001.safetensors"
+    tensors, metadata = decode(path.read_bytes(), str(path))
+    written = json.dumps(json.loads(metadata["anabranch.manifest"]) | {"features_digest": None})
+    metadata = {"watermarks": metadata["watermarks"], "anabranch.manifest": written}
+    path.write_bytes(encode(tensors, metadata | {"anabranch.digest": digest_of(tensors, metadata)}))
+    again = Registry(registry.root)
+    snapshot = again.snapshot()
+    assert snapshot is not None and snapshot.manifest == again.current() == manifest
+    assert snapshot.metadata == {"watermarks": metadata["watermarks"]}
+    assert publish(add("sport")).number == 2
+    other = encode(tensors, metadata | {"anabranch.digest": digest_of(tensors, metadata | {"watermarks": "[]"})})
+    path.write_bytes(other)
+    with pytest.raises(DigestMismatch, match="the file was changed"):
+        registry.snapshot(1)
 
 
 def test_numbers_follow_each_other(registry: Registry, add: Add, publish: Publish) -> None:
@@ -200,3 +222,14 @@ class TestDamage:
         )
         with pytest.raises(RegistryError, match="newer Anabranch"):
             registry.current()
+
+
+def test_damage_to_one_domain_in_service_leaves_the_others_publishable(
+    registry: Registry, add: Add, publish: Publish
+) -> None:
+    news = add("news")
+    publish(news)
+    (news.path / "anabranch.json").write_bytes(b"")
+    assert publish(add("sport")).routes.keys() == {"news", "sport"}
+    with pytest.raises(DigestMismatch, match="news"):
+        publish(news, routes={"news": news.route(pinned=True)})
