@@ -40,6 +40,11 @@ def registry_root(settings: Settings) -> Path:
     return settings.home / "registry"
 
 
+def spool_path(settings: Settings, index: int) -> Path:
+    """Return the file of an ingest worker's spool."""
+    return settings.home / "spool" / f"ingest-{index}.sqlite"
+
+
 def template(settings: Settings) -> PromptTemplate:
     """Return the template by which prompts are rendered, in training and in serving."""
     from learning.template import PromptTemplate
@@ -178,7 +183,9 @@ def source(settings: Settings, index: int) -> Callable[[StartAt], RecordSource]:
 
 def sink(settings: Settings) -> RecordSink:
     """Return a sink of the stream."""
-    return open_sink(stream_location(settings), options=kafka_options(settings))
+    return open_sink(
+        stream_location(settings), options=kafka_options(settings), max_value_bytes=settings.ingest.max_record_bytes
+    )
 
 
 def dead_letters(settings: Settings) -> DeadLetters:

@@ -16,7 +16,7 @@ def ingest(settings: Settings, index: int) -> Ingest:
     made = Ingest(
         builders.source(settings, index),
         builders.dead_letters(settings),
-        Spool(settings.home / "spool" / f"ingest-{index}.sqlite"),
+        Spool(builders.spool_path(settings, index)),
         late(lambda: builders.extractor(settings), yields=True),
         late(lambda: builders.template(settings), yields=True),
         Remote.named(names.ROUTER),

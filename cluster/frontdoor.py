@@ -79,6 +79,7 @@ class FrontDoor:
             registry,
             builders.extractor_for(settings),
             builders.base_revision(settings),
+            max_prompts=settings.serving.max_prompts,
         )
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))

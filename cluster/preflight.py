@@ -5,11 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sqlite3
 
+from actors.errors import ActorError
+from actors.spool import Spool
 from cluster import builders
 from cluster.errors import ClusterError
 from configs.checks import check_paths
 from configs.settings import Settings
+from learning.checkpoint import layer_count, resolve
+from learning.errors import LearningError
 from registry.errors import RegistryError
 from registry.registry import Registry
 from streaming.errors import StreamError
@@ -43,6 +48,8 @@ def check_surroundings(settings: Settings) -> HomeLock:
     lock = HomeLock(settings)
     try:
         _check_base(settings)
+        _check_layers(settings)
+        _check_spools(settings)
     except BaseException:
         lock.release()
         raise
@@ -69,6 +76,31 @@ def _check_base(settings: Settings) -> None:
             f"home {settings.home}: its adapters belong to base {current.base.model} ({current.base.digest[:12]}), "
             f"got base.model={base.model} ({base.digest[:12]}); use that base or another `home`"
         )
+
+
+def _check_layers(settings: Settings) -> None:
+    """Check the layers that features and learner name; both load the model only when the system is up."""
+    try:
+        layers = layer_count(resolve(settings.base.model))
+    except LearningError as error:
+        raise ClusterError(str(error)) from error
+    deepest, frozen = max(settings.features.layers), settings.learner.frozen_layers
+    if deepest > layers:
+        raise ClusterError(f"features.layers: expected depths up to {layers}, the base model's layers, got {deepest}")
+    if frozen >= layers:
+        raise ClusterError(
+            f"learner.frozen_layers: expected fewer than the base model's {layers} layers, got {frozen}; an adapter "
+            "needs a layer above them"
+        )
+
+
+def _check_spools(settings: Settings) -> None:
+    """Open every worker's spool once: one that can't be read is refused here and not by an actor that dies of it."""
+    try:
+        for index in range(settings.ingest.workers):
+            Spool(builders.spool_path(settings, index)).close()
+    except (ActorError, sqlite3.Error) as error:
+        raise ClusterError(f"home {settings.home}: {error}") from error
 
 
 def free_port(settings: Settings) -> int:

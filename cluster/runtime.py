@@ -134,7 +134,8 @@ class Runtime:
             except httpx.HTTPError as error:
                 said = str(error)
             except RayError as error:
-                raise ClusterError(f"an actor does not start: {error}") from error
+                # What came before is Ray's account of where; the last line is the actor's own error.
+                raise ClusterError(f"an actor does not start: {str(error).strip().splitlines()[-1]}") from error
             time.sleep(0.25)
         raise ClusterError(f"front door {self.url}: not ready within {timeout_s:.0f} s, got {said}; see Ray's logs")
 

@@ -15,7 +15,7 @@ from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.lora_options import LoraOptions
 from learning.options import Count, Dtype, Options, disagreement
-from serving.options import EngineKnobs
+from serving.options import MAX_PROMPTS, EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -98,7 +98,7 @@ class Stream(Section):
         return self
 
 
-class Ingest(Section):
+class IngestSettings(Section):
     """The workers that poll, validate, spool and turn examples into statistics."""
 
     workers: Count = 1
@@ -139,7 +139,7 @@ class Closing(Section):
         return self
 
 
-class Router(Section):
+class RouterSettings(Section):
     """The recursive least-squares router."""
 
     ridge: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 100.0
@@ -215,6 +215,8 @@ class Serving(Section, EngineKnobs):
     """GPUs, or a share of one, that Ray reserves for each replica."""
     prepare_timeout_seconds: Seconds = 60.0
     """Seconds a replica has to load a new manifest before it is fenced off."""
+    max_prompts: Count = MAX_PROMPTS
+    """Prompts or texts in one request; a longer batch is refused, so that nobody's routing waits for it."""
 
 
 class RaySettings(Section):
@@ -244,10 +246,10 @@ class Settings(Section):
     several machines a shared one."""
     base: Base
     stream: Stream = Stream()
-    ingest: Ingest = Ingest()
+    ingest: IngestSettings = IngestSettings()
     closing: Closing = Closing()
     features: FeatureOptions = FeatureOptions()
-    router: Router = Router()
+    router: RouterSettings = RouterSettings()
     learner: Annotated[LoraSection, ByKind(LEARNERS, default="lora")] = LoraSection()
     gate: Gate = Gate()
     registry: RegistrySettings = RegistrySettings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -27,22 +28,32 @@ def letters_list(config: Config = "demo", stream: Stream = None, set_: Sets = []
         for letter in letters.list():
             if as_json:
                 origin = {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset}
-                print(json.dumps({"reason": letter.reason, "detail": letter.detail, **origin}))
+                cut = {
+                    "original_bytes": letter.original_bytes,
+                    "original_key_bytes": letter.original_key_bytes,
+                    "original_headers": letter.original_headers,
+                }
+                print(json.dumps({"reason": letter.reason, "detail": letter.detail, **origin, **cut}))
             else:
                 print(letter)
 
 
 @letters_app.command("replay")
 def letters_replay(config: Config = "demo", stream: Stream = None, set_: Sets = []) -> None:  # noqa: B006
-    """Put the dead letters back into the stream, for example after raising a limit."""
+    """Put the dead letters back into the stream, for example after raising a limit; exit code 1 if some stay."""
     with _letters(config, list(set_), stream) as (letters, settings):
         from cluster import builders
 
         sink = builders.sink(settings)
         try:
-            out.print(f"{letters.replay(sink)} records replayed")
+            result = letters.replay(sink)
         finally:
             sink.close()
+        out.print(f"{result.replayed} records replayed")
+        for unsent in result.unsent:
+            print(unsent, file=sys.stderr)
+        if result.unsent:
+            raise typer.Exit(1)
 
 
 @contextmanager

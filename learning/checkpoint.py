@@ -67,6 +67,17 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def layer_count(folder: Path) -> int:
+    """How many decoder layers the model's configuration names. Raises `CheckpointError` where it names none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return int(config.get("text_config", config)["num_hidden_layers"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"base model {folder}: expected a config.json with num_hidden_layers, got {type(error).__name__}: {error}"
+        ) from error
+
+
 def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
     """Only the tensors whose name is wanted; the others are never read."""
     tensors: dict[str, torch.Tensor] = {}

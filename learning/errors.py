@@ -13,7 +13,7 @@ class FingerprintMismatch(LearningError):
     """Two things made from differently configured features were about to be combined."""
 
 
-class UnknownDomain(LearningError):
+class UnseenDomain(LearningError):
     """A domain was named that the router has never seen."""
 
 

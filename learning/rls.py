@@ -29,7 +29,7 @@ from safetensors.numpy import save
 
 from learning.container import pack, unpack
 from learning.derivation import Derivation
-from learning.errors import FingerprintMismatch, LearningError, UnknownDomain
+from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.moments import FOLD_ROWS, DomainMoments, Sums, add_scaled
 from learning.statistics import Statistics, checked_rows
 from learning.symmetric import Float64, add_outer, packed_length
@@ -54,10 +54,10 @@ class RouterWeights:
         return scores_NK
 
     def restrict(self, domains: Sequence[str]) -> RouterWeights:
-        """Only the columns of `domains`, sorted. Raises `UnknownDomain` for one without a column."""
+        """Only the columns of `domains`, sorted. Raises `UnseenDomain` for one without a column."""
         missing = sorted(set(domains) - set(self.domains))
         if missing:
-            raise UnknownDomain(f"restricting the router to {missing}: it has columns for {list(self.domains)}")
+            raise UnseenDomain(f"restricting the router to {missing}: it has columns for {list(self.domains)}")
         kept = tuple(sorted(set(domains)))
         columns = [self.domains.index(domain) for domain in kept]
         return RouterWeights(kept, np.ascontiguousarray(self.weight_DK[:, columns]), self.fingerprint)
@@ -156,7 +156,7 @@ class StreamingRidge:
     def remove(self, domain: str) -> None:
         """Takes a domain's rows and its column out. The rest is summed anew, so that no rounding residue stays."""
         if domain not in self._moments:
-            raise UnknownDomain(f"removing domain {domain!r}: the router knows {list(self.domains)}")
+            raise UnseenDomain(f"removing domain {domain!r}: the router knows {list(self.domains)}")
         del self._moments[domain]
         self._gram = None
         self._pending = []

@@ -19,6 +19,9 @@ PARENT_PID = "ANABRANCH_ENGINE_PARENT"
 
 Count = Annotated[int, Field(ge=1)]
 
+MAX_PROMPTS = 256
+"""Prompts or texts in one request, where nobody sets another limit."""
+
 
 class EngineKnobs(BaseModel):
     """How an engine uses its machine, whatever base it runs. Raises pydantic's ValidationError."""

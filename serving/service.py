@@ -17,7 +17,7 @@ from serving.engine import Answer, Call, Engine, Kind
 from serving.errors import PrepareFailed, Unavailable
 from serving.metrics import ReplicaMetrics
 from serving.openai_body import bad_request, ended_by, with_prompts
-from serving.options import EngineOptions
+from serving.options import MAX_PROMPTS, EngineOptions
 from serving.publication import Publication
 from serving.reply import LeasedEvents, Reply
 from serving.score_queue import ScoreQueue
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _CHARACTERS_PER_TOKEN = 128
 
 
-MAX_PROMPTS = 256
 """Prompts in one request, unless told otherwise."""
 
 

@@ -78,3 +78,13 @@ def test_every_package_is_checked_strictly() -> None:
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
     assert settings["strict"] is True
     assert set(settings["packages"]) == set(PACKAGES)
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    """A word has one meaning; what starts with an underscore is its file's own."""
+    homes: dict[str, list[str]] = {}
+    for source in sources():
+        for node in source.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(source.place)
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}

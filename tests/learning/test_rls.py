@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from learning.errors import FingerprintMismatch, LearningError, UnknownDomain
+from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.rls import RouterWeights, StreamingRidge
 from learning.statistics import Statistics
 
@@ -250,7 +250,7 @@ def test_a_refused_block_leaves_the_state_as_it_was() -> None:
         router.observe(np.ones((2, 3)), ["a"])
     with pytest.raises(FingerprintMismatch):
         router.absorb(Statistics.of(np.ones((2, 3)), ["a", "b"], "g"))
-    with pytest.raises(UnknownDomain, match="'c'"):
+    with pytest.raises(UnseenDomain, match="'c'"):
         router.remove("c")
     assert router.to_bytes() == before
 
@@ -301,7 +301,7 @@ def test_weights_travel_and_are_restricted() -> None:
     some = weights.restrict(["c", "a"])
     assert some.domains == ("a", "c")
     assert np.allclose(some.scores(rows), weights.scores(rows)[:, [0, 2]], rtol=1e-14)
-    with pytest.raises(UnknownDomain):
+    with pytest.raises(UnseenDomain):
         weights.restrict(["a", "z"])
     with pytest.raises(LearningError, match="expected"):
         weights.scores(rows[:, :4])
