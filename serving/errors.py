@@ -53,6 +53,9 @@ class Refused(ServingError):
         self.status = status
         self.body = body
 
+    def __reduce__(self) -> tuple[type, tuple[int, dict[str, Any]]]:
+        return (type(self), (self.status, self.body))
+
 
 class InvalidRecord(ServingError):
     """A record that the stream would not take; the message says which and why."""

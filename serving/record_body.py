@@ -12,12 +12,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic_core import from_json
+
 from serving.errors import InvalidRecord, Refused
 from serving.openai_body import bad_request
-from serving.request_body import SMALL_BYTES, parse
+from serving.request_body import MAX_RECORD_BYTES, SMALL_BYTES, parse, too_large
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SPLITTER = json.JSONDecoder()
+# Of the text, in characters: more than most records take. Three times sixteenfold, it is the most one may have.
+_WINDOW = 1 << 10
 
 
 def read_records(content: bytes) -> list[dict[str, Any]]:
@@ -33,35 +37,59 @@ def _values(content: bytes) -> Iterator[Any]:
     if len(content) > SMALL_BYTES and content.startswith(b"["):
         yield from _elements(content)
         return
-    try:
-        value = parse(content)
-    except Refused:
-        lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-        if len(lines) < 2:
-            raise
-        yield from (_line(number, line) for number, line in lines)
-        return
-    if isinstance(value, list):
-        yield from value
-    else:
-        yield value
+    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    if len(content) <= MAX_RECORD_BYTES:
+        try:
+            value = parse(content)
+        except Refused:
+            if len(lines) < 2:
+                raise
+        else:
+            yield from value if isinstance(value, list) else [value]
+            return
+    yield from (_line(number, line) for number, line in lines)
 
 
 def _elements(content: bytes) -> Iterator[Any]:
     """The elements of a JSON list, one at a time; each is read by `parse`, whatever has found its end."""
+    place = 0
     try:
         text, at, mark = content.decode(), 0, ","
         while mark == ",":
+            place += 1
             start = _after_space(text, at + 1)
-            end = _SPLITTER.raw_decode(text, start)[1]
+            end = _end(text, start, place)
             yield parse(text[start:end].encode())
             at = _after_space(text, end)
             mark = text[at]
         if text[at:] != "]":
-            raise ValueError
+            raise ValueError("expected a comma, or the list's end and nothing after it")
     except (ValueError, IndexError, RecursionError) as error:
-        parse(content)  # The one reader says what is wrong with it.
-        raise bad_request("the list of records is no valid JSON in UTF-8") from error
+        where = f"at record {place}" if place else "from its first byte"
+        why = "the list has no end" if isinstance(error, IndexError) else str(error)
+        raise bad_request(f"the list of records is no valid JSON in UTF-8 {where}: {why}") from error
+
+
+def _end(text: str, start: int, place: int) -> int:
+    """Where the value that begins at `start` ends; the text is looked at as far as needed, at most `MAX_RECORD_BYTES`.
+
+    Raises ValueError or RecursionError for what is no JSON, Refused (413) for a value that has no end until there.
+    """
+    size = _WINDOW
+    while True:
+        window = text[start : start + size]
+        whole = start + size >= len(text)
+        try:
+            end = _SPLITTER.raw_decode(window)[1]
+            if end < len(window) or whole:
+                return start + end
+        except ValueError:
+            if whole:
+                raise
+        if size >= MAX_RECORD_BYTES:
+            from_json(window, allow_partial="trailing-strings")
+            raise _record_too_large(f"record {place}")
+        size *= 16
 
 
 def _after_space(text: str, at: int) -> int:
@@ -76,7 +104,13 @@ def _object(position: int, value: Any) -> dict[str, Any]:
 
 
 def _line(number: int, line: bytes) -> Any:
+    if len(line) > MAX_RECORD_BYTES:
+        raise _record_too_large(f"line {number}")
     try:
         return parse(line)
     except Refused as error:
         raise InvalidRecord(f"line {number}: {error}") from error
+
+
+def _record_too_large(which: str) -> Refused:
+    return too_large(f"{which}: expected a record of at most {MAX_RECORD_BYTES} bytes, got more; nothing was written")

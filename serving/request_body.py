@@ -25,11 +25,15 @@ MAX_BYTES = 2 << 20
 """Of a request's body, to generate, to route or to command."""
 MAX_RECORDS_BYTES = 32 << 20
 """Of records."""
+MAX_RECORD_BYTES = 4 << 20
+"""Of one record among them, as JSON: the parser keeps the whole process to itself until it has read one."""
 SMALL_BYTES = 64 << 10
 """A body up to here is parsed on the event loop, in less time than handing it to a thread is worth."""
 
-# Where a number may be beyond float64, which the reader turns to infinity: a large exponent, or very many digits.
-_BEYOND = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+# Where a number may be beyond float64, which the reader turns to infinity: a large exponent, or very many digits. Each
+# run of digits is looked at from its beginning only, so that looking takes linear time.
+_BEYOND = re.compile(rb"[eE]\+?\d{3}|(?<!\d)\d{300}")
+_LONGEST_MATCH = 300
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -46,7 +50,7 @@ async def read_bytes(request: Request, max_bytes: int = MAX_BYTES) -> bytes:
     """The whole body. Raises Refused (413) beyond `max_bytes`: by the length it states, before it is read."""
     stated = request.headers.get("content-length", "")
     if stated.isascii() and stated.isdigit() and int(stated[:20]) > max_bytes:
-        raise _too_large(request, max_bytes, f"{stated[:20]}")
+        raise _too_large(request, max_bytes, stated[:20])
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
@@ -74,11 +78,17 @@ def parse(content: bytes) -> Any:
     """Strict JSON in UTF-8: no lone surrogates, no NaN, no infinities, bounded nesting. Raises Refused."""
     try:
         value = from_json(content.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
-        if _BEYOND.search(content):
+        if _may_be_beyond(content):
             json.dumps(value, allow_nan=False)
     except ValueError as error:
         raise bad_request(f"the request is no valid JSON in UTF-8: {error}") from error
     return value
+
+
+def _may_be_beyond(content: bytes) -> bool:
+    """Piece by piece: a search keeps the whole process to itself until it returns."""
+    pieces = range(0, len(content), SMALL_BYTES)
+    return any(_BEYOND.search(content, at, at + SMALL_BYTES + _LONGEST_MATCH) for at in pieces)
 
 
 def request_id(request: Request, body: dict[str, Any]) -> str | None:
@@ -92,5 +102,10 @@ def request_id(request: Request, body: dict[str, Any]) -> str | None:
 
 
 def _too_large(request: Request, max_bytes: int, got: str) -> Refused:
-    message = f"{request.method} {request.url.path} takes at most {max_bytes} bytes, got {got}; send it in parts"
-    return Refused(413, error_body(message, "BadRequestError", 413))
+    return too_large(
+        f"{request.method} {request.url.path} takes at most {max_bytes} bytes, got {got}; send it in parts"
+    )
+
+
+def too_large(message: str) -> Refused:
+    return Refused(413, error_body(message, "RequestEntityTooLargeError", 413))

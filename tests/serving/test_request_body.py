@@ -12,7 +12,7 @@ import pytest
 
 from serving.errors import InvalidRecord, Refused
 from serving.record_body import read_records
-from serving.request_body import MAX_BYTES, MAX_RECORDS_BYTES, SMALL_BYTES, parse
+from serving.request_body import MAX_BYTES, MAX_RECORD_BYTES, MAX_RECORDS_BYTES, SMALL_BYTES, parse
 from tests.serving.conftest import Notebook
 
 SURROGATES = [
@@ -160,3 +160,64 @@ def test_a_large_list_is_split_in_linear_time() -> None:
         patch.setitem(parse.__globals__, "from_json", counted)
         assert len(read_records(b"[" + b",".join([b'{"a": [{"b": 1}, {}]}'] * 5000) + b"]")) == 5000
     assert calls == 5000
+
+
+@pytest.mark.parametrize("form", ["alone", "listed", "line"])
+async def test_a_record_that_would_keep_the_process_to_itself_is_not_read(
+    client: httpx.AsyncClient, notebook: Notebook, form: str
+) -> None:
+    """A parser returns when it has read a whole value; the others wait until then."""
+    good = b'{"id": "1", "completion": "c"}'
+    large = b'{"id": "2", "meta": [' + b",".join([b"{}"] * (MAX_RECORD_BYTES // 3)) + b"]}"
+    content, where = {
+        "alone": (large, "line 1"),
+        "listed": (b"[" + good + b"," + large + b"," + good + b"]", "record 2"),
+        "line": (good + b"\n" + large, "line 2"),
+    }[form]
+    answer = await client.post("/v1/records", content=content)
+    assert answer.status_code == 413 and answer.json()["error"]["message"].startswith(f"{where}: ")
+    assert notebook.records == []
+
+
+def test_a_large_body_that_is_broken_is_not_read_a_second_time() -> None:
+    longest = 0
+    before = parse.__globals__["from_json"]
+
+    def watched(content: bytes, **kwargs: Any) -> Any:
+        nonlocal longest
+        longest = max(longest, len(content))
+        return before(content, **kwargs)
+
+    record = b'{"id": "1", "prompt": "' + b"x" * 3000 + b'"}'
+    many = b",".join([record] * 200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(parse.__globals__, "from_json", watched)
+        for broken in (b"[" + many, b"[" + many + b"}", b"[" + many + b',{"id": ]', record + b"\n" + many + b"\n{"):
+            with pytest.raises((InvalidRecord, Refused)):
+                read_records(broken)
+        assert len(read_records(b"\n".join([record] * 200))) == 200
+    assert longest <= len(many) // 100
+
+
+@pytest.mark.parametrize("text", [b"1" * 299 + b"a", b"1", b"1e99 ", b"a"])
+def test_looking_for_large_numbers_takes_steps_and_linear_time(text: bytes) -> None:
+    """One search never sees more than a small piece, and where it stands in a run of digits it goes no further."""
+    content, seen = text * (SMALL_BYTES * 4 // len(text)), []
+
+    class Watched:
+        def search(self, content: bytes, start: int, end: int) -> None:
+            seen.append((start, end))
+
+    pattern = parse.__globals__["_BEYOND"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(parse.__globals__, "_BEYOND", Watched())
+        parse(b'["' + content + b'"]')
+    assert max(end - start for start, end in seen) < 2 * SMALL_BYTES and seen[-1][1] > len(content)
+    assert pattern.search(b"x" + b"1" * 400, 50) is None
+
+
+@pytest.mark.parametrize("at", range(SMALL_BYTES - 302, SMALL_BYTES + 2, 38))
+def test_a_number_beyond_a_float_is_found_wherever_it_stands(at: int) -> None:
+    for number in (b"1" * 310 + b".0", b"1e999"):
+        with pytest.raises(Refused):
+            parse(b"[" + b" " * (at - 1) + number + b"]")
