@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.ingest import is_held_out
+from actors.exam import is_held_out
 from cluster import builders
 from configs.loader import load
 from configs.settings import Settings
-from learning.features import FeatureExtractor, Standardisation
 from learning.rls import RouterWeights
 from registry.registry import Registry
 from streaming.records import TaskRecord, read_jsonl
@@ -115,11 +114,7 @@ def _predicts_as_batch_ridge(settings: Settings, files: dict[str, Path]) -> None
     registry = Registry(builders.registry_root(settings))
     manifest = registry.current()
     assert manifest is not None
-    frozen = registry.frozen(builders.STANDARDISATION)
-    assert frozen is not None
-    extractor: FeatureExtractor = builders.bare_extractor(settings).with_standardisation(
-        Standardisation.from_bytes(frozen)
-    )
+    extractor = builders.extractor(settings)
     template = builders.template(settings)
     records = _training_records(settings, files)
     features = extractor.extract([template.render(record.messages_or_prompt()) for record in records])
