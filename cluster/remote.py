@@ -45,7 +45,10 @@ class _Named:
         """The peer's own error, or `Unreachable`: Ray's text holds a traceback, process ids, paths and addresses."""
         if isinstance(error, RayTaskError):
             cause: BaseException | None = error.cause
-            return cause if cause is not None else Unreachable(f"{self._name} failed in a way it can't tell")
+            # Ray puts an error of its own, with the traceback for a text, in the place of one that can't be pickled.
+            if cause is None or isinstance(cause, RayError):
+                return Unreachable(f"{self._name} failed in a way it can't tell; its log does")
+            return cause
         self._handle = None
         return Unreachable(f"{self._name} does not answer ({type(error).__name__})")
 
