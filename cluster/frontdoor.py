@@ -6,6 +6,7 @@ the replica starts. So a request crosses one process border, and routing costs n
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from typing import Any
@@ -19,6 +20,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.remote import AsyncRemote
 from configs.settings import Settings
 
+# In OpenAI's form, as `serving.openai_body` writes it, which takes pydantic to import: this process has better to do.
+_NOT_YET = json.dumps(
+    {
+        "error": {
+            "message": "this replica is starting; come again in a moment",
+            "type": "ServiceUnavailableError",
+            "param": None,
+            "code": 503,
+        }
+    }
+).encode()
+_NOT_YET_HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(_NOT_YET)).encode()),
+    (b"retry-after", b"1"),
+]
+
 
 class LateApplication:
     """An ASGI application that is put in place after Serve has taken it, once this process's engine runs."""
@@ -31,9 +49,11 @@ class LateApplication:
             await self.inner(scope, receive, send)
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
         else:
-            await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]})
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.start", "status": 503, "headers": _NOT_YET_HEADERS})
+            await send({"type": "http.response.body", "body": _NOT_YET})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

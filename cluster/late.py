@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -25,8 +26,9 @@ class _Late:
 
     def _load_behind(self) -> None:
         if self._yields:
-            # Linux counts niceness by thread, and this one ends.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            # Linux counts niceness by thread, and this one ends. Elsewhere it may be refused, which costs time only.
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         self._try(self._loaded)
 
     def _try(self, loaded: Future[object]) -> None:
@@ -36,7 +38,8 @@ class _Late:
             loaded.set_exception(error)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
+            # Nobody's from outside, and what copies or pickles an object asks one that is not made yet.
             raise AttributeError(name)
         with self._lock:
             if self._loaded.done() and self._loaded.exception() is not None:
@@ -44,6 +47,11 @@ class _Late:
                 self._try(self._loaded)
             loaded = self._loaded
         return getattr(loaded.result(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(f"{name}: what is loaded late is read through here only; set it where it is loaded")
+        super().__setattr__(name, value)
 
 
 def late(load: Callable[[], T], *, yields: bool = False) -> T:

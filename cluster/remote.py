@@ -7,6 +7,7 @@ awaiting it. What the peer raised arrives as it was raised, without Ray's accoun
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -33,19 +34,24 @@ class _Named:
         """The actor of that name, which need not be there yet."""
         return cls(name)
 
-    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._handle is None:
+    def _look_up(self) -> Any:
+        """The actor's handle; asks Ray where none is known, which may take as long as Ray's own head is away."""
+        handle = self._handle
+        if handle is None:
             try:
-                self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
+                self._handle = handle = ray.get_actor(self._name, namespace=NAMESPACE)
             except ValueError as error:
                 raise Unreachable(f"{self._name} is not running") from error
-        return self._handle.call.remote(method, *args, **kwargs)
+        return handle
 
     def _plain(self, error: RayError) -> BaseException:
         """The peer's own error, or `Unreachable`: Ray's text holds a traceback, process ids, paths and addresses."""
         if isinstance(error, RayTaskError):
             cause: BaseException | None = error.cause
-            return cause if cause is not None else Unreachable(f"{self._name} failed in a way it can't tell")
+            # Ray puts an error of its own, with the traceback for a text, in the place of one that can't be pickled.
+            if cause is None or isinstance(cause, RayError):
+                return Unreachable(f"{self._name} failed in a way it can't tell; its log does")
+            return cause
         self._handle = None
         return Unreachable(f"{self._name} does not answer ({type(error).__name__})")
 
@@ -59,7 +65,7 @@ class Remote(_Named):
 
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return ray.get(self._send(method, args, kwargs))
+                return ray.get(self._look_up().call.remote(method, *args, **kwargs))
             except RayError as error:
                 raise self._plain(error) from None
 
@@ -75,7 +81,9 @@ class AsyncRemote(_Named):
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return await self._send(method, args, kwargs)
+                # Beside the event loop, which has others to serve meanwhile.
+                handle = self._handle or await asyncio.to_thread(self._look_up)
+                return await handle.call.remote(method, *args, **kwargs)
             except RayError as error:
                 raise self._plain(error) from None
 

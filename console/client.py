@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
 
 from cluster.errors import ClusterError
-from serving.api import CommandResult, DomainList, DomainStatus, RecordsResult, RouteDecision, RouteResult, SystemStatus
+from serving.api import (
+    Body,
+    CommandResult,
+    DomainList,
+    DomainStatus,
+    RecordsResult,
+    RouteDecision,
+    RouteResult,
+    SystemStatus,
+)
+from serving.wording import plain
 from streaming.records import EndOfDomain, TaskRecord
+
+B = TypeVar("B", bound=Body)
 
 _RECORDS = 500
 """In one request: well below the front door's limit for records of ordinary size."""
@@ -21,72 +36,118 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
-        self._http = httpx.Client(base_url=self._url, timeout=120)
+        try:
+            self._http = httpx.Client(base_url=self._url, timeout=120)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ClusterError(f"--url {url}: expected an address such as http://127.0.0.1:8000: {error}") from error
         self.last_adapter = ""
 
     def status(self) -> SystemStatus:
         """The whole system's state."""
-        return SystemStatus.model_validate(self._send("GET", "/v1/status"))
+        return self._ask(SystemStatus, "GET", "/v1/status")
 
     def domains(self) -> tuple[DomainStatus, ...]:
         """Every known domain."""
-        return DomainList.model_validate(self._send("GET", "/v1/domains")).domains
+        return self._ask(DomainList, "GET", "/v1/domains").domains
 
     def route(self, text: str) -> RouteDecision:
         """Which domain a text belongs to."""
         body = {"messages": [{"role": "user", "content": text}]}
-        return RouteResult.model_validate(self._send("POST", "/v1/route", body)).decisions[0]
+        decisions = self._ask(RouteResult, "POST", "/v1/route", body).decisions
+        if len(decisions) != 1:
+            raise self._unknown_form("/v1/route", f"decisions: {len(decisions)} instead of one")
+        return decisions[0]
 
     def command(self, name: str, domain: str, version: str | None) -> CommandResult:
         """Run `remove`, `rollback`, `pin` or `unpin` on a domain."""
+        path = f"/v1/domains/{quote(domain, safe='')}"
         if name == "remove":
-            return CommandResult.model_validate(self._send("DELETE", f"/v1/domains/{domain}"))
-        body = {"version": version}
-        return CommandResult.model_validate(self._send("POST", f"/v1/domains/{domain}/{name}", body))
+            return self._ask(CommandResult, "DELETE", path)
+        return self._ask(CommandResult, "POST", f"{path}/{name}", {"version": version})
 
     def append(self, records: Sequence[TaskRecord | EndOfDomain]) -> list[str]:
         """Send records in order, in requests of bounded size, each durable when it returns; returns their ids."""
         ids: list[str] = []
         for start in range(0, len(records), _RECORDS):
             body = [record.to_mapping() for record in records[start : start + _RECORDS]]
-            ids += RecordsResult.model_validate(self._send("POST", "/v1/records", body)).ids
+            ids += self._ask(RecordsResult, "POST", "/v1/records", body).ids
         return ids
 
     def stream_chat(self, model: str, text: str) -> Iterator[str]:
-        """Ask one question and yield the answer in pieces; `last_adapter` then names the version that spoke."""
+        """Ask one question and yield the answer in pieces; `last_adapter` then names the version that spoke.
+
+        An answer that breaks off, or ends with an error, raises after the pieces that came.
+        """
         body = {"model": model, "stream": True, "messages": [{"role": "user", "content": text}]}
-        try:
-            with self._http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                if answer.status_code != 200:
-                    answer.read()
-                    self._read(answer)
-                self.last_adapter = answer.headers.get("x-anabranch-adapter", "")
-                for line in answer.iter_lines():
-                    data = line.removeprefix("data: ")
-                    if line.startswith("data: ") and data != "[DONE]":
-                        for choice in json.loads(data)["choices"]:
-                            yield choice["delta"].get("content") or ""
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+        path = "/v1/chat/completions"
+        with self._reached(), self._http.stream("POST", path, json=body) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                self._read(answer)
+            self.last_adapter = answer.headers.get("x-anabranch-adapter", "")
+            for line in answer.iter_lines():
+                data = line.removeprefix("data:").strip()
+                if data == "[DONE]":
+                    return
+                if line.startswith("data:"):
+                    yield from self._pieces(path, data)
+        raise ClusterError(f"front door {self._url}: the answer broke off; ask again")
 
-    def _send(self, verb: str, path: str, body: Any = None) -> Any:
+    def _pieces(self, path: str, data: str) -> Iterator[str]:
+        """The text in one event of a chat's stream."""
         try:
+            event = json.loads(data)
+            if (said := _message(event)) is not None:
+                raise ClusterError(f"front door {self._url}: the answer broke off: {said}")
+            for choice in event["choices"]:
+                yield str((choice.get("delta") or {}).get("content") or "")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise self._unknown_form(path, "an event has no choices") from error
+
+    def _ask(self, form: type[B], verb: str, path: str, body: Any = None) -> B:
+        with self._reached():
             answer = self._http.request(verb, path, json=body)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-        return self._read(answer)
+        try:
+            return form.model_validate(self._read(answer))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise self._unknown_form(path, f"{where}: {fault['msg']}" if where else fault["msg"]) from error
 
-    def _unreachable(self, error: Exception) -> ClusterError:
-        return ClusterError(
-            f"front door {self._url}: no answer ({error}); start one with `anabranch up`, or name another with --url"
-        )
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            why = f"no answer ({str(error) or type(error).__name__})"
+            remedy = "start one with `anabranch up`, or name another with --url"
+            raise ClusterError(f"front door {self._url}: {why}; {remedy}") from error
+        except UnicodeEncodeError as error:
+            raise ClusterError("expected a text in UTF-8, got bytes that are none") from error
 
     def _read(self, answer: httpx.Response) -> Any:
+        """The body of an answer that is none of an error."""
         try:
             body = answer.json()
-        except ValueError:
-            body = {}
-        if answer.status_code >= 400:
-            said = body.get("error", {}).get("message") if isinstance(body, dict) else None
-            raise ClusterError(f"front door {self._url}: status {answer.status_code}: {said or answer.text[:200]}")
+        except (ValueError, RecursionError):
+            body = None
+        if not answer.is_success:
+            said = _message(body) or answer.reason_phrase or "no reason given"
+            raise ClusterError(f"front door {self._url}: status {answer.status_code}: {said}")
+        if body is None:
+            raise self._unknown_form(answer.url.path, "the body is no JSON")
         return body
+
+    def _unknown_form(self, path: str, what: str) -> ClusterError:
+        """For what is no answer of the front door's, or one of a service too far from this version."""
+        where = f"front door {self._url}: {path}: expected an answer that this client knows"
+        return ClusterError(f"{where}, got one where {what}; see that --url names an Anabranch of this version")
+
+
+def _message(body: Any) -> str | None:
+    """The words of an error in OpenAI's form, or None for what is no error."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not error:
+        return None
+    said = error.get("message") if isinstance(error, dict) else error
+    return plain(str(said or "")) or "no reason given"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from console.terminal import DEFAULT_URL, AsJson, Url, client, err, one_line, out
 
@@ -29,7 +30,7 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         out.print(f"manifest {found.manifest}, replicas {len(found.replicas)}")
         _print_domains(found.domains)
         for who, what in found.troubles():
-            err.print(f"[red]trouble:[/red] {who}: {what}", soft_wrap=True)
+            err.print(Text.assemble(("trouble:", "red"), f" {who}: {what}"), soft_wrap=True)
 
 
 def route(text: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
@@ -48,6 +49,8 @@ def chat(
 ) -> None:
     """Talk to the service; an empty line ends it."""
     with one_line():
+        from cluster.errors import ClusterError
+
         asked = client(url)
         while True:
             try:
@@ -56,8 +59,12 @@ def chat(
                 return
             if not text:
                 return
-            for piece in asked.stream_chat(model, text):
-                print(piece, end="", flush=True)
+            try:
+                for piece in asked.stream_chat(model, text):
+                    print(piece, end="", flush=True)
+            except ClusterError:
+                print()
+                raise
             print(f"   [{asked.last_adapter}]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,18 @@ if TYPE_CHECKING:
     from configs.settings import Settings
     from console.client import Client
 
-out = Console()
-err = Console(stderr=True)
+
+def _console(*, stderr: bool = False) -> Console:
+    """A console that prints words as they are, brackets and colons too, and cuts lines for a screen only."""
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNCUT
+    return console
+
+
+_UNCUT = 10_000
+out = _console()
+err = _console(stderr=True)
 
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a config key, e.g. a.b=c.")]
 Url = Annotated[str, typer.Option("--url", envvar="ANABRANCH_URL", help="Where the front door answers.")]
@@ -35,7 +46,9 @@ def one_line() -> Iterator[None]:
 
     try:
         yield
-    except (ClusterError, ConfigError, LearningError, StreamError, FileNotFoundError) as error:
+    except BrokenPipeError:
+        raise  # Whoever reads the output has had enough of it.
+    except (ClusterError, ConfigError, LearningError, StreamError, OSError, UnicodeError) as error:
         print(f"anabranch: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from error
 

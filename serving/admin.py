@@ -14,6 +14,7 @@ from serving.ports import ControlPort
 from serving.record_body import read_records
 from serving.request_body import MAX_RECORDS_BYTES, aside, parse, read_bytes
 from serving.service import RoutedService
+from serving.system_view import Within
 
 _RECORDS = {
     "oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}],
@@ -23,8 +24,9 @@ _COMMAND = answering(CommandResult)
 _VERSION = asking(VersionRequest, required=False)
 
 
-def admin_router(service: RoutedService, control: ControlPort) -> APIRouter:
+def admin_router(service: RoutedService, control: ControlPort, status_of: Within[SystemStatus]) -> APIRouter:
     """The paths below /v1 that don't generate."""
+    domains_of = Within(control.domains)
     router = APIRouter(prefix="/v1")
 
     @router.post("/records", status_code=202, responses=answering(RecordsResult, 202), openapi_extra=asking(_RECORDS))
@@ -34,7 +36,7 @@ def admin_router(service: RoutedService, control: ControlPort) -> APIRouter:
 
     @router.get("/domains", responses=answering(DomainList))
     async def domains() -> Response:
-        return sent(DomainList(domains=await control.domains()))
+        return sent(DomainList(domains=await domains_of()))
 
     @router.delete("/domains/{domain}", responses=_COMMAND)
     async def remove(domain: str) -> Response:
@@ -54,7 +56,7 @@ def admin_router(service: RoutedService, control: ControlPort) -> APIRouter:
 
     @router.get("/status", responses=answering(SystemStatus))
     async def status() -> Response:
-        return sent((await control.status()).model_copy(update={"replica": service.health()}))
+        return sent((await status_of()).model_copy(update={"replica": service.health()}))
 
     return router
 

@@ -71,8 +71,12 @@ def add_error_answers(app: FastAPI, count: Callable[[int], None]) -> None:
 
 
 def _with_plain_words(body: Mapping[str, Any]) -> dict[str, Any]:
-    """An engine's own body may be of a form of its own; its message is passed on in any case."""
+    """An engine's own body may be of a form of its own; its message is passed on in any case.
+
+    A field's name is in the client's own words, at any length.
+    """
     error = body.get("error")
     if not isinstance(error, Mapping):
         return dict(body)
-    return {**body, "error": {**error, "message": plain(str(error.get("message") or "")) or "no more is known"}}
+    told = {name: plain(value) if isinstance(value, str) else value for name, value in error.items()}
+    return {**body, "error": {**told, "message": plain(str(error.get("message") or "")) or "no more is known"}}

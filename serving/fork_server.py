@@ -25,7 +25,12 @@ class _Process(ForkServerProcess):
         super().start()
 
     def run(self) -> None:
+        # What the server was preloaded with is preloaded here as well, and vLLM looks for it under this name.
+        preloaded = os.environ.get("LD_PRELOAD")
+        os.environ.clear()
         os.environ.update(self._environment)
+        if preloaded is not None:
+            os.environ["LD_PRELOAD"] = preloaded
         super().run()
 
 

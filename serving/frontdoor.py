@@ -6,6 +6,7 @@ Knows HTTP and the two things it is built from; not vLLM, nor where the control 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serving.admin import admin_router
-from serving.api import ReplicaHealth, RouteRequest, RouteResult
+from serving.api import ReplicaHealth, RouteRequest, RouteResult, SystemStatus
 from serving.error_answers import RETRY_AFTER, add_error_answers
 from serving.errors import ControlUnavailable
 from serving.openai_body import bad_request, model_not_found
@@ -29,8 +30,11 @@ from serving.request_body import read_object, request_id, well_formed_target
 from serving.served import AUTO, BASE, ServedManifest
 from serving.service import RoutedService
 from serving.system_metrics import render_metrics
+from serving.system_view import Within
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 
 def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
@@ -44,10 +48,11 @@ def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
         responses=ERRORS,
         dependencies=[Depends(well_formed_target)],
     )
+    status = Within(control.status)
     _add_generation(app, service)
     _add_models(app, service)
-    _add_health(app, service, control)
-    app.include_router(admin_router(service, control))
+    _add_health(app, service, status)
+    app.include_router(admin_router(service, control, status))
     add_error_answers(app, lambda status: service.metrics.refusals.labels(str(status)).inc())
 
     # Not FastAPI's own path, which would answer HEAD as well.
@@ -103,7 +108,7 @@ def _add_models(app: FastAPI, service: RoutedService) -> None:
         raise model_not_found(model)
 
 
-def _add_health(app: FastAPI, service: RoutedService, control: ControlPort) -> None:
+def _add_health(app: FastAPI, service: RoutedService, status: Within[SystemStatus]) -> None:
     def health(well: bool) -> Response:
         return sent(service.health()) if well else sent(service.health(), 503, RETRY_AFTER)
 
@@ -120,12 +125,15 @@ def _add_health(app: FastAPI, service: RoutedService, control: ControlPort) -> N
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """This replica's and the system's figures as Prometheus text."""
+        # A scrape of this replica must not fail with the rest of the system, whichever way that fails; that the rest
+        # is missing is told.
         try:
-            status = (await control.status()).model_copy(update={"replica": service.health()})
-            system, up = render_metrics(status), 1
+            system, up = render_metrics((await status()).model_copy(update={"replica": service.health()})), 1
         except ControlUnavailable:
             system, up = "", 0
-        # A scrape of this replica must not fail with the rest of the system; that the rest is missing is told.
+        except Exception as error:
+            _LOG.error("the system's state can't be told to a scrape", exc_info=error)
+            system, up = "", 0
         told = f"# TYPE anabranch_control_up gauge\nanabranch_control_up {up}\n"
         text = service.engine.metrics() + service.metrics.text() + told.encode() + system.encode()
         return Response(text, media_type=CONTENT_TYPE_LATEST)

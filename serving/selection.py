@@ -70,9 +70,9 @@ def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str
         "x-anabranch-adapter": _listed([choice.version for choice in choices]),
         "x-anabranch-manifest": str(served.number),
     }
-    scores = [f"{choice.decision.score:.6f}" if choice.decision is not None else "" for choice in choices]
-    if any(scores):
-        headers["x-anabranch-score"] = _listed(scores)
+    scores = [_score(choice) for choice in choices]
+    if any(score is not None for score in scores):
+        headers["x-anabranch-score"] = _listed(["" if score is None else f"{score:.6f}" for score in scores])
     return headers
 
 
@@ -89,14 +89,19 @@ def _listed(values: Sequence[str]) -> str:
     return ",".join([*values[:STAMPED_PROMPTS], *more])
 
 
+def _score(choice: Choice) -> float | None:
+    """The top score; one that is no finite number is none, for neither JSON nor a header has a word for it."""
+    if choice.decision is None or not math.isfinite(choice.decision.score):
+        return None
+    return choice.decision.score
+
+
 def _decision(index: int, choice: Choice) -> RouteDecision:
-    """A score that is no finite number is none: JSON has no word for it."""
     scores = choice.decision.scores if choice.decision is not None else {}
-    score = choice.decision.score if choice.decision is not None else math.nan
     return RouteDecision(
         index=index,
         domain=choice.domain,
         adapter=choice.version,
-        score=score if math.isfinite(score) else None,
+        score=_score(choice),
         scores={domain: own for domain, own in scores.items() if math.isfinite(own)},
     )
