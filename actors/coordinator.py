@@ -131,6 +131,12 @@ class Coordinator:
                 elif backlog.markers:
                     # Sent again, or for a domain without anything new to train on.
                     self._spools.drop_markers(domain)
+                if backlog.held_out and not backlog.train:
+                    self._stages.setdefault(
+                        domain, Stage()
+                    ).detail = (
+                        f"complete, but all of its {backlog.held_out} examples are held out: send some to train on"
+                    )
         self._stalled = tuple(self._make_room(due))
 
     def _is_due(self, domain: str, has_more: bool) -> bool:
@@ -175,8 +181,8 @@ class Coordinator:
         """Take a sealed version as far as it goes, from wherever it is."""
         adapter = next((a for a in self._registry.adapters(domain) if a.version == version), None)
         if adapter is None:
-            self._spools.seal(domain, version, self._router.watermarks())
-            adapter = self._learn(domain, version, stage)
+            rows = self._spools.seal(domain, version, self._router.watermarks())
+            adapter = self._learn(domain, version, rows, stage)
         if adapter.facts.status == "rejected":
             stage.state, stage.detail, stage.failures = "rejected", adapter.facts.reason, 0
             self._spools.reopen(domain, version)
@@ -196,11 +202,11 @@ class Coordinator:
             # No fault of the domain, which is in service; the next publication tries again.
             stage.detail = f"{adapter.name}; what is no longer needed could not be removed: {in_words(error)}"
 
-    def _learn(self, domain: str, version: int, stage: Stage) -> Adapter:
+    def _learn(self, domain: str, version: int, rows: int, stage: Stage) -> Adapter:
         current = self._registry.current()
         route = current.routes.get(domain) if current else None
         incumbent = self._registry.adapter(route.adapter).path if route else None
-        order = TrainingOrder(domain, version, incumbent, self._options.seed)
+        order = TrainingOrder(domain, version, rows, incumbent, self._options.seed)
         learner = self._idle.get()
         stage.state, stage.learner = "learning", learner
         started = time.monotonic()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from hashlib import blake2b
 
 from streaming.records import TaskRecord
+
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Joiners, fillers and variations: with the format characters, what is passed over where it can't be shown."""
 
 
 def is_held_out(record: TaskRecord, fraction: float) -> bool:
@@ -23,5 +29,7 @@ def is_held_out(record: TaskRecord, fraction: float) -> bool:
 
 def normalised(text: str) -> str:
     """Return text without what does not change its meaning: compatibility forms, case, spacing, invisible marks."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
+    # First, as a mark between a letter and its accent would keep the two from becoming one.
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf" and not _INVISIBLE.match(c))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
+    return " ".join(folded.split())

@@ -226,7 +226,8 @@ class Ingest:
 
     def report(self) -> IngestReport:
         """Say where this worker stands. No domain is quiet while rows of it wait to be observed."""
-        backlog = self._spool.backlog(self._observer.watermarks)
+        watermarks = self._observer.watermarks
+        backlog = self._spool.backlog(watermarks)
         self._quiet.stir(domain for domain, waiting in backlog.items() if waiting.unobserved)
         trouble = dict(self._trouble)
         if lost := self._dead_letters.lost:
@@ -236,6 +237,7 @@ class Ingest:
                 domain: replace(waiting, quiet_seconds=0.0 if waiting.unobserved else self._quiet.seconds(domain))
                 for domain, waiting in backlog.items()
             },
+            watermarks=watermarks,
             partitions=self._partitions,
             spooled=self._spool.size(),
             full=self._paused,
@@ -276,9 +278,9 @@ class Ingest:
         """
         return self._observer.forget(domain, watermarks)
 
-    def drop_markers(self, domain: str) -> None:
-        """Drop the markers of a domain with nothing to train on."""
-        self._spool.drop_markers(domain, self._observer.watermarks)
+    def drop_markers(self, domain: str, watermarks: Watermarks) -> None:
+        """Drop the markers below `watermarks` of a domain that had nothing to train on there."""
+        self._spool.drop_markers(domain, watermarks)
 
     # -- loops --------------------------------------------------------------------------------------------------------
 

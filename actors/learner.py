@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.errors import Unanswered
 from actors.ports import ExamplesPort, LearnerPort
 from actors.training import Trained, TrainingOrder
 from learning.contract import Example, Learner, Progress, TrainingJob
@@ -32,9 +33,10 @@ class LearnerWorker:
         self._training = threading.Lock()
 
     def train(self, order: TrainingOrder) -> Trained:
-        """Train what is ordered; raises `LearningError` where the method refuses it."""
+        """Train what is ordered; raises `LearningError` where the method refuses it, and `Unanswered` where examples
+        of it are missing."""
         with self._training:
-            train, held_out = merged_examples(self._ingests, order.domain, order.version)
+            train, held_out = merged_examples(self._ingests, order)
             output = self._work / f"{order.domain}@v{order.version}"
             shutil.rmtree(output, ignore_errors=True)
             output.mkdir(parents=True)
@@ -63,18 +65,26 @@ class LearnerWorker:
 
 
 def merged_examples(
-    ingests: Sequence[ExamplesPort], domain: str, version: int
+    ingests: Sequence[ExamplesPort], order: TrainingOrder
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Return a version's training and held-out examples, one for each id, ordered by id.
 
-    The same set gives the same training, whichever workers hold it and in whatever order they answer.
+    The same set gives the same training, whichever workers hold it and in whatever order they answer. Raises
+    `Unanswered` where there are fewer than were sealed: a version is trained on all of its examples or not at all.
     """
+    rows = 0
     train: dict[str, Example] = {}
     held_out: dict[str, Example] = {}
     for ingest in ingests:
-        some_train, some_held_out = ingest.examples(domain, version)
+        some_train, some_held_out = ingest.examples(order.domain, order.version)
+        rows += len(some_train) + len(some_held_out)
         train.update({example.id: example for example in some_train})
         held_out.update({example.id: example for example in some_held_out})
+    if rows < order.rows:
+        raise Unanswered(
+            f"training {order.domain} v{order.version}: expected the {order.rows} examples sealed for it, got {rows} "
+            "from the ingest workers; it is ordered again"
+        )
     return tuple(train[i] for i in sorted(train)), tuple(held_out[i] for i in sorted(held_out))
 
 

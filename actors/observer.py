@@ -133,10 +133,10 @@ def _extracted(rows: Sequence[SpooledRow], extractor: FeatureExtractor) -> tuple
     """Return the features of the rows that have any, and of the others, by place, what is wrong with them."""
     try:
         features = extractor.extract([row.prompt for row in rows])
-    except (MemoryError, OSError):
-        # No row's fault, and it passes.
-        raise
     except Exception as error:
+        if isinstance(error, OSError) or (isinstance(error, MemoryError) and len(rows) == 1):
+            # No row's fault, and it passes.
+            raise
         if len(rows) == 1:
             return np.empty((0, 0)), {0: error}
         middle = len(rows) // 2

@@ -111,7 +111,8 @@ class Replica:
             case "prepare" if not self._is_busy():
                 self._standing = Standing(serves=self._serves(), preparing=directive.number)
                 self._preparing = asyncio.create_task(self._prepare(directive.number))
-            case "commit":
+            case "commit" if not self._is_busy():
+                # Who was cut off and catches up by itself may be beyond it already, and says so when that is done.
                 await self._commit(directive.number)
             case "fence":
                 self._give_up(directive.reason)

@@ -14,6 +14,8 @@ class IngestReport:
     """Where a worker stands: backlog by domain, spool size, counters since it started, and its last trouble."""
 
     backlog: Mapping[str, DomainBacklog]
+    watermarks: Mapping[TopicPartition, int]
+    """Up to where the backlog was looked at: the router's, as this worker last heard of them."""
     partitions: frozenset[TopicPartition]
     spooled: int
     full: bool

@@ -25,10 +25,8 @@ from pathlib import Path
 from actors.backlog import DomainBacklog
 from actors.errors import OtherHome
 from actors.observation import Watermarks
+from actors.spool_formats import FORMAT, check_formats
 from streaming.source import TopicPartition
-
-_FORMAT = 2
-"""Kept as SQLite's user_version; files of format 1 have none and hold messages instead of rendered prompts."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -96,11 +94,12 @@ class Seal:
 class Spool:
     """The spool of one ingest worker, in the file `path`. Safe to use from several threads.
 
-    Raises `OtherHome` when rows wait that an earlier version wrote, which kept them otherwise.
+    Raises `OtherHome` when rows wait, here or in a spool beside it, that an earlier version wrote otherwise.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_formats(path)
         self._path = path
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
@@ -115,15 +114,11 @@ class Spool:
 
     def _open(self) -> None:
         (written,) = self._db.execute("PRAGMA user_version").fetchone()
-        if written > _FORMAT:
-            raise OtherHome(
-                f"spool {self._path.name}: has format {written}, this version reads up to {_FORMAT}; upgrade"
-            )
         upgrade = ""
-        if written < _FORMAT and self._db.execute("SELECT 1 FROM sqlite_master WHERE name='rows'").fetchone():
+        if written < FORMAT and self._db.execute("SELECT 1 FROM sqlite_master WHERE name='rows'").fetchone():
             self._refuse_rows("in the format of an earlier version; let that version publish or remove their domains")
             upgrade = "DROP TABLE rows; ALTER TABLE markers DROP COLUMN arrived;"
-        self._db.executescript(f"BEGIN; {upgrade} {_SCHEMA} PRAGMA user_version={_FORMAT}; COMMIT;")
+        self._db.executescript(f"BEGIN; {upgrade} {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
 
     def check_template(self, digest: str) -> None:
         """Raise `OtherHome` when rows wait that were rendered by another template than the one of this digest."""

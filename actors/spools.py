@@ -51,8 +51,9 @@ class Spools:
         """Return all partitions of the stream."""
         return frozenset(p for report in self.reports.values() for p in report.partitions)
 
-    def seal(self, domain: str, version: int, watermarks: Watermarks) -> None:
-        """Seal everywhere up to the same watermarks: where two hold copies of a row, both seal theirs.
+    def seal(self, domain: str, version: int, watermarks: Watermarks) -> int:
+        """Seal everywhere up to the same watermarks, and return the number of rows; of a row of which two hold copies,
+        both seal theirs.
 
         Until the adapter exists a seal may be repeated and take in more; one that was cut short is completed, once the
         router stands where it stood then: before, this raises `NotCaughtUp`.
@@ -61,8 +62,7 @@ class Spools:
         behind = [f"{each}" for each, end in sealed.items() if watermarks.get(each, 0) < end]
         if behind:
             raise NotCaughtUp(f"the router is behind what was sealed as {domain} v{version} in {behind}")
-        for ingest in self._ingests.values():
-            ingest.seal(domain, version, watermarks)
+        return sum(ingest.seal(domain, version, watermarks).rows for ingest in self._ingests.values())
 
     def sealed(self, domain: str, version: int) -> tuple[int, Watermarks]:
         """Return the number of rows sealed under a version, and up to where."""
@@ -85,9 +85,9 @@ class Spools:
             ingest.forget(domain, watermarks)
 
     def drop_markers(self, domain: str) -> None:
-        """Drop the markers of a domain with nothing to train on."""
-        for ingest in self._ingests.values():
-            ingest.drop_markers(domain)
+        """Drop those of its markers that the last reports knew: of a domain that had nothing to train on then."""
+        for name, report in self.reports.items():
+            self._ingests[name].drop_markers(domain, report.watermarks)
 
     def status(self) -> tuple[IngestStatus, ...]:
         """Describe every worker, also those that don't answer."""

@@ -14,6 +14,8 @@ class TrainingOrder:
 
     domain: str
     version: int
+    rows: int
+    """Sealed under it at all ingest workers together, copies included: what must be there to train it."""
     continues: Path | None
     """Folder of the adapter to go on from and to be measured against; None starts from the frozen base."""
     seed: int

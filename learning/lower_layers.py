@@ -38,8 +38,14 @@ class LowerLayers:
 
     @torch.inference_mode()
     def hidden_states(self, ids_BT: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Hidden states [b, t, h] of right-padded ids, one for each of `layers`; 0 is the embeddings' output."""
-        outputs = self._model(input_ids=ids_BT.to(self._device), output_hidden_states=True, use_cache=False)
+        """Hidden states [b, t, h] of right-padded ids, one for each of `layers`; 0 is the embeddings' output.
+
+        Raises `MemoryError` where the device has no room for them: the texts are not at fault.
+        """
+        try:
+            outputs = self._model(input_ids=ids_BT.to(self._device), output_hidden_states=True, use_cache=False)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(f"features of {len(ids_BT)} texts: {error}") from error
         return [outputs.hidden_states[layer] for layer in layers]
 
 

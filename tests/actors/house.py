@@ -181,7 +181,7 @@ class Trainer:
         self.before: Callable[[str], None] = lambda _domain: None
 
     def train(self, order: TrainingOrder) -> Trained:
-        train, held_out = merged_examples(self._ingests(), order.domain, order.version)
+        train, held_out = merged_examples(self._ingests(), order)
         ids = tuple(e.id for e in train), tuple(e.id for e in held_out)
         self.asked.append((order.domain, order.version, *ids, order.continues))
         self.ordered(order.domain)

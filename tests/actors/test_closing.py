@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -170,3 +171,38 @@ def test_a_training_of_what_fills_another_worker_keeps_nobody_from_making_room(b
     assert meanwhile == [{"alpha", "beta"}]
     for job in list(house.coordinator._jobs.values()):
         job.result(60)
+
+
+def test_a_marker_that_comes_while_an_earlier_one_is_dropped_closes_its_domain(build: Build) -> None:
+    """Between the look at what waits and the dropping, rows and their own marker are read and observed."""
+    house = build()
+    house.send([EndOfDomain(domain="alpha")])
+    house.drain()
+    ingest, records = house.ingests[0], records_of("alpha", 24)
+    report = ingest.report
+
+    def then_more_comes() -> Any:
+        found = report()
+        ingest.report = report  # type: ignore[method-assign]
+        house.send([*records, EndOfDomain(domain="alpha")])
+        house.drain()
+        return found
+
+    ingest.report = then_more_comes  # type: ignore[method-assign]
+    house.tick()
+    assert (house.markers("alpha"), house.waiting("alpha")) == (2, 24)
+    house.learn("alpha")
+
+
+def test_a_complete_domain_without_examples_to_train_on_says_so(build: Build) -> None:
+    house = build()
+    house.send([*records_of("alpha", 5, split="test"), EndOfDomain(domain="alpha")])
+    house.drain()
+    house.tick()
+    alpha = house.state("alpha")
+    assert alpha is not None and (alpha.state, house.markers("alpha")) == ("open", 0)
+    assert "all of its 5 examples are held out" in alpha.detail
+    house.send([*records_of("alpha", 24, start=8), EndOfDomain(domain="alpha")])
+    house.learn("alpha")
+    alpha = house.state("alpha")
+    assert alpha is not None and alpha.detail == alpha.version

@@ -382,7 +382,7 @@ class SlowLearner:
 def test_one_training_at_a_time(tmp_path: Path) -> None:
     """A coordinator that was restarted asks while its predecessor's training still runs."""
     learner = SlowLearner()
-    worker, order = LearnerWorker(learner, tmp_path, []), TrainingOrder("alpha", 1, None, 0)
+    worker, order = LearnerWorker(learner, tmp_path, []), TrainingOrder("alpha", 1, 0, None, 0)
     results: list[Trained] = []
     threads = [threading.Thread(target=lambda: results.append(worker.train(order))) for _ in range(2)]
     for thread in threads:
@@ -393,6 +393,37 @@ def test_one_training_at_a_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(10)
     assert (len(results), learner.most) == (2, 1)
+
+
+def test_nothing_is_trained_on_a_part_of_its_examples(build: Build) -> None:
+    house = build(workers=2)
+    records = records_of("alpha", 40)
+    examples, short = house.ingests[1].examples, [True]
+
+    def some(domain: str, version: int) -> Any:
+        train, held_out = examples(domain, version)
+        return (train[1:], held_out) if short else (train, held_out)
+
+    house.ingests[1].examples = some  # type: ignore[method-assign]
+    house.send([*records, ALPHA])
+    house.trainer.worker._learner = Refuses()  # type: ignore[assignment]
+    house.settle(lambda: house.is_in("alpha", "failed"))
+    assert "expected the 40 examples sealed for it, got 39" in house.state("alpha").detail  # type: ignore[union-attr]
+    assert house.registry.adapters() == [] and house.waiting("alpha") == 40
+    short.clear()
+    house.employ(house.parts.learner)
+    house.coordinator._stages["alpha"].retry_at = 0.0
+    house.learn("alpha")
+    assert house.trained("alpha") == [ids(training(records))]
+
+
+class Refuses:
+    """A learner that must not be reached."""
+
+    name = "refuses"
+
+    def train(self, job: TrainingJob, on_progress: Any = None) -> TrainingResult:
+        raise AssertionError(f"trains on {len(job.train)} examples")
 
 
 def test_replicas_that_are_added_later_stand_on_the_manifest_in_force(two_versions: House) -> None:

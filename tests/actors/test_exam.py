@@ -51,3 +51,28 @@ def test_an_explicit_split_wins() -> None:
 def test_normalised_text_keeps_its_words() -> None:
     assert normalised("Straße  Nr.\u00a0\u2167\n") == "strasse nr. viii"
     assert normalised("a b") != normalised("ab")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("fährt", "fa\u200d\u0308hrt"),
+        ("fährt", "fa\u034f\u0308hrt"),
+        ("\u2764 it", "\u2764\ufe0f it"),
+        ("葛", "葛\U000e0100"),
+        ("ｶﾞ", "ガ"),
+        ("İstanbul", "i\u0307stanbul"),
+        ("done\u3164", "done"),
+    ],
+    ids=[
+        "joiner before accent",
+        "grapheme joiner",
+        "emoji style",
+        "ideograph form",
+        "half width",
+        "dotted i",
+        "filler",
+    ],
+)
+def test_what_can_not_be_seen_makes_no_other_text(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)

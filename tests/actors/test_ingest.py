@@ -270,6 +270,7 @@ def test_a_partition_that_changes_hands_is_read_without_a_hole(build: Build) -> 
     # Static membership would give a second worker nothing: it is handed what the first one had.
     second = house._ingest(1, member=0)
     house.ingests.append(second)
+    house.employ(house.parts.learner)
     house.send(records[20:])
     house.drain()
     house.check_exact(training(records))

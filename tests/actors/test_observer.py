@@ -96,6 +96,23 @@ def test_finding_one_bad_row_among_many_takes_few_extractions(build: Build) -> N
     assert len(extractor.extracted) <= 20, "halving, not one by one"
 
 
+def test_a_row_for_which_there_is_no_memory_is_no_dead_letter(build: Build) -> None:
+    """Others leave a device's memory again; and fewer rows at once may fit."""
+    house, first = begun(build)
+    extractor = picky(house, of([20]), MemoryError("the device is full"))
+    rest = records_of("alpha", 8, start=16)
+    house.send(rest)
+    house.poll()
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="device is full"):
+            house.observe()
+    assert extractor.extracted[-1] == 1, "it was tried with less"
+    assert house.letters.list() == [] and house.router.counts() == {"alpha": len(training(first))}
+    extractor.bad = lambda _text: False
+    house.drain()
+    house.check_exact(training([*first, *rest]))
+
+
 def test_an_extractor_that_refuses_everything_empties_nothing_into_the_dead_letters(build: Build) -> None:
     house, first = begun(build)
     extractor = picky(house, lambda _text: True, LearningError("the device is lost"))

@@ -295,6 +295,26 @@ async def test_cut_off_and_unable_to_follow_it_serves_on_and_says_so(directory: 
     await until(lambda: lost.service.trouble is None)
 
 
+async def test_a_commit_that_comes_while_it_catches_up_beyond_it_is_not_its_end(start: Start) -> None:
+    """It had prepared 5 when it was cut off, and is on its way to 7 when the directory is back with the old word."""
+    stand = await start("a", 4)
+    replica, service, arrived = stand.replica, stand.service, asyncio.Event()
+
+    async def catch_up() -> None:
+        service.prepared = {7}
+        service.manifest = SimpleNamespace(number=7)
+        await arrived.wait()
+
+    service.catch_up = catch_up
+    replica._standing = Standing(serves=4, prepared=5)
+    replica._go_alone("no route")
+    await asyncio.sleep(0)
+    await replica._obey(Directive("commit", 5))
+    arrived.set()
+    await until(lambda: replica._standing == Standing(serves=7))
+    assert (replica.fatal, service.fenced) == (None, None)
+
+
 async def test_cut_off_without_ever_having_joined_it_takes_no_request(start: Start) -> None:
     lonely = await start("lonely", join=False)
     lonely.line.cut = True

@@ -324,6 +324,23 @@ def test_an_old_file_with_rows_is_refused_in_one_line_and_left_as_it_is(
     again.close()
 
 
+def test_a_spool_beside_one_that_is_refused_is_left_as_it_was(format_1: sqlite3.Connection, tmp_path: Path) -> None:
+    """Else the version that is to publish what waits there could not run any more."""
+    format_1.execute("VACUUM INTO ?", (str(tmp_path / "beside.sqlite"),))
+    format_1.execute("INSERT INTO rows VALUES ('stream', 0, 1, 'alpha', 'a', 0, '{}', 1.0, NULL, NULL)")
+    format_1.commit()
+    format_1.close()
+    before = (tmp_path / "beside.sqlite").read_bytes()
+    for name in ("beside", "new"):
+        with pytest.raises(OtherHome, match=r"^spool spool.sqlite: holds 1 examples in the format of an earlier.*$"):
+            Spool(tmp_path / f"{name}.sqlite")
+    assert (tmp_path / "beside.sqlite").read_bytes() == before and not (tmp_path / "new.sqlite").exists()
+    (tmp_path / "spool.sqlite").unlink()
+    beside = Spool(tmp_path / "beside.sqlite")
+    Spool(tmp_path / "new.sqlite").close()
+    beside.close()
+
+
 def test_a_file_of_a_later_format_is_refused(reopen: Callable[[], Spool], tmp_path: Path) -> None:
     reopen()._db.execute("PRAGMA user_version=99")
     with pytest.raises(OtherHome, match="format 99"):

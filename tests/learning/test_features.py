@@ -161,3 +161,15 @@ def test_bytes_of_a_standardisation_are_enough_for_another_machine(llama: Path) 
     there = FeatureExtractor(str(llama), CHOSEN, None, Standardisation.from_bytes(made.fit(TEXTS).to_bytes()))
     assert there.fingerprint == here.fingerprint
     assert np.array_equal(there.extract(TEXTS), here.extract(TEXTS))
+
+
+def test_a_device_without_room_is_said_as_lack_of_memory(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = FeatureExtractor(str(llama), FeatureOptions(layers=(0, 1), expansion=8, max_tokens=64))
+    made.extract(["warm"])
+
+    def full(**_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(made._lower, "_model", full)
+    with pytest.raises(MemoryError, match="CUDA out of memory"):
+        made.extract(["one"])
