@@ -234,7 +234,7 @@ def test_an_ingest_worker_that_does_not_answer_is_trouble_that_passes(build: Bui
 
 
 def test_the_whole_runs_by_itself(build: Build) -> None:
-    house = build(workers=2, closing=quiet(1.0))
+    house = build(workers=2, closing=quiet(0.5))
     records = [*records_of("alpha", 40), *records_of("beta", 40)]
     for ingest in house.ingests:
         ingest.start()

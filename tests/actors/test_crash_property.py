@@ -23,6 +23,8 @@ from tests.actors.house import Crash, House, HouseParts, limits, records_of, tra
 DOMAINS = ("alpha", "beta")
 POOL = {domain: records_of(domain, 36) for domain in DOMAINS}
 """All the examples there are; a course of events sends ranges of them, many of them more than once."""
+MEMORY = Path("/dev/shm")
+"""Processes die in a course, machines don't: to wait for a disk would be most of its time."""
 
 
 class Remembering:
@@ -154,7 +156,7 @@ def _then_die(act: Any) -> Any:
 
 
 def _run(parts: HouseParts, events: Sequence[tuple[Any, ...]]) -> tuple[Course, Path]:
-    home = Path(tempfile.mkdtemp(prefix="course-"))
+    home = Path(tempfile.mkdtemp(prefix="course-", dir=MEMORY if MEMORY.is_dir() else None))
     course = Course(home, parts)
     try:
         for what, *how in events:

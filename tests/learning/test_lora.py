@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from learning.completion_loss import completion_logits, encode, evaluate, mean_loss
-from learning.contract import Example, Learner, Progress, TrainingJob
+from learning.contract import Example, Learner, Progress, TrainingJob, TrainingResult
 from learning.errors import LearningError
 from learning.lora import LoraLearner
 from learning.lora_options import LoraOptions
@@ -57,6 +57,12 @@ def learner(llama: Path, template: PromptTemplate) -> LoraLearner:
     return learner_of(llama, template)
 
 
+@pytest.fixture(scope="module")
+def trained(learner: LoraLearner, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """A whole training, to be looked at from several sides."""
+    return learner.train(job(tmp_path_factory.mktemp("trained") / "v1"))
+
+
 def job(folder: Path, **changes: Any) -> TrainingJob:
     return replace(TrainingJob("colours", 1, examples(80), examples(16, 80), folder, None, 0), **changes)
 
@@ -82,32 +88,33 @@ def test_it_meets_the_contract_and_learns(llama: Path, template: PromptTemplate,
 
 
 def test_the_folder_is_plain_peft_and_serves_what_was_measured(
-    learner: LoraLearner, llama: Path, template: PromptTemplate, tmp_path: Path
+    trained: TrainingResult, llama: Path, template: PromptTemplate
 ) -> None:
-    result = learner.train(job(tmp_path))
-    assert {file.name for file in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert {file.name for file in trained.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    config = json.loads((trained.folder / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA" and config["r"] == 4 and config["layers_to_transform"] == [2, 3]
     base = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(tmp_path))
+    model = PeftModel.from_pretrained(base, str(trained.folder))
     held_out = encode(examples(16, 80), template, 64)
-    assert evaluate(model, held_out, 5).loss == pytest.approx(result.candidate.loss, rel=1e-5)
+    assert evaluate(model, held_out, 5).loss == pytest.approx(trained.candidate.loss, rel=1e-5)
     exact = 0
     for example in held_out:
         prompt = torch.tensor([example.ids[: example.prompt_tokens]])
         expected = example.ids[example.prompt_tokens :]
         generated = model.generate(input_ids=prompt, max_new_tokens=len(expected), do_sample=False, eos_token_id=None)
         exact += generated[0, prompt.shape[1] :].tolist() == expected
-    assert exact / len(held_out) == result.candidate.exact_match
+    assert exact / len(held_out) == trained.candidate.exact_match
 
 
-def test_adapters_stand_in_upper_layers_alone(learner: LoraLearner, tmp_path: Path) -> None:
-    learner.train(job(tmp_path))
-    layers = {name.split(".layers.")[1].split(".")[0] for name in weights(tmp_path)}
-    assert layers == {"2", "3"} and len(weights(tmp_path)) == 2 * 7 * 2
+def test_adapters_stand_in_upper_layers_alone(trained: TrainingResult) -> None:
+    names = weights(trained.folder)
+    assert {name.split(".layers.")[1].split(".")[0] for name in names} == {"2", "3"} and len(names) == 2 * 7 * 2
 
 
-def test_the_base_is_bit_identical_and_bare_after_every_job(learner: LoraLearner, llama: Path, tmp_path: Path) -> None:
+def test_the_base_is_bit_identical_and_bare_after_every_job(
+    llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    learner = learner_of(llama, template, max_steps=10)
     untouched = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32).state_dict()
 
     def stop(progress: Progress) -> None:
@@ -123,15 +130,15 @@ def test_the_base_is_bit_identical_and_bare_after_every_job(learner: LoraLearner
     assert not hasattr(learner._base, "peft_config") and not learner._base.training
 
 
-def test_a_seed_gives_one_adapter_whatever_came_before(
-    learner: LoraLearner, llama: Path, template: PromptTemplate, tmp_path: Path
-) -> None:
+def test_a_seed_gives_one_adapter_whatever_came_before(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    # More steps than a round over the examples has: the order of the next one is seeded too.
+    learner = learner_of(llama, template, max_steps=14, evaluate_every=7)
     torch.manual_seed(11)
     learner.train(job(tmp_path / "a"))
     torch.manual_seed(12)
     expected_random = torch.rand(3)
     torch.manual_seed(12)
-    learner_of(llama, template).train(job(tmp_path / "b"))
+    learner_of(llama, template, max_steps=14, evaluate_every=7).train(job(tmp_path / "b"))
     assert torch.equal(torch.rand(3), expected_random)
     learner.train(job(tmp_path / "c", seed=1))
     content = [
@@ -161,13 +168,15 @@ def test_patience_ends_a_job_and_the_best_state_is_kept(llama: Path, template: P
     assert found == pytest.approx(min(measured), rel=1e-5)
 
 
-def test_it_goes_on_from_the_version_in_service(learner: LoraLearner, llama: Path, tmp_path: Path) -> None:
-    first = learner.train(job(tmp_path / "v1"))
-    second = learner.train(job(tmp_path / "v2", version=2, initial_adapter=tmp_path / "v1", seed=5))
+def test_it_goes_on_from_the_version_in_service(
+    trained: TrainingResult, llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    learner = learner_of(llama, template, max_steps=10)
+    second = learner.train(job(tmp_path / "v2", version=2, initial_adapter=trained.folder, seed=5))
     assert second.incumbent is not None
-    assert second.incumbent.loss == pytest.approx(first.candidate.loss, rel=1e-6)
-    assert second.base == first.base
-    before, after = weights(tmp_path / "v1"), weights(tmp_path / "v2")
+    assert second.incumbent.loss == pytest.approx(trained.candidate.loss, rel=1e-6)
+    assert second.base == trained.base
+    before, after = weights(trained.folder), weights(tmp_path / "v2")
     assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
 
 

@@ -1,6 +1,7 @@
 """A death at every single system call: the registry is then in the old state or the new, whole, and can go on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,12 +58,13 @@ def at_every_call(
     prepare: Callable[[Path], Any] = lambda root: None,
 ) -> int:
     """Run `action` on a prepared registry, dead at call 1, 2, ... until it survives; returns the number of calls."""
+    prepared(tmp_path / "prepared", tmp_path / "trained")
+    prepare(tmp_path / "prepared")
     for dies_at in range(1, 1000):
         case = tmp_path / f"{dies_at}"
         root, shadows = case / "registry", case / "shadows"
         shadows.mkdir(parents=True)
-        prepared(root, case / "trained")
-        prepare(root)
+        shutil.copytree(tmp_path / "prepared", root)
         machine = Machine(root, shadows, dies_at)
         finished = machine.run(lambda root=root: action(root))
         if power:
@@ -156,11 +158,12 @@ def test_what_a_second_attempt_returns_is_durable(tmp_path: Path) -> None:
         law = registry.add_adapter("law", 1, trained, facts_of("law"))
         registry.commit(next_manifest(registry.manifest(1), law), *state_of(2))
 
+    prepared(tmp_path / "prepared", tmp_path / "trained")
     for dies_at in range(1, 1000):
         case = tmp_path / f"{dies_at}"
         root, shadows = case / "registry", case / "shadows"
         shadows.mkdir(parents=True)
-        prepared(root, case / "trained")
+        shutil.copytree(tmp_path / "prepared", root)
         registry = Registry(root)
         machine = Machine(root, shadows, dies_at)
         finished = machine.run(lambda registry=registry: work(registry))

@@ -37,6 +37,11 @@ class Stream:
     def is_kafka(self) -> bool:
         return self._bootstrap is not None
 
+    @property
+    def a_while_s(self) -> float:
+        """After this many seconds without a record none comes: a broker takes its time, a file has it or not."""
+        return 1.0 if self.is_kafka else 0.1
+
     def location(self, topic: str) -> StreamLocation:
         if self._bootstrap is not None:
             return StreamLocation("kafka", topic, bootstrap=self._bootstrap)

@@ -128,7 +128,7 @@ def test_a_source_goes_on_when_its_caller_answers_again(stream: Stream, group: s
     # The embedded log asks for the first time when it is opened, and may have its answer before the first poll.
     assert failures >= 1 or not stream.is_kafka
     assert len(found) == 5 and calls == 2
-    assert source.poll(0.3, 10) == []
+    assert source.poll(stream.a_while_s, 10) == []
     assert source.lag() == {TopicPartition(location.topic, 0): 0}
 
 
@@ -170,7 +170,7 @@ def test_a_pause_holds_for_a_partition_that_begins_late(stream: Stream) -> None:
     source.resume([only])
     source.pause([only])
     found = poll_through(source, lambda _polled: only in source.positions())
-    assert found == [] and source.poll(0.3, 10) == []
+    assert found == [] and source.poll(stream.a_while_s, 10) == []
     source.resume([only])
     assert len(read(source, 10)) == 10
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kafka import KafkaAdminClient
 from kafka.record.default_records import DefaultRecordBatchBuilder
@@ -18,14 +18,21 @@ from streaming.wire import encode, entry_bytes
 from tests.streaming.streams import Stream, read
 
 
-def example(name: str, completion: str = "x") -> TaskRecord:
+def record(name: str, completion: str = "x") -> TaskRecord:
     return TaskRecord(id=name, domain="bank", prompt="question", completion=completion)
 
 
-headers = st.lists(st.tuples(st.text(max_size=300), st.binary(max_size=300)), max_size=4).map(tuple)
+def contents(most: int) -> st.SearchStrategy[bytes]:
+    """Of every size up to `most`; what they hold does not count."""
+    return st.integers(0, most).map(bytes)
 
 
-@given(st.none() | st.binary(max_size=20_000), headers.filter(lambda all_: _encodable(all_)), st.none() | st.binary())
+headers = st.lists(st.tuples(st.text(max_size=100), contents(300)), max_size=4).map(tuple)
+
+
+@given(st.none() | contents(20_000), headers.filter(lambda all_: _encodable(all_)), st.none() | contents(300))
+@example(bytes(63), (("h" * 64, bytes(8191)),), bytes(8192)).via("where lengths get longer themselves")
+@example(bytes(64), (("h" * 63, bytes(8192)),), bytes(8191)).via("where lengths get longer themselves")
 def test_the_count_is_the_one_of_kafkas_clients(value, carried, key) -> None:
     assert entry_bytes(value, carried, key) == DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, carried)
 
@@ -69,9 +76,9 @@ def test_the_largest_entry_is_taken(stream: Stream) -> None:
 def test_all_records_are_checked_before_the_first_is_written(stream: Stream) -> None:
     location = stream.new_topic(2)
     sink = stream.sink(location)
-    good = [example("a"), EndOfDomain(domain="bank"), example("c")]
+    good = [record("a"), EndOfDomain(domain="bank"), record("c")]
     with pytest.raises(TooLarge, match=r"record 'b': \d+ bytes .*\(number 2 of 4\)"):
-        sink.append_all([good[0], example("b", "x" * 1_200_000), *good[1:]])
+        sink.append_all([good[0], record("b", "x" * 1_200_000), *good[1:]])
     sink.append_all(good)
     sink.append_all([])
     assert len(read(stream.source(location), 4)) == 4
@@ -79,14 +86,14 @@ def test_all_records_are_checked_before_the_first_is_written(stream: Stream) -> 
 
 def test_the_readers_limit_is_the_values(stream: Stream) -> None:
     location = stream.new_topic()
-    record = example("a", "x" * 500)
-    size = len(encode(record)[0])
+    one = record("a", "x" * 500)
+    size = len(encode(one)[0])
     fitting = open_sink(location, options=stream.options, max_value_bytes=size)
-    fitting.append_all([record])
+    fitting.append_all([one])
     fitting.close()
     narrow = open_sink(location, options=stream.options, max_value_bytes=size - 1)
     with pytest.raises(TooLarge, match=f"record 'a': {size} bytes, expected at most {size - 1}"):
-        narrow.append(record)
+        narrow.append(one)
     narrow.append_raw(b"x" * 2 * size, (), b"k")
     narrow.close()
     assert len(read(stream.source(location), 2)) == 2
@@ -124,8 +131,8 @@ class TestTopicsOfTheirOwn:
         sink = kafka_stream.sink(location)
         assert sink.limits.entry_bytes == 10_000
         with pytest.raises(TooLarge, match="at most 10000"):
-            sink.append_all([example("a"), example("b", "x" * 10_000)])
-        sink.append_all([example(f"r{number}", "x" * 3_000) for number in range(40)])
+            sink.append_all([record("a"), record("b", "x" * 10_000)])
+        sink.append_all([record(f"r{number}", "x" * 3_000) for number in range(40)])
         assert len(read(kafka_stream.source(location), 40)) == 40
 
     def test_letters_fit_into_a_narrow_topic(self, kafka_stream: Stream) -> None:

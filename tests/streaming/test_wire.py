@@ -221,7 +221,7 @@ def test_arbitrary_bytes_raise_only_record_errors(value: bytes, carried: Headers
     total(value, carried)
 
 
-@settings(patient, max_examples=500)
+@settings(patient, max_examples=250)
 @given(wild)
 def test_arbitrary_values_raise_only_record_errors(value: object) -> None:
     total(msgpack.packb(value, unicode_errors="surrogatepass"), MSGPACK)
