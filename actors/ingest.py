@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from actors.errors import in_words
-from actors.exam import is_held_out as is_held_out
+from actors.exam import is_held_out
 from actors.observation import Watermarks
 from actors.observer import Letter, Observer
 from actors.ports import ExamplesPort, SpoolPort, SumsPort
