@@ -26,7 +26,7 @@ _VERSION = asking(VersionRequest, required=False)
 
 def admin_router(service: RoutedService, control: ControlPort, status_of: Within[SystemStatus]) -> APIRouter:
     """The paths below /v1 that don't generate."""
-    domains_of = Within(control.domains)
+    domains_of = Within(lambda: control.domains())
     router = APIRouter(prefix="/v1")
 
     @router.post("/records", status_code=202, responses=answering(RecordsResult, 202), openapi_extra=asking(_RECORDS))

@@ -48,7 +48,7 @@ def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
         responses=ERRORS,
         dependencies=[Depends(well_formed_target)],
     )
-    status = Within(control.status)
+    status = Within(lambda: control.status())
     _add_generation(app, service)
     _add_models(app, service)
     _add_health(app, service, status)

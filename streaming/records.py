@@ -54,7 +54,7 @@ _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 def _domain(value: str) -> str:
     if not _SLUG.fullmatch(value):
         raise PydanticCustomError(
-            "domain", "expected a slug [a-z0-9][a-z0-9_-]{{0,62}}, got {value}", {"value": repr(value[:80])}
+            "domain", "expected a slug [a-z0-9][a-z0-9_-]{0,62}, got {value}", {"value": repr(value[:80])}
         )
     if value in RESERVED_DOMAINS:
         raise PydanticCustomError("domain", "the name {value} is reserved; choose another", {"value": repr(value)})

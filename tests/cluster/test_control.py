@@ -95,7 +95,7 @@ async def test_a_large_request_is_one_transaction(
     ("bad", "why"),
     [
         ({"prompt": "x", "completion": "y"}, "no domain"),
-        (record("b", domain="A B"), "slug"),
+        (record("b", domain="A B"), r"slug \[a-z0-9\]\[a-z0-9_-\]\{0,62\}, got 'A B'"),
         (record("b", input="z"), "either a row, or a record"),
         ({"kind": "end", "domain": "bank"}, "kind"),
     ],
