@@ -84,6 +84,26 @@ class OneAtATime:
         return call
 
 
+class Failing:
+    """An object one method of which raises the first few times."""
+
+    def __init__(self, inner: Any, method: str, times: int, error: Exception) -> None:
+        self._inner, self._method, self.left, self._error = inner, method, times, error
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if name != self._method:
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise self._error
+            return method(*args, **kwargs)
+
+        return call
+
+
 class Handle:
     """A worker by its place, whoever fills it now, as an actor's name finds it again after a restart."""
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
-from tests.actors.house import House, limits, partition, records_of, training
+from tests.actors.house import Failing, House, limits, partition, records_of, training
 
 Build = Callable[..., House]
 
@@ -200,26 +199,6 @@ def test_a_lost_spool_begins_where_the_router_stands(build: Build) -> None:
     house.drain()
     house.check_exact(training(records))
     assert {row[1] for row in rows_of(house)} == {r.id for r in records[20:]}
-
-
-class Failing:
-    """An object one method of which raises the first few times."""
-
-    def __init__(self, inner: Any, method: str, times: int, error: Exception) -> None:
-        self._inner, self._method, self.left, self._error = inner, method, times, error
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._inner, name)
-        if name != self._method:
-            return method
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self.left:
-                self.left -= 1
-                raise self._error
-            return method(*args, **kwargs)
-
-        return call
 
 
 @pytest.mark.parametrize("part", ["_dead_letters.put_all", "_spool.append", "_source.commit"])

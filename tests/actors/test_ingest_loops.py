@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
-from tests.actors.house import House, limits, records_of, training
+from tests.actors.house import Failing, House, limits, records_of, training
 
 Build = Callable[..., House]
 
@@ -15,26 +14,6 @@ Build = Callable[..., House]
 def rows_of(house: House, worker: int = 0) -> list[tuple[str, str, int]]:
     spool = house.ingests[worker]._spool
     return spool._db.execute("SELECT domain, record_id, held_out FROM rows ORDER BY record_id").fetchall()
-
-
-class Failing:
-    """An object one method of which raises the first few times."""
-
-    def __init__(self, inner: Any, method: str, times: int, error: Exception) -> None:
-        self._inner, self._method, self.left, self._error = inner, method, times, error
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._inner, name)
-        if name != self._method:
-            return method
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self.left:
-                self.left -= 1
-                raise self._error
-            return method(*args, **kwargs)
-
-        return call
 
 
 # -- loops ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from learning.errors import TemplateError
 from learning.rls import RouterWeights
+from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.api import CommandResult, DomainStatus, SystemStatus, Waiting
@@ -21,7 +22,7 @@ from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from serving.frontdoor import build_app
 from serving.service import RoutedService
 from tests.serving.memory_engine import MemoryEngine
-from tests.serving.publisher import BASE, Publisher, WordFeatures
+from tests.serving.publisher import BASE, Publisher, WordFeatures, word_router
 
 WORDS = {"cats": "meow", "dogs": "woof"}
 
@@ -187,3 +188,12 @@ async def theatre(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Asy
         )
     finally:
         await service.stop()
+
+
+@pytest_asyncio.fixture
+async def cast(service: RoutedService, publisher: Publisher) -> dict[str, Adapter]:
+    """Both domains in service, as manifest 1."""
+    adapters = {domain: publisher.adapter(domain, 1) for domain in WORDS}
+    publisher.publish(list(adapters.values()), word_router(WORDS))
+    await service.catch_up()
+    return adapters

@@ -18,15 +18,6 @@ from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import Publisher, word_router
 
 
-@pytest_asyncio.fixture
-async def cast(service: RoutedService, publisher: Publisher) -> dict[str, Adapter]:
-    """Both domains in service, as manifest 1."""
-    adapters = {domain: publisher.adapter(domain, 1) for domain in WORDS}
-    publisher.publish(list(adapters.values()), word_router(WORDS))
-    await service.catch_up()
-    return adapters
-
-
 def chat(model: str | None, text: str, **more: Any) -> dict[str, Any]:
     body = {"messages": [{"role": "user", "content": text}], **more}
     return body if model is None else {"model": model, **body}

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import pytest_asyncio
 
 from learning.errors import LearningError
 from registry.adapters import Adapter
@@ -18,23 +17,13 @@ from serving.api import ErrorAnswer, RouteResult
 from serving.errors import ControlUnavailable, EngineFailed, Refused
 from serving.frontdoor import build_app
 from serving.service import RoutedService
-from tests.serving.conftest import WORDS, Notebook
+from tests.serving.conftest import Notebook
 from tests.serving.memory_engine import MemoryEngine
-from tests.serving.publisher import Publisher, word_router
 
 REMOTE = """\x1b[36mray::CoordinatorActor.call()\x1b[39m (pid=4242, ip=10.1.2.3, actor_id=8f00ab)
   File "/opt/anabranch/actors/coordinator.py", line 300, in remove
     raise UnknownDomain(f"no domain {domain}")
 actors.errors.UnknownDomain: no domain 'NOPE'; see `anabranch domains list`"""
-
-
-@pytest_asyncio.fixture
-async def cast(service: RoutedService, publisher: Publisher) -> dict[str, Adapter]:
-    """Both domains in service, as manifest 1."""
-    adapters = {domain: publisher.adapter(domain, 1) for domain in WORDS}
-    publisher.publish(list(adapters.values()), word_router(WORDS))
-    await service.catch_up()
-    return adapters
 
 
 def events(text: str) -> list[dict[str, Any]]:
