@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors.errors import UnknownDomain
 from registry.manifest import Route
@@ -14,9 +14,11 @@ from registry.registry import Registry
 class Change:
     """One step from a manifest to the next.
 
-    `adapter` puts a version in service for its domain (unless the domain is pinned and `override` is false); `pinned`
-    sets or clears the domain's pin; `withdraws` names domains that are no longer served, `removes` those that leave
-    the router's sums as well.
+    `adapter` puts a version in service for its domain (unless the domain is pinned and `override` is false), and settles
+    the rows that are sealed under it; `pinned` sets or clears the domain's pin. `withdraws` names, by domain, versions
+    that no replica could load: the domain is served by the version before, or not at all, until the version named, or
+    another, can be. `removes` are the domains that leave the sums and the ledger as well, each with the highest number
+    that was given to a version of it: none up to that may ever be served again.
     """
 
     reason: str
@@ -24,8 +26,8 @@ class Change:
     adapter: str | None = None
     pinned: bool | None = None
     override: bool = False
-    withdraws: frozenset[str] = frozenset()
-    removes: frozenset[str] = frozenset()
+    withdraws: Mapping[str, str] = field(default_factory=dict)
+    removes: Mapping[str, int] = field(default_factory=dict)
 
 
 def next_routes(routes: Mapping[str, Route], change: Change, registry: Registry) -> dict[str, Route]:

@@ -29,6 +29,14 @@ class Unanswered(ActorError):
     """A worker that must take part does not answer; try again once it does."""
 
 
+class NoLongerSealed(ActorError):
+    """A version was trained on rows that the ledger does not hold sealed for it: the domain was removed meanwhile."""
+
+
+class SpoolAhead(ActorError):
+    """A spool has dropped rows by a snapshot that the router's does not descend from."""
+
+
 class OtherHome(ActorError):
     """What lies in the home folder was made with another base, template or log than this system runs with."""
 

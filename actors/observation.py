@@ -1,8 +1,9 @@
-"""What ingest tells the router, and what the router answers.
+"""What ingest and the router tell each other about rows: what becomes of each is decided by the router alone.
 
 An observation claims a span of offsets of each partition it covers. The router applies it only when every span starts
-at its own watermark and no example in it was counted before: that makes the sums exact under duplication, retry and
-crash, although adding to a Gram matrix is not idempotent. This module knows no storage and no transport.
+where it stands itself and every row in it has the fate it was submitted for: that makes the sums exact under
+duplication, retry and crash, although adding to a Gram matrix is not idempotent. This module knows no storage and no
+transport.
 """
 
 from __future__ import annotations
@@ -10,12 +11,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Literal, NamedTuple
 
 from learning.statistics import Statistics
 from streaming.source import TopicPartition
 
 Watermarks = Mapping[TopicPartition, int]
-"""Next offset not yet applied, by partition."""
+"""An offset by partition, exclusive: all below it is meant."""
+
+Fate = Literal["new", "counted", "lost", "gone"]
+"""What the ledger says of a row. `new`: not seen, to be counted and kept. `counted`: counted at this very place and not
+settled, to be kept. `lost`: counted, but its text could be read nowhere; to be kept, not counted again. `gone`: settled,
+removed, or counted at another place; to be dropped."""
+
+
+class RowKey(NamedTuple):
+    """By what the router knows a row: never its text."""
+
+    domain: str
+    digest: bytes
+    """`example_digest` of domain and id, 16 bytes."""
+    partition: TopicPartition
+    offset: int
+    held_out: bool
+
+
+class Marker(NamedTuple):
+    """An end-of-domain marker and where it stood in the stream."""
+
+    partition: TopicPartition
+    offset: int
+    domain: str
 
 
 def example_digest(domain: str, record_id: str) -> bytes:
@@ -27,23 +53,103 @@ def example_digest(domain: str, record_id: str) -> bytes:
 class Observation:
     """A block of the stream, turned into sums.
 
-    `spans` maps each covered partition to `(start, end)`, end exclusive. `digests` names every example of the block by
-    domain, held-out ones included; `statistics` holds the training rows, or None when the block has none.
+    `spans` maps each covered partition to `(start, end)`, end exclusive. `rows` are the rows to be kept, held-out ones
+    included, each with its fate `new` or `lost`; `statistics` holds the training rows among them that are new, or None
+    when there are none. `logs` is the identity of each topic's log, where its broker gives one.
     """
 
     spans: Mapping[TopicPartition, tuple[int, int]]
-    digests: Mapping[str, tuple[bytes, ...]]
-    statistics: Statistics | None
+    rows: tuple[RowKey, ...] = ()
+    markers: tuple[Marker, ...] = ()
+    statistics: Statistics | None = None
+    logs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The router's answer: whether it applied the block, where it stands, and which examples it knew already.
+    """The router's answer: whether it applied the block, and where it stands (the next offset to be counted).
 
-    When `applied` is false, either a span did not start at the watermark (cut the block anew from `watermarks`) or
-    `duplicates` names examples to leave out.
+    When `applied` is false, either a span did not start there, or the fates have changed since they were asked for: cut
+    the block anew.
     """
 
     applied: bool
-    watermarks: Watermarks
-    duplicates: frozenset[bytes] = field(default_factory=frozenset)
+    observed: Watermarks
+
+
+class WriterRun(NamedTuple):
+    """One run of the router over a home: a random name, and the number of the first snapshot it committed."""
+
+    name: str
+    first: int
+
+
+@dataclass(frozen=True)
+class LedgerView:
+    """What the router tells ingest: where it stands, and what the snapshot in force says of the spools' rows."""
+
+    lineage: str
+    """Random, once a home."""
+    runs: tuple[WriterRun, ...]
+    """The runs that led to the snapshot in force, in order."""
+    snapshot: int
+    """Number of the snapshot in force, 0 before the first."""
+    logs: Mapping[str, str]
+    """Identity of each topic's log."""
+    observed: Watermarks
+    """Next offset to be counted, by the router's memory; a partition that is absent stands at 0."""
+    durable: Watermarks
+    """The same by the snapshot in force: a restart of the router goes back there."""
+    low: Watermarks
+    """By the snapshot in force, all below is settled: reading begins there where a spool has nothing."""
+    fences: Mapping[str, Watermarks] | None
+    """By domain, by the snapshot in force: nothing of the domain below is ever taken again. None: as at the snapshot
+    that the caller said it knows."""
+
+    def follows(self, lineage: str, run: str, snapshot: int) -> bool:
+        """Tell whether the snapshot in force is that snapshot of that run, or descends from it."""
+        if lineage != self.lineage:
+            return False
+        names = [each.name for each in self.runs]
+        if run not in names:
+            return False
+        place = names.index(run)
+        end = self.runs[place + 1].first - 1 if place + 1 < len(self.runs) else self.snapshot
+        return snapshot <= end
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The rows that version `version` of a domain is trained on: all counted ones below `until` that are not settled."""
+
+    version: int
+    until: Watermarks
+    train: int
+    held_out: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Offsets `first` to `last` (inclusive) of a partition that no spool holds and the log does not give any more.
+
+    `rows` of them were counted and can't be trained on; where `rows` is 0, they were never read.
+    """
+
+    partition: TopicPartition
+    first: int
+    last: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class OpenDomain:
+    """What the ledger holds of one domain beside its sums: what is not settled, by counts."""
+
+    train: int = 0
+    held_out: int = 0
+    fresh: int = 0
+    """Rows, train and held out, that no rejected version has been trained on; sealed ones are not among them."""
+    markers: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Where its end was marked, by the last marker of each partition that lies beyond what was tried."""
+    seal: Seal | None = None
+    lost: tuple[Loss, ...] = ()

@@ -6,59 +6,64 @@ of the actor's module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from actors.change import Change
 from actors.directive import Directive, PublicationReport, Standing
-from actors.observation import Observation, Receipt, Watermarks
-from actors.report import IngestReport
-from actors.spool import Seal
+from actors.observation import Fate, LedgerView, Loss, Observation, OpenDomain, Receipt, RowKey, Seal, Watermarks
+from actors.report import Held, IngestReport
 from actors.training import Trained, TrainingOrder
 from learning.contract import Example, Progress
 from registry.manifest import Manifest
 from serving.api import ReplicaStatus
+from streaming.source import TopicPartition
 
 
 class ExamplesPort(Protocol):
-    """Ingest to a learner: the examples of a version."""
+    """Ingest to a learner: the examples of a domain below `until` that the router has counted, from this worker's spool."""
 
-    def examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]: ...
+    def examples(self, domain: str, until: Watermarks) -> tuple[list[Example], list[Example]]: ...
 
 
 class SpoolPort(Protocol):
-    """Ingest to the coordinator: what waits, and its stages."""
+    """Ingest to the coordinator: where it stands, and what it holds of a stretch that another can't read any more."""
 
     def report(self) -> IngestReport: ...
 
-    def seal(self, domain: str, version: int, watermarks: Watermarks) -> Seal: ...
+    def held(self, partition: TopicPartition, first: int, end: int) -> Held: ...
 
-    def sealed(self, domain: str, version: int) -> Seal: ...
-
-    def release(self, domain: str, version: int, watermarks: Watermarks) -> int: ...
-
-    def reopen(self, domain: str, version: int) -> None: ...
-
-    def forget(self, domain: str, watermarks: Watermarks | None = None) -> int: ...
-
-    def drop_markers(self, domain: str, watermarks: Watermarks) -> None: ...
+    def give_up(self, partition: TopicPartition, first: int, end: int) -> None: ...
 
 
 class SumsPort(Protocol):
-    """The router to ingest: what was counted, and counting more."""
+    """The router to ingest: what was counted, what becomes of rows, and counting more."""
 
-    def watermarks(self) -> Watermarks: ...
+    def view(self, known: int = -1) -> LedgerView: ...
+
+    def fates(self, rows: Sequence[RowKey]) -> tuple[Fate, ...]: ...
 
     def observe(self, observation: Observation) -> Receipt: ...
 
 
 class ManifestPort(Protocol):
-    """The router to the coordinator: what is known of each domain, and the next manifest."""
+    """The router to the coordinator: the ledger in counts, sealing what is to be trained, and the next manifest."""
 
-    def watermarks(self) -> Watermarks: ...
+    def observed(self) -> Watermarks: ...
 
-    def published_watermarks(self) -> Watermarks: ...
+    def open(self) -> dict[str, OpenDomain]: ...
 
-    def publish(self, change: Change, required: Watermarks) -> Manifest: ...
+    def unread(self) -> tuple[Loss, ...]: ...
+
+    def seal(self, domain: str, version: int, until: Watermarks) -> Seal: ...
+
+    def reopen(self, domain: str, version: int) -> None: ...
+
+    def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int: ...
+
+    def publish(self, change: Change) -> Manifest: ...
+
+    def tidy(self) -> None: ...
 
     def counts(self) -> dict[str, int]: ...
 
@@ -74,7 +79,9 @@ class LearnerPort(Protocol):
 
 
 class ReplicasPort(Protocol):
-    """The directory to the coordinator: all replicas as one; `publish` blocks."""
+    """The directory to the coordinator: all replicas as one; `publish` blocks, `in_force` is what they are led to."""
+
+    def in_force(self) -> int: ...
 
     def publish(self, number: int) -> PublicationReport: ...
 

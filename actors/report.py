@@ -5,22 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.backlog import DomainBacklog
 from streaming.source import TopicPartition
 
 
 @dataclass(frozen=True)
-class IngestReport:
-    """Where a worker stands: backlog by domain, spool size, counters since it started, and its last trouble."""
+class Missing:
+    """Offsets `first` up to `end` (exclusive) that this worker should read and its log does not give any more."""
 
-    backlog: Mapping[str, DomainBacklog]
-    watermarks: Mapping[TopicPartition, int]
-    """Up to where the backlog was looked at: the router's, as this worker last heard of them."""
+    partition: TopicPartition
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a spool has of a stretch of a partition: the offsets of its rows, and whether its coverage touches it."""
+
+    offsets: frozenset[int]
+    covers: bool
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """Where a worker stands: what it holds by domain, spool size, counters since it started, and its last trouble."""
+
+    rows: Mapping[str, int]
+    """Rows in the spool, by domain."""
+    unobserved: Mapping[str, int]
+    """Of these, rows that the router has not counted yet, and rows read again that it has not confirmed."""
+    quiet: Mapping[str, float]
+    """Seconds since the last row or marker of each domain that was heard of since the start; 0 while a row waits."""
+    up_seconds: float
+    """Seconds since this worker's start: for so long it has heard nothing of every other domain."""
     partitions: frozenset[TopicPartition]
     spooled: int
+    spooled_bytes: int
     full: bool
     polled: int
     dead_letters: int
     duplicates: int
+    """Rows dropped because the ledger has them elsewhere or as settled."""
+    missing: tuple[Missing, ...]
     trouble: Mapping[str, str]
     """The last error of each loop that is failing now, and dead letters that were lost; empty when all is well."""
+
+    def quiet_seconds(self, domain: str) -> float:
+        """Return for how long this worker has heard nothing of the domain."""
+        return self.quiet.get(domain, self.up_seconds)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.observation import Seal
 from learning.contract import TrainingResult
 
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """Train version `version` of `domain` from the examples sealed under it."""
+    """Train the version of `domain` that the ledger has sealed."""
 
     domain: str
-    version: int
-    rows: int
-    """Sealed under it at all ingest workers together, copies included: what must be there to train it."""
+    seal: Seal
+    """The version's number, where its rows end, and how many there are: all of them must be there to train it."""
     continues: Path | None
     """Folder of the adapter to go on from and to be measured against; None starts from the frozen base."""
     seed: int

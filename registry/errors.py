@@ -19,3 +19,15 @@ class DigestMismatch(RegistryError):
 
 class CommitConflict(RegistryError):
     """The manifest does not follow the current one: somebody else has committed in between."""
+
+
+class StaleWriter(CommitConflict):
+    """A later run of the writer has begun: this one may commit nothing more."""
+
+
+class DamagedSnapshot(DigestMismatch):
+    """The snapshot in force is not what was committed; going back to an earlier one is a person's decision."""
+
+
+class OldHome(RegistryError):
+    """The home was written by a version whose files this one does not read."""

@@ -4,6 +4,7 @@ A manifest names a base revision, the router and one adapter for each domain, by
 know: files; and how a router scores or an adapter is loaded.
 """
 
+import hashlib
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -66,15 +67,26 @@ class RouterRef(Record):
         return self
 
 
+class Tombstone(Record):
+    """What is left of a removed domain: what may never be served again."""
+
+    version: int = Field(ge=0)
+    """The highest number that was given to a version of it; versions that come later are another domain's, in fact."""
+    manifest: int = Field(ge=1)
+    """The manifest that removed it: files that only earlier ones name may go once nobody serves those."""
+
+
 class Manifest(Record):
     """What is in service from one publication to the next."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     """Layout of this record; a reader refuses one that it does not know."""
     number: int = Field(ge=1)
-    """Counts publications without a gap, from 1."""
+    """Grows from manifest to manifest, and is never given twice, also not after a person went back to an earlier one."""
     parent: int | None = Field(default=None, ge=1)
     """The manifest before; None for the first."""
+    parent_digest: str = ""
+    """sha256 of the text of the manifest before; empty for the first."""
     created_at: AwareDatetime
     base: BaseRevision
     routes: dict[Slug, Route] = Field(default_factory=dict)
@@ -82,16 +94,12 @@ class Manifest(Record):
     router: RouterRef | None = None
     examples: dict[Slug, int] = Field(default_factory=dict)
     """Examples in the router's statistics, by domain."""
+    removed: dict[Slug, Tombstone] = Field(default_factory=dict)
+    """Domains that were ever removed; one that was fed again may have a route as well."""
+    withdrawn: dict[Slug, str] = Field(default_factory=dict)
+    """Accepted versions that no replica could load, by domain: they are tried again until the domain gets another."""
     reason: str = ""
     """What was published, for people."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_features_digest(cls, data: Any) -> Any:
-        """Earlier manifests carry this key, always empty."""
-        if isinstance(data, dict) and "features_digest" in data and data["features_digest"] is None:
-            return {key: value for key, value in data.items() if key != "features_digest"}
-        return data
 
     @model_validator(mode="after")
     def _routes_agree(self) -> Self:
@@ -99,7 +107,17 @@ class Manifest(Record):
             expected = adapter_name(domain, route.version, route.digest)
             if route.adapter != expected:
                 raise ValueError(f"route of {domain}: expected adapter {expected}, got {route.adapter}")
+            tombstone = self.removed.get(domain)
+            if tombstone is not None and route.version <= tombstone.version:
+                raise ValueError(
+                    f"route of {domain}: {route.adapter} belongs to a domain that was removed with manifest "
+                    f"{tombstone.manifest}; only versions after v{tombstone.version} may be served"
+                )
         return self
+
+    def digest(self) -> str:
+        """sha256 of its canonical text: its name in the chain of manifests."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """Canonical text: equal manifests give equal text."""
