@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from actors.errors import UnknownDomain
+from actors.observation import Watermarks
 from registry.manifest import Route
 from registry.registry import Registry
 
@@ -18,7 +19,8 @@ class Change:
     the rows that are sealed under it; `pinned` sets or clears the domain's pin. `withdraws` names, by domain, versions
     that no replica could load: the domain is served by the version before, or not at all, until the version named, or
     another, can be. `removes` are the domains that leave the sums and the ledger as well, each with the highest number
-    that was given to a version of it: none up to that may ever be served again.
+    that was given to a version of it: none up to that may ever be served again. `fence` says up to where spools have
+    read: rows of the removed domains below it are gone too, counted or not.
     """
 
     reason: str
@@ -28,11 +30,12 @@ class Change:
     override: bool = False
     withdraws: Mapping[str, str] = field(default_factory=dict)
     removes: Mapping[str, int] = field(default_factory=dict)
+    fence: Watermarks = field(default_factory=dict)
 
 
 def next_routes(routes: Mapping[str, Route], change: Change, registry: Registry) -> dict[str, Route]:
     """Return the routes after a change; a domain that is not there raises `UnknownDomain`."""
-    gone = change.removes | change.withdraws
+    gone = {*change.removes, *change.withdraws}
     after = {domain: route for domain, route in routes.items() if domain not in gone}
     if change.domain is None:
         return after

@@ -90,6 +90,8 @@ class LedgerView:
 
     lineage: str
     """Random, once a home."""
+    run: str
+    """The run of the router that answers; it may not have committed anything yet."""
     runs: tuple[WriterRun, ...]
     """The runs that led to the snapshot in force, in order."""
     snapshot: int
@@ -149,7 +151,9 @@ class OpenDomain:
     held_out: int = 0
     fresh: int = 0
     """Rows, train and held out, that no rejected version has been trained on; sealed ones are not among them."""
+    closable: int = 0
+    """Of the fresh ones, rows to train on that lie before the markers: in a partition without a marker, all of them."""
     markers: Mapping[TopicPartition, int] = field(default_factory=dict)
-    """Where its end was marked, by the last marker of each partition that lies beyond what was tried."""
+    """Where its end was marked, by the last marker of each partition that lies beyond what was sealed or tried."""
     seal: Seal | None = None
     lost: tuple[Loss, ...] = ()
