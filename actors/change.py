@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from actors.errors import UnknownDomain
+from actors.errors import NoLongerSealed, UnknownDomain
 from actors.observation import Watermarks
-from registry.manifest import Route
+from registry.manifest import Route, Tombstone
 from registry.registry import Registry
 
 
@@ -33,8 +33,13 @@ class Change:
     fence: Watermarks = field(default_factory=dict)
 
 
-def next_routes(routes: Mapping[str, Route], change: Change, registry: Registry) -> dict[str, Route]:
-    """Return the routes after a change; a domain that is not there raises `UnknownDomain`."""
+def next_routes(
+    routes: Mapping[str, Route], change: Change, registry: Registry, removed: Mapping[str, Tombstone]
+) -> dict[str, Route]:
+    """Return the routes after a change.
+
+    Raises `UnknownDomain` for a domain that is not there, `NoLongerSealed` for a version of a domain that was removed.
+    """
     gone = {*change.removes, *change.withdraws}
     after = {domain: route for domain, route in routes.items() if domain not in gone}
     if change.domain is None:
@@ -44,6 +49,11 @@ def next_routes(routes: Mapping[str, Route], change: Change, registry: Registry)
         adapter = registry.adapter(change.adapter)
         if adapter.domain != change.domain:
             raise UnknownDomain(f"version {adapter.name} belongs to domain {adapter.domain!r}, not {change.domain!r}")
+        tombstone = removed.get(change.domain)
+        if tombstone is not None and adapter.version <= tombstone.version:
+            raise NoLongerSealed(
+                f"{adapter.name} is not published: {change.domain!r} was removed with manifest {tombstone.manifest}"
+            )
         route = Route(
             adapter=adapter.name,
             digest=adapter.digest,
