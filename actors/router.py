@@ -17,9 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from actors import ledger_state
 from actors.change import Change, next_routes
-from actors.errors import NoLongerSealed, NotCaughtUp, OtherHome, UnknownDomain
+from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome, UnknownDomain
 from actors.ledger import Ledger, Offsets
-from actors.observation import Fate, LedgerView, Loss, Observation, OpenDomain, Receipt, RowKey, Seal, Watermarks, WriterRun
+from actors.observation import (
+    Fate,
+    LedgerView,
+    Loss,
+    Observation,
+    OpenDomain,
+    Receipt,
+    RowKey,
+    Seal,
+    Watermarks,
+    WriterRun,
+)
 from actors.ports import ManifestPort, SumsPort
 from learning.rls import ClassWeighting, StreamingRidge
 from registry.digests import DigestRuns
@@ -89,9 +100,9 @@ class Router:
         if repeated or moved or any(fate not in ("new", "lost") for fate in fates):
             return Receipt(False, dict(ledger.observed))
         _check_counts(observation, fates)
-        self._is_sound = False
         if observation.statistics is not None:
             self._sums_for(observation).absorb(observation.statistics)
+        self._is_sound = False
         ledger.apply(observation, fates)
         self._is_sound = True
         return Receipt(True, dict(ledger.observed))
@@ -193,19 +204,18 @@ class Router:
         routes = next_routes(current.routes if current else {}, change, self._registry, _removed(current))
         ledger, sums = self._ledger.copy(), self._sums
         settles = self._settle(ledger, change, current)
-        removes = sorted(d for d in change.removes if self._knows(d))
-        for domain in removes:
+        for domain in change.removes:
             ledger.remove(domain, change.fence)
             sums = sums.without(domain) if sums is not None and domain in sums.counts else sums
         unknown = sorted(set(routes) - set(sums.counts if sums else ()))
         if unknown:
             raise NotCaughtUp(f"the router has no examples of {unknown}: feed them before their adapters are published")
         number = self._registry.next_number()
-        removed, withdrawn = _tombstones(current, change, number, set(removes)), _withdrawn(current, change)
-        stands = current is not None and (routes, withdrawn) == (current.routes, current.withdrawn)
-        if current is not None and stands and not settles and not removes and removed == current.removed:
+        withdrawn = _withdrawn(current, change)
+        moves_rows = settles or bool(change.removes)
+        if current is not None and not moves_rows and (routes, withdrawn) == (current.routes, current.withdrawn):
             return current
-        weights, router = self._weights(current, sums, routes, counts_changed=settles or bool(removes))
+        weights, router = self._weights(current, sums, routes, moves_rows=moves_rows)
         manifest = Manifest(
             number=number,
             parent=current.number if current else None,
@@ -215,17 +225,11 @@ class Router:
             routes=routes,
             router=router,
             examples=dict(sums.counts) if sums else {},
-            removed=removed,
+            removed=_tombstones(current, change, number),
             withdrawn=withdrawn,
             reason=change.reason,
         )
         return self._commit(ledger, sums, manifest, weights) or manifest
-
-    def _knows(self, domain: str) -> bool:
-        described = domain in self._ledger.open()
-        return described or self._ledger.entries.get(domain, None) is not None and bool(
-            self._ledger.entries[domain].examples
-        )
 
     def _settle(self, ledger: Ledger, change: Change, current: Manifest | None) -> bool:
         """Settle what was sealed for the version to be published; return whether there was anything."""
@@ -243,13 +247,13 @@ class Router:
         return False
 
     def _weights(
-        self, current: Manifest | None, sums: StreamingRidge | None, routes: Mapping[str, Any], *, counts_changed: bool
+        self, current: Manifest | None, sums: StreamingRidge | None, routes: Mapping[str, Any], *, moves_rows: bool
     ) -> tuple[bytes | None, RouterRef | None]:
         """Return the weights to publish; those in force where only pins or versions change."""
         if not routes or sums is None:
             return None, None
         before = current.router if current else None
-        if current is not None and before is not None and not counts_changed and set(routes) == set(current.routes):
+        if current is not None and before is not None and not moves_rows and set(routes) == set(current.routes):
             if before.abstain_below == self._abstain_below:
                 return None, before
         weights = sums.weights().restrict(sorted(routes)).to_bytes()
@@ -335,20 +339,19 @@ def _check_counts(observation: Observation, fates: Sequence[Fate]) -> None:
             named[row.domain] = named.get(row.domain, 0) + 1
     summed = dict(observation.statistics.counts) if observation.statistics is not None else {}
     if named != summed:
-        raise UnknownDomain(f"an observation names {named} new rows to train on, its statistics hold {summed}")
+        raise ActorError(f"an observation names {named} new rows to train on, its statistics hold {summed}")
 
 
 def _removed(current: Manifest | None) -> Mapping[str, Tombstone]:
     return current.removed if current else {}
 
 
-def _tombstones(current: Manifest | None, change: Change, number: int, removes: set[str]) -> dict[str, Tombstone]:
-    """Return the tombstones after a change: one for each domain that is removed, or whose last version has grown."""
+def _tombstones(current: Manifest | None, change: Change, number: int) -> dict[str, Tombstone]:
+    """Return the tombstones after a change, for each domain that was ever removed."""
     removed = dict(_removed(current))
     for domain, version in change.removes.items():
-        before = removed.get(domain)
-        if domain in removes or before is None or before.version < version:
-            removed[domain] = Tombstone(version=max(version, before.version if before else 0), manifest=number)
+        before = removed[domain].version if domain in removed else 0
+        removed[domain] = Tombstone(version=max(version, before), manifest=number)
     return removed
 
 
