@@ -15,7 +15,7 @@ from registry.registry import Registry
 class Change:
     """One step from a manifest to the next.
 
-    `adapter` puts a version in service for its domain (unless the domain is pinned and `override` is false), and settles
+    `adapter` puts a version in service for its domain (unless the domain is pinned and `override` is false) and settles
     the rows that are sealed under it; `pinned` sets or clears the domain's pin. `withdraws` names, by domain, versions
     that no replica could load: the domain is served by the version before, or not at all, until the version named, or
     another, can be. `removes` are the domains that leave the sums and the ledger as well, each with the highest number

@@ -10,7 +10,7 @@ and a fence: offsets below which no row of the domain is ever taken. A seal name
 trained on, before it is trained, so that a crash in between changes nothing about which these are. Everything that
 spools and coordinator hold is a cache of this, or follows from it.
 
-Values and rules only: it knows neither sums nor publication, and of storage no more than that settled digests lie there.
+Values and rules only: it knows neither sums nor publication, and of storage only that settled digests lie there.
 """
 
 from __future__ import annotations

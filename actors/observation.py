@@ -21,8 +21,8 @@ Watermarks = Mapping[TopicPartition, int]
 
 Fate = Literal["new", "counted", "lost", "gone"]
 """What the ledger says of a row. `new`: not seen, to be counted and kept. `counted`: counted at this very place and not
-settled, to be kept. `lost`: counted, but its text could be read nowhere; to be kept, not counted again. `gone`: settled,
-removed, or counted at another place; to be dropped."""
+settled, to be kept. `lost`: counted, but its text could be read nowhere; to be kept, not counted again. `gone`: to be
+dropped, as it is settled, removed, or counted at another place."""
 
 
 class RowKey(NamedTuple):
@@ -122,7 +122,7 @@ class LedgerView:
 
 @dataclass(frozen=True)
 class Seal:
-    """The rows that version `version` of a domain is trained on: all counted ones below `until` that are not settled."""
+    """The rows that a version of a domain is trained on: all counted ones below `until` that are not settled."""
 
     version: int
     until: Watermarks

@@ -21,7 +21,7 @@ from streaming.source import TopicPartition
 
 
 class ExamplesPort(Protocol):
-    """Ingest to a learner: the examples of a domain below `until` that the router has counted, from this worker's spool."""
+    """Ingest to a learner: the examples of a domain below `until` that the router has counted, from one spool."""
 
     def examples(self, domain: str, until: Watermarks) -> tuple[list[Example], list[Example]]: ...
 

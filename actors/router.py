@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors import ledger_state
 from actors.change import Change, next_routes
-from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome, UnknownDomain
+from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
     Fate,
@@ -253,9 +253,9 @@ class Router:
         if not routes or sums is None:
             return None, None
         before = current.router if current else None
-        if current is not None and before is not None and not moves_rows and set(routes) == set(current.routes):
-            if before.abstain_below == self._abstain_below:
-                return None, before
+        same = current is not None and not moves_rows and set(routes) == set(current.routes)
+        if same and before is not None and before.abstain_below == self._abstain_below:
+            return None, before
         weights = sums.weights().restrict(sorted(routes)).to_bytes()
         return weights, RouterRef(fingerprint=sums.fingerprint, abstain_below=self._abstain_below)
 
