@@ -7,6 +7,7 @@ mean, nor how a process is started again.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,8 @@ class Deaths:
     def __init__(self) -> None:
         self.stack: list[str] = [DRIVER]
         self.armed: tuple[str, int] | None = None
+        self.disk: tuple[int, int] = (0, 0)
+        """Writes until the disk is full, and how many then fail."""
         self.happened: list[str] = []
 
     def arm(self, who: str, boundaries: int) -> None:
@@ -52,8 +55,21 @@ class Deaths:
         self.happened.append(f"{who} died {where}")
         raise Death(who)
 
+    def fill(self, writes: int, failing: int) -> None:
+        """Have the disk be full after so many writes, for as many as are to fail."""
+        self.disk = (writes, failing)
+
+    def calm(self) -> None:
+        """Let nothing more happen."""
+        self.armed, self.disk = None, (0, 0)
+
     def write(self, where: str) -> None:
         """A write of whoever works now."""
+        writes, failing = self.disk
+        if failing and self.stack[-1] != DRIVER:
+            self.disk = (writes - 1, failing) if writes else (0, failing - 1)
+            if not writes:
+                raise OSError(errno.ENOSPC, "no space left on device")
         self.at(self.stack[-1], where)
 
 
