@@ -48,7 +48,7 @@ _PART = 1 << 19
 """Digests of a file: 8 MiB of them, of which a merge holds a few times that."""
 _FILTER_BITS = 10
 _PROBES = np.arange(7, dtype=np.uint64)
-_HASHED_AT_ONCE = 1 << 16
+_HASHED_AT_ONCE = 1 << 13
 _HELD = ("about", "filter", "firsts", "checks")
 
 
