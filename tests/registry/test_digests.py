@@ -163,7 +163,7 @@ def test_a_start_reads_filters_and_holds_less_than_two_bytes_a_digest(store: Seg
 
 def test_a_changed_byte_is_noticed_before_an_answer_rests_on_it(store: SegmentStore) -> None:
     """Bytes all over the file are turned in turn: what is restored answers rightly or not at all."""
-    known, absent = digests(600), digests(300, "absent")
+    known, absent = digests(600), digests(400, "absent")
     whole = DigestRuns.empty(store).plus(known)
     (name,) = whole.names
     sound = (store.root / name).read_bytes()
@@ -174,7 +174,7 @@ def test_a_changed_byte_is_noticed_before_an_answer_rests_on_it(store: SegmentSt
         (store.root / name).write_bytes(damaged)
         with pytest.raises(DigestMismatch, match=name):
             held = DigestRuns.restore(store, [name])
-            assert held.contains(absent) == [False] * 300
+            assert held.contains(absent) == [False] * 400
             held.contains(known)
         with pytest.raises(DigestMismatch, match=name):
             DigestRuns.restore(store, [name]).plus(absent).merged()
