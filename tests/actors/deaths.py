@@ -74,7 +74,7 @@ class Deaths:
 
 
 class Link:
-    """The way from `caller` to `callee`: `target` gives the object that fills the place now, `revive` starts it anew."""
+    """The way from `caller` to `callee`: `target` gives who fills the place now, `revive` starts it anew."""
 
     def __init__(
         self, deaths: Deaths, caller: str, callee: str, target: Callable[[], Any], revive: Callable[[str], None]
