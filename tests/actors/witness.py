@@ -150,7 +150,7 @@ class Witness:
     def _look(self, commit: Committed) -> None:
         """Note the commit if it has taken effect, whether or not anybody heard of it."""
         try:
-            head = Registry(self.router._registry.root).head()
+            head = self.router._registry.head()
         except Exception:
             # What can't be read was not committed by this call; whoever reads it next will say so.
             return

@@ -226,12 +226,12 @@ class World(House):
     def zombie_acts(self, act: Callable[[Witness], Any]) -> None:
         """Whatever an old router tries, nothing of it comes into force."""
         for zombie in self.zombies:
-            before = Registry(self.home / "registry").head()
+            before = self.registry.head()
             try:
                 act(zombie)
             except ORDINARY as error:
                 self.errors.append(f"zombie: {type(error).__name__}: {error}")
-            if Registry(self.home / "registry").head() != before:
+            if self.registry.head() != before:
                 raise Wrong("a router that was replaced has committed something")
 
     def serve_by_zombie(self, index: int) -> None:
