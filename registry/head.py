@@ -37,7 +37,9 @@ NOTHING = Head(snapshot=0, snapshot_digest="", manifest=0, manifest_digest="", i
 
 def way_back(root: Path) -> str:
     """How to go on deliberately where what is in force can't be read."""
-    return f"restore the file from a backup, or put an earlier snapshot in force with: anabranch home back {root.parent}"
+    return (
+        f"restore the file from a backup, or put an earlier snapshot in force with: anabranch home back {root.parent}"
+    )
 
 
 class HeadFile:

@@ -65,7 +65,7 @@ class SegmentStore:
         return name
 
     def get(self, name: str) -> dict[str, NDArray[Any]]:
-        """The arrays of that name; UnknownSegment if there are none, DigestMismatch unless they are as they were put."""
+        """The arrays of that name; UnknownSegment if there are none, DigestMismatch unless they are as put."""
         content = self._read(name)
         tensors, _ = decode(content, str(self.path(name)))
         return tensors

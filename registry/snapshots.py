@@ -1,7 +1,7 @@
 """A snapshot's root: the router's whole state as JSON, naming the segment files that it stands on.
 
 State and places in the stream are one value, because a restart must find them from the same moment: sums without their
-places would be counted twice. The root's name carries its number and its digest, so that it can be told whole by itself.
+places would be counted twice. The root's name carries number and digest, so that it can be told whole by itself.
 What this module does not know: what the state means, and who may write.
 """
 
@@ -66,7 +66,7 @@ class Snapshot:
         content = json.loads(text)
         if content.get("format") != _FORMAT:
             raise RegistryError(
-                f"{path}: expected format {_FORMAT}, got {content.get('format')!r}; it is from a newer Anabranch: upgrade"
+                f"{path}: expected format {_FORMAT}, got {content.get('format')!r}; it is of a newer Anabranch: upgrade"
             )
         return cls(
             number=content["number"],

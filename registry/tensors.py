@@ -19,7 +19,10 @@ _LARGEST_HEADER = 100_000_000
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The entries of the file's arrays, and where their bytes begin; DigestMismatch if the file is not whole, FileNotFoundError if absent."""
+    """The entries of the file's arrays, and where their bytes begin;
+
+    DigestMismatch if the file is not whole, FileNotFoundError if absent.
+    """
     with path.open("rb") as file:
         prefix = file.read(_LENGTH_BYTES)
         length = int.from_bytes(prefix, "little")
