@@ -129,7 +129,7 @@ class Coordinator:
         """Look at everything once and start what is due; nobody who does not answer keeps the others waiting."""
         self._jobs = {domain: job for domain, job in self._jobs.items() if not job.done()}
         if self._keeper is None or self._keeper.done():
-            self._keeper = self._keeping.submit(self._upkeep.go_over, is_idle=not self._jobs)
+            self._keeper = self._keeping.submit(partial(self._upkeep.go_over, is_idle=not self._jobs))
         self._spools.ask()
         try:
             observed, ledger = self._router.observed(), self._router.open()
@@ -232,7 +232,7 @@ class Coordinator:
 
     def _start(self, domain: str, pool: ThreadPoolExecutor, work: Callable[[Stage], None]) -> None:
         before = self._stages.get(domain, Stage())
-        stage = Stage(failures=before.failures, state="closed", timings=before.timings)
+        stage = Stage("closed", failures=before.failures, timings=before.timings)
         self._stages[domain] = stage
 
         def work_or_note() -> None:

@@ -18,7 +18,7 @@ _LONGEST_REFUSED_PAUSE_S = 600.0
 """Between tries of what was refused: most likely it will be again, but what refused it may be mended."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Pause:
     """When to try again what failed: after a time that grows with each failure in a row, up to a longest."""
 
