@@ -1,55 +1,34 @@
-"""What waits of a domain in the spools, as counts and an age. Knows neither the rows nor when enough has come."""
+"""What waits of a domain: what the ledger holds of it, and what the spools say beside. It decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from streaming.source import TopicPartition
+from actors.observation import OpenDomain
+from actors.spools import Spools
 
 
 @dataclass(frozen=True)
 class DomainBacklog:
-    """What waits of one domain: counts of rows that the router has applied, its markers, and how long it is quiet."""
+    """What waits of one domain, and how long it is quiet."""
 
-    train: int = 0
-    held_out: int = 0
-    fresh: int = 0
-    """Rows not yet part of a training that was rejected."""
+    ledger: OpenDomain = field(default_factory=OpenDomain)
     unobserved: int = 0
-    """Rows that the router has not applied; they are in none of the other counts."""
-    markers: frozenset[TopicPartition] = frozenset()
-    """Partitions in which its end was marked."""
-    sealed: frozenset[int] = frozenset()
+    """Rows in spools that the router has not counted; they are in none of the ledger's counts."""
     quiet_seconds: float = 0.0
-    """Seconds since its last row or marker, on the clock of the worker that holds it; 0 while a row of it waits."""
+    """Seconds since its last row or marker, on the clocks of the workers; 0 while a row of it waits."""
 
-    def plus(self, rows: int, *, held_out: bool, tried: bool) -> DomainBacklog:
-        """Return this backlog with `rows` more open rows of one kind."""
-        return replace(
-            self,
-            train=self.train + (0 if held_out else rows),
-            held_out=self.held_out + (rows if held_out else 0),
-            fresh=self.fresh + (0 if tried else rows),
-        )
-
-    def merged(self, other: DomainBacklog) -> DomainBacklog:
-        """Return what two workers hold together; it is quiet for as long as both have heard nothing."""
-        return DomainBacklog(
-            train=self.train + other.train,
-            held_out=self.held_out + other.held_out,
-            fresh=self.fresh + other.fresh,
-            unobserved=self.unobserved + other.unobserved,
-            markers=self.markers | other.markers,
-            sealed=self.sealed | other.sealed,
-            quiet_seconds=min(self.quiet_seconds, other.quiet_seconds),
-        )
+    @property
+    def is_trainable(self) -> bool:
+        """Whether a version could be made that was not tried yet."""
+        return self.ledger.seal is None and self.ledger.train > 0 and self.ledger.fresh > 0
 
 
-def merge_backlogs(backlogs: Iterable[Mapping[str, DomainBacklog]]) -> dict[str, DomainBacklog]:
-    """Add up what waits of each domain over the ingest workers."""
-    merged: dict[str, DomainBacklog] = {}
-    for one in backlogs:
-        for domain, backlog in one.items():
-            merged[domain] = merged[domain].merged(backlog) if domain in merged else backlog
-    return merged
+def backlogs_of(ledger: Mapping[str, OpenDomain], spools: Spools) -> dict[str, DomainBacklog]:
+    """Return what waits of each domain that the ledger or a spool has rows of."""
+    unobserved = spools.unobserved()
+    return {
+        domain: DomainBacklog(ledger.get(domain, OpenDomain()), unobserved.get(domain, 0), spools.quiet_seconds(domain))
+        for domain in {*ledger, *unobserved}
+    }

@@ -1,13 +1,13 @@
-"""The coordinator: decides when a domain is complete, has it learned, judged, published, and its examples released.
+"""The coordinator: decides when a domain is complete, has it learned and judged, and what was accepted published.
 
-    open --close--> sealed vN --learn--> candidate --gate--> accepted --publish--> in service --release--> (rows gone)
+    open --close--> sealed vN --learn--> candidate --gate--> accepted --publish--> in service, rows settled
                                                      \\-> rejected --reopen--> open
 
-Nothing of this is kept here: the stage of every domain follows from what is durable. Rows sealed under vN without an
-adapter vN are trained; with an accepted one, published (which changes nothing where it is in service already) and
-released; with a rejected one, opened again. So a coordinator killed anywhere goes on where it was, and nothing is
-learned twice. What it does keep in memory is who works on what now, and figures for the status. No training text comes
-through here: a learner fetches its own.
+Nothing of this is kept here: the stage of every domain follows from ledger and registry. A domain that is sealed under
+vN without an adapter vN is trained; with an accepted one it is published, which settles its rows in the same commit;
+with a rejected one it is opened again. A version that no replica could load is tried again, as the manifest names it.
+So a coordinator killed anywhere goes on where it was, and nothing is learned twice. What it does keep in memory is who
+works on what now, and figures for the status. No training text comes through here: a learner fetches its own.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from actors.backlog import DomainBacklog
+from actors.backlog import DomainBacklog, backlogs_of
 from actors.change import Change
-from actors.closing import ClosingRule
-from actors.errors import UnknownDomain, in_words
+from actors.closing import ClosingRule, end_at_markers
+from actors.commands import Commands
+from actors.errors import NoLongerSealed, UnknownDomain, in_words
 from actors.facts import facts_of
-from actors.observation import Watermarks
+from actors.losses import give_up_what_is_lost
+from actors.observation import Seal, Watermarks
 from actors.overview import Overview
 from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
 from actors.spools import Spools
 from actors.stage import Stage
 from actors.training import TrainingOrder
+from actors.upkeep import Keep, Upkeep
 from learning.gate import Gate
 from registry.adapters import Adapter
-from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.api import DomainStatus, SystemStatus
@@ -42,7 +46,7 @@ from serving.api import DomainStatus, SystemStatus
 
 @dataclass(frozen=True)
 class CoordinatorOptions:
-    """`seed` of every training; snapshots and manifests kept."""
+    """`seed` of every training; snapshots, manifests, and versions of each domain that are kept."""
 
     closing: ClosingRule
     gate: Gate
@@ -50,6 +54,7 @@ class CoordinatorOptions:
     seed: int
     keep_snapshots: int
     keep_manifests: int
+    keep_versions: int
 
 
 class Coordinator:
@@ -70,12 +75,19 @@ class Coordinator:
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
         self._spools, self._options = Spools(ingests), options
-        self._publisher = Publisher(registry, router, directory)
+        self.publisher = Publisher(registry, router, directory)
+        self._commands = Commands(registry, router, self._spools, self.publisher)
+        keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
+        self._upkeep = Upkeep(registry, router, directory, self.publisher, keep)
         self._idle: queue.SimpleQueue[LearnerPort] = queue.SimpleQueue()
         for learner in learners:
             self._idle.put(learner)
-        self._pool = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
+        self._learning = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
+        # What needs no learner waits for none.
+        self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._keeping = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self._jobs: dict[str, Future[None]] = {}
+        self._keeper: Future[None] | None = None
         self._stages: dict[str, Stage] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -94,7 +106,12 @@ class Coordinator:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._learning, self._publishing, self._keeping):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def work(self) -> list[Future[None]]:
+        """Return what is under way, to be waited for."""
+        return [*self._jobs.values(), *([self._keeper] if self._keeper else [])]
 
     def _run(self, interval_s: float) -> None:
         while not self._stop.is_set():
@@ -109,53 +126,86 @@ class Coordinator:
     # -- one step -----------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Look at every domain once and start what is due."""
-        self._spools.ask()
+        """Look at everything once and start what is due; nobody who does not answer keeps the others waiting."""
         self._jobs = {domain: job for domain, job in self._jobs.items() if not job.done()}
-        if self._spools.silent:
-            # Every step from here on is taken in all spools or not at all.
-            self._stalled = tuple(
-                f"{name} does not answer, so no domain can be closed: {why}"
-                for name, why in self._spools.silent.items()
-            )
+        if self._keeper is None or self._keeper.done():
+            self._keeper = self._keeping.submit(partial(self._upkeep.go_over, is_idle=not self._jobs))
+        self._spools.ask()
+        try:
+            observed, ledger = self._router.observed(), self._router.open()
+        except Exception as error:
+            self._stalled = (f"the router does not answer: {in_words(error)}",)
             return
-        backlogs, partitions = self._spools.backlog(), self._spools.partitions()
-        closed = {domain for domain, backlog in backlogs.items() if self._options.closing.closes(backlog, partitions)}
-        due = {d: backlogs[d] for d in sorted(backlogs) if self._is_due(d, d in closed and backlogs[d].fresh > 0)}
-        for domain, backlog in due.items():
-            if backlog.sealed:
-                self._submit(domain, min(backlog.sealed))
-            elif domain in closed:
-                if backlog.train and backlog.fresh:
-                    self._submit(domain, self._next_version(domain))
-                elif backlog.markers:
-                    # Sent again, or for a domain without anything new to train on.
-                    self._spools.drop_markers(domain)
-                if backlog.held_out and not backlog.train:
-                    self._stages.setdefault(
-                        domain, Stage()
-                    ).detail = (
-                        f"complete, but all of its {backlog.held_out} examples are held out: send some to train on"
-                    )
-        self._stalled = tuple(self._make_room(due))
+        backlogs = backlogs_of(ledger, self._spools)
+        lost = give_up_what_is_lost(self._spools, self._router, observed)
+        current = self._registry.current()
+        withdrawn = dict(current.withdrawn) if current else {}
+        for domain in sorted({*backlogs, *withdrawn}):
+            backlog = backlogs.get(domain, DomainBacklog())
+            if domain not in self._jobs:
+                self._try(domain, partial(self._move, domain, backlog, observed, withdrawn.get(domain)))
+        self._stalled = (*lost, *self._make_room(backlogs, observed))
 
-    def _is_due(self, domain: str, has_more: bool) -> bool:
-        return domain not in self._jobs and self._stages.get(domain, Stage()).is_due(has_more)
+    def _try(self, domain: str, step: Callable[[], None]) -> None:
+        """Take a step; what it fails for is the domain's own trouble."""
+        try:
+            step()
+        except Exception as error:
+            self._stages.setdefault(domain, Stage()).fail(error)
 
-    def _make_room(self, due: Mapping[str, DomainBacklog]) -> list[str]:
+    def _move(self, domain: str, backlog: DomainBacklog, observed: Watermarks, withdrawn: str | None) -> None:
+        """Start what is due for a domain, if anything is."""
+        closing, ledger = self._options.closing, backlog.ledger
+        marked = closing.is_marked(backlog, self._spools.partitions())
+        complete = ledger.closable > 0 if marked else ledger.train > 0 and closing.is_enough(backlog)
+        end = end_at_markers(backlog, observed) if marked else observed
+        stage = self._stages.get(domain, Stage())
+        if not stage.is_due(complete):
+            return
+        if ledger.seal is not None:
+            if complete and stage.awaits_examples:
+                # What the learner refused may be learned with more examples.
+                self._router.reopen(domain, ledger.seal.version)
+                self._seal_and_learn(domain, end)
+            else:
+                self._submit(domain, ledger.seal)
+        elif complete:
+            self._seal_and_learn(domain, end)
+        elif withdrawn is not None and not self._is_pinned(domain):
+            self._start(domain, self._publishing, lambda stage: self._publish_again(domain, withdrawn, stage))
+        if marked and not complete and ledger.seal is None:
+            # Sent again, or for a domain without anything new to train on: it must not close what comes next.
+            self._router.drop_markers(domain, ledger.markers)
+        if (marked or closing.is_enough(backlog)) and ledger.held_out and not ledger.train:
+            self._stages.setdefault(
+                domain, Stage()
+            ).detail = f"complete, but all of its {ledger.held_out} examples are held out: send some to train on"
+
+    def _is_pinned(self, domain: str) -> bool:
+        current = self._registry.current()
+        route = current.routes.get(domain) if current else None
+        return route is not None and route.pinned
+
+    def _make_room(self, backlogs: Mapping[str, DomainBacklog], observed: Watermarks) -> list[str]:
         """Close, on each full worker, the domain that fills it most: it would wait for ever for one that never ends.
 
         Returns what is to be said of the workers where none can be closed.
         """
-        closable = {domain for domain, backlog in due.items() if backlog.train and backlog.fresh}
         stalled = []
         for name, report in self._spools.reports.items():
-            if not report.full or _any_of(self._jobs, report.backlog):
+            if not report.full or _any_of(self._jobs, report.rows):
                 continue
-            fresh = {d: backlog.fresh for d, backlog in report.backlog.items() if d in closable and backlog.fresh}
-            if fresh:
-                largest = max(fresh, key=lambda domain: fresh[domain])
-                self._submit(largest, self._next_version(largest))
+            closable = {
+                domain: rows
+                for domain, rows in report.rows.items()
+                if domain in backlogs
+                and backlogs[domain].is_trainable
+                and domain not in self._jobs
+                and self._stages.get(domain, Stage()).is_due(True)
+            }
+            if closable:
+                largest = max(closable, key=lambda domain: closable[domain])
+                self._try(largest, partial(self._seal_and_learn, largest, observed))
             else:
                 stalled.append(
                     f"the spool of {name} is full and no domain in it can be closed: remove one whose versions were "
@@ -163,50 +213,55 @@ class Coordinator:
                 )
         return stalled
 
-    def _next_version(self, domain: str) -> int:
-        return self._registry.newest_version(domain) + 1
+    # -- one domain ---------------------------------------------------------------------------------------------------
 
-    def _submit(self, domain: str, version: int) -> None:
-        stage = Stage("closed", failures=self._stages.get(domain, Stage()).failures)
-        self._stages[domain] = stage
-        self._jobs[domain] = self._pool.submit(self._advance_or_note, domain, version, stage)
-
-    def _advance_or_note(self, domain: str, version: int, stage: Stage) -> None:
-        try:
-            self._advance(domain, version, stage)
-        except Exception as error:
-            stage.fail(error)
-
-    def _advance(self, domain: str, version: int, stage: Stage) -> None:
-        """Take a sealed version as far as it goes, from wherever it is."""
-        adapter = next((a for a in self._registry.adapters(domain) if a.version == version), None)
-        if adapter is None:
-            rows = self._spools.seal(domain, version, self._router.watermarks())
-            adapter = self._learn(domain, version, rows, stage)
-        if adapter.facts.status == "rejected":
-            stage.state, stage.detail, stage.failures = "rejected", adapter.facts.reason, 0
-            self._spools.reopen(domain, version)
-            return
-        with self._publisher.writing:
-            rows, sealed = self._spools.sealed(domain, version)
-            if not rows:
-                # The domain was removed while it was learned: what was learned is not to be served.
-                stage.state, stage.detail = "open", f"{adapter.name} was not published: the domain was removed"
+    def _seal_and_learn(self, domain: str, until: Watermarks) -> None:
+        """Fix in the ledger what the next version is trained on, and start to make it."""
+        with self.publisher.numbering:
+            try:
+                seal = self._router.seal(domain, self._commands.next_version(domain), until)
+            except UnknownDomain:
+                # Removed since the ledger was looked at.
                 return
-            self._publish(adapter, sealed, stage)
-        self._spools.release(domain, version, sealed)
-        stage.state, stage.detail, stage.failures = "published", adapter.name, 0
-        try:
-            self._registry.prune(self._options.keep_snapshots, self._options.keep_manifests)
-        except (RegistryError, OSError) as error:
-            # No fault of the domain, which is in service; the next publication tries again.
-            stage.detail = f"{adapter.name}; what is no longer needed could not be removed: {in_words(error)}"
+        self._submit(domain, seal)
 
-    def _learn(self, domain: str, version: int, rows: int, stage: Stage) -> Adapter:
-        current = self._registry.current()
-        route = current.routes.get(domain) if current else None
-        incumbent = self._registry.adapter(route.adapter).path if route else None
-        order = TrainingOrder(domain, version, rows, incumbent, self._options.seed)
+    def _submit(self, domain: str, seal: Seal) -> None:
+        is_learned = self._adapter(domain, seal.version) is not None
+        pool = self._publishing if is_learned else self._learning
+        self._start(domain, pool, lambda stage: self._advance(domain, seal, stage))
+
+    def _start(self, domain: str, pool: ThreadPoolExecutor, work: Callable[[Stage], None]) -> None:
+        before = self._stages.get(domain, Stage())
+        stage = Stage("closed", failures=before.failures, timings=before.timings)
+        self._stages[domain] = stage
+
+        def work_or_note() -> None:
+            try:
+                work(stage)
+            except Exception as error:
+                stage.fail(error)
+
+        self._jobs[domain] = pool.submit(work_or_note)
+
+    def _adapter(self, domain: str, version: int) -> Adapter | None:
+        return next((a for a in self._registry.adapters(domain) if a.version == version), None)
+
+    def _advance(self, domain: str, seal: Seal, stage: Stage) -> None:
+        """Take a sealed version as far as it goes, from wherever it is."""
+        adapter = self._adapter(domain, seal.version) or self._learn(domain, seal, stage)
+        if adapter.facts.status == "rejected":
+            self._router.reopen(domain, seal.version)
+            stage.succeed("rejected", adapter.facts.reason)
+            return
+        try:
+            self._publish(adapter, f"{adapter.name} learned", stage)
+        except NoLongerSealed as error:
+            # The domain was removed while it was learned: what was learned is not to be served, and goes.
+            stage.succeed("open", in_words(error))
+            self._upkeep.prune_again()
+
+    def _learn(self, domain: str, seal: Seal, stage: Stage) -> Adapter:
+        order = TrainingOrder(domain, seal, self._continued(domain), self._options.seed)
         learner = self._idle.get()
         stage.state, stage.learner = "learning", learner
         started = time.monotonic()
@@ -218,63 +273,65 @@ class Coordinator:
         stage.timings["learning_seconds"] = time.monotonic() - started
         verdict = self._options.gate.decide(trained.result)
         facts = facts_of(order, trained, verdict, base_digest=self._base.digest, learner=self._options.learner_name)
-        adapter = self._registry.add_adapter(domain, version, trained.result.folder, facts)
+        adapter = self._registry.add_adapter(domain, seal.version, trained.result.folder, facts)
         shutil.rmtree(trained.result.folder, ignore_errors=True)
         return adapter
 
-    def _publish(self, adapter: Adapter, required: Watermarks, stage: Stage) -> None:
+    def _continued(self, domain: str) -> Path | None:
+        """Return the folder of the adapter to go on from: of an accepted one that could not be loaded before that in
+        service, as its rows are settled and nobody else has learned from them."""
+        current = self._registry.current()
+        if current is None:
+            return None
+        route, withdrawn = current.routes.get(domain), current.withdrawn.get(domain)
+        name = withdrawn if withdrawn and not (route and route.pinned) else route.adapter if route else None
+        return self._registry.adapter(name).path if name else None
+
+    def _publish(self, adapter: Adapter, reason: str, stage: Stage) -> None:
         stage.state = "publishing"
         started = time.monotonic()
-        change = Change(reason=f"{adapter.name} learned", domain=adapter.domain, adapter=adapter.name)
-        self._publisher.publish(change, required)
+        change = Change(reason=reason, domain=adapter.domain, adapter=adapter.name)
+        self.publisher.publish(lambda: change)
         stage.timings["publication_seconds"] = time.monotonic() - started
+        stage.succeed("published", adapter.name)
+
+    def _publish_again(self, domain: str, name: str, stage: Stage) -> None:
+        self._publish(self._registry.adapter(name), f"{name} tried again", stage)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def remove(self, domain: str) -> Manifest:
-        """Take a domain out of service and out of the router's sums, and delete what waits of it.
-
-        Examples that arrive later begin the domain anew.
-        """
-        self._spools.check()
-        known = {*self._router.examples(), *self._spools.backlog()}
-        if domain not in known:
-            raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(known) or 'none'}")
-        with self._publisher.writing:
-            self._publisher.check_directory()
-            self._spools.forget(domain)
-            manifest = self._router.publish(Change(reason=f"{domain} removed", removes=frozenset({domain})), {})
-            # What was counted in between has just left the sums; what is counted from now on stays there.
-            self._spools.forget(domain, self._router.published_watermarks())
-            self._directory.publish(manifest.number)
+        """Take a domain out of service and out of all that was learned; see `Commands.remove`."""
+        manifest = self._commands.remove(domain)
         self._stages.pop(domain, None)
         return manifest
 
     def rollback(self, domain: str, version: str | None = None) -> Manifest:
         """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""
-        return self._publisher.rollback(domain, version)
+        return self._commands.rollback(domain, version)
 
     def pin(self, domain: str, version: str | None = None) -> Manifest:
         """Keep the version in service, or the one named, whatever is learned later."""
-        return self._publisher.pin(domain, version)
+        return self._commands.pin(domain, version)
 
     def unpin(self, domain: str) -> Manifest:
         """Let the next accepted version of the domain replace the one in service."""
-        return self._publisher.unpin(domain)
+        return self._commands.unpin(domain)
 
     # -- status -------------------------------------------------------------------------------------------------------
 
     def domains(self) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting."""
-        return self._domains(Overview(self._registry))
+        return self._overview().domains(dict(self._stages))
 
     def status(self) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
-        overview = Overview(self._registry, [trouble for trouble in (self._trouble, *self._stalled) if trouble])
-        return overview.system(self._base, self._domains(overview), self._spools, self._directory)
+        troubles = (self._trouble, *self._stalled, self.publisher.trouble(), self._upkeep.trouble)
+        overview = self._overview([trouble for trouble in troubles if trouble])
+        return overview.system(self._base, dict(self._stages), self._directory)
 
-    def _domains(self, overview: Overview) -> tuple[DomainStatus, ...]:
-        return overview.domains(self._router, self._spools, dict(self._stages))
+    def _overview(self, troubles: Sequence[str] = ()) -> Overview:
+        return Overview(self._registry, self._router, self._spools, troubles)
 
 
 def _any_of(some: Collection[str], others: Collection[str]) -> bool:

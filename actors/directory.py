@@ -7,7 +7,8 @@
 Replicas pull: each holds one long call to `next_directive`, which says where it stands and returns what it shall do. So
 a replica can come and go by itself, nobody keeps addresses, and a new one is led to the manifest in force by the same
 directives. A replica that is silent for too long is forgotten and not waited for; it serves on with what it has, and
-when it comes back it is led on as a new one is.
+when it comes back it is led on as a new one is. One that can't be led to what nobody serves yet stays where it is: only
+a publication, to all at once, finds whether anybody can.
 
 Plain asyncio; this module knows neither the engine nor the transport.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from actors.directive import Directive, PublicationReport, Standing
@@ -31,6 +32,10 @@ class _Member:
     standing: Standing
     seen: float
     fenced: str = ""
+    behind_since: float | None = None
+    """When it was first found behind what the directory leads to; None while it is not."""
+    forgiven: int = 0
+    """A manifest that it could not prepare and is to try again."""
 
 
 class ReplicaDirectory:
@@ -54,7 +59,8 @@ class ReplicaDirectory:
         """Record where a replica stands and return its next directive, waiting up to `wait_seconds` for one."""
         async with self._changed:
             member = self._members.setdefault(replica, _Member(standing, time.monotonic()))
-            member.standing, member.seen = standing, time.monotonic()
+            member.standing, member.seen = self._forgiven(member, standing), time.monotonic()
+            self._note_lag(member)
             self._changed.notify_all()
             deadline = time.monotonic() + wait_seconds
             while (directive := self._directive(member)).action == "stay" and (left := deadline - time.monotonic()) > 0:
@@ -64,6 +70,8 @@ class ReplicaDirectory:
                 except TimeoutError:
                     break
             member.seen = time.monotonic()
+            if directive.action == "prepare":
+                member.forgiven = 0
             return directive
 
     async def leave(self, replica: str) -> None:
@@ -72,10 +80,19 @@ class ReplicaDirectory:
             self._members.pop(replica, None)
             self._changed.notify_all()
 
+    async def in_force(self) -> int:
+        """Return the number of the manifest that replicas are led to."""
+        return self._committed
+
     async def replicas(self) -> dict[str, ReplicaStatus]:
-        """Return the live replicas: manifest served, and the reason where one is fenced."""
+        """Return the live replicas: manifest served, for how long it lags, and the reason where one is fenced."""
+        now = time.monotonic()
         return {
-            name: ReplicaStatus(manifest=member.standing.serves, fenced=member.fenced or None)
+            name: ReplicaStatus(
+                manifest=member.standing.serves,
+                fenced=member.fenced or None,
+                lag_seconds=0.0 if member.behind_since is None else now - member.behind_since,
+            )
             for name, member in self._live().items()
         }
 
@@ -83,11 +100,16 @@ class ReplicaDirectory:
         """Bring every live replica to manifest `number`.
 
         Raises `PublicationFailed` when there are replicas and none of them could prepare it; all stay where they were.
+        Who could not before tries again.
         """
         async with self._publishing:
             started = time.monotonic()
             number = max(number, self._committed)
             self._preparing = number
+            for member in self._live().values():
+                self._note_lag(member)
+                member.forgiven = number
+                member.standing = self._forgiven(member, member.standing)
             try:
                 await self._wait_for(lambda m: self._is_prepared(m, number) or m.standing.failed == number)
                 ready = [name for name, m in self._serving().items() if self._is_prepared(m, number)]
@@ -110,8 +132,7 @@ class ReplicaDirectory:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _directive(self, member: _Member) -> Directive:
-        standing, publishing = member.standing, self._preparing is not None
-        wanted = self._committed if self._preparing is None else self._preparing
+        standing, publishing, wanted = member.standing, self._preparing is not None, self._wanted()
         if member.fenced:
             return Directive("fence", standing.serves, member.fenced)
         if standing.serves >= wanted or standing.preparing == wanted:
@@ -119,12 +140,28 @@ class ReplicaDirectory:
         if standing.prepared == wanted:
             return Directive("stay", standing.serves) if publishing else Directive("commit", wanted)
         if standing.failed == wanted:
-            return (
-                Directive("stay", standing.serves)
-                if publishing
-                else Directive("fence", standing.serves, standing.failure)
-            )
+            if publishing or (standing.serves and not self._is_served(wanted)):
+                return Directive("stay", standing.serves)
+            return Directive("fence", standing.serves, standing.failure)
         return Directive("prepare", wanted)
+
+    def _wanted(self) -> int:
+        return self._committed if self._preparing is None else self._preparing
+
+    def _is_served(self, number: int) -> bool:
+        return any(member.standing.serves >= number for member in self._serving().values())
+
+    @staticmethod
+    def _forgiven(member: _Member, standing: Standing) -> Standing:
+        """Return where a replica stands, without a failure from before the publication under way."""
+        return replace(standing, failed=None) if standing.failed == member.forgiven else standing
+
+    def _note_lag(self, member: _Member) -> None:
+        """Note since when a replica is behind: by the manifest that is being published, as that is in force already."""
+        if member.standing.serves >= self._wanted():
+            member.behind_since = None
+        elif member.behind_since is None:
+            member.behind_since = time.monotonic()
 
     @staticmethod
     def _is_prepared(member: _Member, number: int) -> bool:

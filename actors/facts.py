@@ -26,7 +26,7 @@ def facts_of(
             figures[f"{name}_exact_match"] = evaluation.exact_match
     return AdapterFacts(
         domain=order.domain,
-        version=order.version,
+        version=order.seal.version,
         status="accepted" if verdict.accepted else "rejected",
         reason=verdict.reason,
         rank=result.rank,

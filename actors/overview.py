@@ -6,95 +6,102 @@ A status is most needed while something is down: whoever can't be asked is named
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from actors.backlog import DomainBacklog
 from actors.errors import in_words
+from actors.observation import Loss, OpenDomain
 from actors.ports import ManifestPort, ReplicasPort
 from actors.spools import Spools
 from actors.stage import Stage
 from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Route
 from registry.registry import Registry
-from serving.api import DomainStatus, ReplicaStatus, SystemStatus, TrainingProgress, VersionStatus, Waiting
+from serving.api import (
+    DomainStatus,
+    ReplicaStatus,
+    Stretch,
+    SystemStatus,
+    TrainingProgress,
+    VersionStatus,
+    Waiting,
+)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What the router says of all domains."""
+
+    rows: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, int] = field(default_factory=dict)
+    open: Mapping[str, OpenDomain] = field(default_factory=dict)
+    unread: Sequence[Loss] = ()
 
 
 class Overview:
     """One look at everything, at one manifest; `troubles` grows by whoever could not be asked meanwhile."""
 
-    def __init__(self, registry: Registry, troubles: Sequence[str] = ()) -> None:
+    def __init__(self, registry: Registry, router: ManifestPort, spools: Spools, troubles: Sequence[str] = ()) -> None:
         self.troubles = list(troubles)
-        self._registry, self._current = registry, registry.current()
+        self._registry, self._spools, self._current = registry, spools, registry.current()
+        self._counts = self._ask(
+            "the router",
+            lambda: _Counts(router.counts(), router.examples(), router.open(), router.unread()),
+            _Counts(),
+        )
 
-    def domains(self, router: ManifestPort, spools: Spools, stages: Mapping[str, Stage]) -> tuple[DomainStatus, ...]:
+    def domains(self, stages: Mapping[str, Stage]) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting; the adapters' folder is listed once."""
         routes = self._current.routes if self._current else {}
-        backlogs = spools.backlog()
-        nothing: dict[str, int] = {}
-        counts = self._ask("the router", router.counts, nothing)
-        examples = self._ask("the router", router.examples, nothing)
+        withdrawn = self._current.withdrawn if self._current else {}
         versions: dict[str, list[Adapter]] = {}
         adapters, damaged = self._registry.survey()
         self.troubles += map(in_words, damaged.values())
         for adapter in adapters:
             versions.setdefault(adapter.domain, []).append(adapter)
+        known = {*routes, *withdrawn, *self._counts.open, *self._counts.examples, *self._spools.unobserved()}
         return tuple(
-            self._domain(
-                name,
-                routes.get(name),
-                stages.get(name, Stage()),
-                backlogs.get(name, DomainBacklog()),
-                versions.get(name, []),
-                rows=counts.get(name, 0),
-                examples=examples.get(name, 0),
-            )
-            for name in sorted({*routes, *backlogs, *examples})
+            self._domain(name, routes.get(name), stages.get(name, Stage()), versions.get(name, []))
+            for name in sorted(known)
         )
 
-    def system(
-        self,
-        base: BaseRevision,
-        domains: tuple[DomainStatus, ...],
-        spools: Spools,
-        directory: ReplicasPort,
-    ) -> SystemStatus:
+    def system(self, base: BaseRevision, stages: Mapping[str, Stage], directory: ReplicasPort) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
         none: dict[str, ReplicaStatus] = {}
+        domains = self.domains(stages)
         replicas = self._ask("the replica directory", directory.replicas, none)
         return SystemStatus(
             manifest=self._current.number if self._current else 0,
             base=base,
             domains=domains,
-            ingest=spools.status(),
+            ingest=self._spools.status(),
             replicas=replicas,
+            unread=tuple(map(_stretch, self._counts.unread)),
             trouble="; ".join(dict.fromkeys(self.troubles)) or None,
         )
 
-    def _domain(
-        self,
-        name: str,
-        route: Route | None,
-        stage: Stage,
-        backlog: DomainBacklog,
-        versions: Sequence[Adapter],
-        *,
-        rows: int,
-        examples: int,
-    ) -> DomainStatus:
+    def _domain(self, name: str, route: Route | None, stage: Stage, versions: Sequence[Adapter]) -> DomainStatus:
         learner = stage.learner
         progress = self._ask(f"the learner of {name}", learner.progress, None) if learner is not None else None
         settled = stage.state in ("open", "published")
+        waiting = self._counts.open.get(name, OpenDomain())
         return DomainStatus(
             domain=name,
             state=("published" if route else "open") if settled else stage.state,
             detail=stage.in_words(),
             version=route.adapter if route else None,
             pinned=bool(route and route.pinned),
-            examples=examples,
-            router_rows=rows,
-            waiting=Waiting(train=backlog.train, held_out=backlog.held_out, sealed=tuple(sorted(backlog.sealed))),
+            examples=self._counts.examples.get(name, 0),
+            router_rows=self._counts.rows.get(name, 0),
+            waiting=Waiting(
+                train=waiting.train,
+                held_out=waiting.held_out,
+                sealed=(waiting.seal.version,) if waiting.seal else (),
+            ),
+            withdrawn=self._current.withdrawn.get(name) if self._current else None,
+            lost=tuple(map(_stretch, waiting.lost)),
             progress=TrainingProgress(step=progress.step, steps=progress.steps, loss=progress.loss)
             if progress
             else None,
@@ -117,3 +124,7 @@ class Overview:
         except Exception as error:
             self.troubles.append(f"{whom} does not answer: {in_words(error)}")
             return otherwise
+
+
+def _stretch(loss: Loss) -> Stretch:
+    return Stretch(partition=str(loss.partition), first=loss.first, last=loss.last, rows=loss.rows)

@@ -1,98 +1,132 @@
-"""The publisher: brings a change into force, first in the registry, then at the replicas, one change at a time.
+"""The publisher: brings a change into force, and the replicas to what is in force, whoever committed it.
 
 While the directory is away nothing new is brought into force: what the registry calls current is then what replicas
-serve, together or each by itself. A manifest that no replica can load is taken back under a new number. It does not
-know why a version is to be served: training and operators both come here.
+serve, together or each by itself. What was committed is a fact: replicas are led to it for as long as it takes. A
+version that no replica can load is taken back under a new number. It does not know why a version is to be served.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from actors.change import Change
-from actors.errors import PublicationFailed, UnknownDomain
-from actors.observation import Watermarks
+from actors.errors import PublicationFailed, in_words
 from actors.ports import ManifestPort, ReplicasPort
+from actors.stage import Pause
+from actors.withdrawal import put_back
+from registry.errors import UnknownManifest
 from registry.manifest import Manifest
 from registry.registry import Registry
 
 
 class Publisher:
-    """`writing` is held during a change; who prepares one that must not be overtaken holds it too."""
+    """`writing` is held while a change is committed and the replicas are led to it, one at a time; `numbering` while
+    versions get their numbers and while changes are committed: a removal covers every number that was given."""
 
     def __init__(self, registry: Registry, router: ManifestPort, directory: ReplicasPort) -> None:
         self._registry, self._router, self._directory = registry, router, directory
-        self.writing = threading.RLock()
+        self.writing, self.numbering = threading.RLock(), threading.RLock()
+        self.pause = Pause()
+        """Until replicas that could not be led are tried again."""
+        self._trouble: str | None = None
 
-    def check_directory(self) -> None:
-        """Raise the directory's error while it can't be reached."""
-        self._directory.replicas()
+    def publish(self, decide: Callable[[], Change]) -> Manifest:
+        """Bring a change into force, and the replicas to it as far as they can be reached: it has succeeded when it is
+        committed. `decide` returns it, called when it is certain that nothing else is committed in between.
 
-    def publish(self, change: Change, required: Watermarks) -> Manifest:
-        """Bring a change into force; `required` are the watermarks it rests on.
-
-        Raises `NotCaughtUp`, and `PublicationFailed` after a manifest that no replica takes was taken back.
+        Raises the directory's error while that is away, the router's where it refuses the change; nothing has changed
+        then. Raises `PublicationFailed` after a version that no replica can load was taken back.
         """
         with self.writing:
-            self.check_directory()
-            manifest = self._router.publish(change, required)
             try:
-                self._directory.publish(manifest.number)
-            except PublicationFailed:
-                self._put_back(manifest, change)
-                raise
+                self.lead()
+            except PublicationFailed as error:
+                # The directory is there, and what it could not bring about does not keep the next change waiting.
+                self._note(error)
+            with self.numbering:
+                manifest = self._router.publish(decide())
+            try:
+                self.lead()
+            except PublicationFailed as error:
+                self._note(error)
+                if self._current_number() != manifest.number:
+                    raise
+            except Exception as error:
+                self._note(error)
             return manifest
 
-    def rollback(self, domain: str, version: str | None = None) -> Manifest:
-        """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""
-        name = version or self._version_before(domain)
-        self._check_accepted(domain, name)
-        return self.publish(
-            Change(reason=f"rolled back to {name}", domain=domain, adapter=name, pinned=True, override=True), {}
-        )
+    def lead(self) -> None:
+        """Bring the replicas to the manifest in force, where they don't stand on it.
 
-    def pin(self, domain: str, version: str | None = None) -> Manifest:
-        """Keep the version in service, or the one named, whatever is learned later."""
-        if version is not None:
-            self._check_accepted(domain, version)
-        change = Change(reason=f"{domain} pinned", domain=domain, adapter=version, pinned=True, override=True)
-        return self.publish(change, {})
+        Raises `PublicationFailed` where none can take it, after what is new in it was taken back; else the directory's
+        error, to be tried again.
+        """
+        with self.writing:
+            in_force = self._directory.in_force()
+            current = self._registry.current()
+            if current is not None and self._is_behind(in_force, current):
+                try:
+                    self._directory.publish(current.number)
+                except PublicationFailed:
+                    self._put_back(current)
+                    raise
+            self.pause.end()
+            self._trouble = None
 
-    def unpin(self, domain: str) -> Manifest:
-        """Let the next accepted version of the domain replace the one in service."""
-        return self.publish(Change(reason=f"{domain} unpinned", domain=domain, pinned=False), {})
-
-    def _put_back(self, manifest: Manifest, change: Change) -> None:
-        """Put the domain's route before the one nobody can serve in force again, under a new number."""
-        failed = manifest.routes.get(change.domain or "")
-        if failed is None or change.domain is None:
+    def lead_on(self) -> None:
+        """Lead once the pause after the last failure is over; what fails is noted and tried again."""
+        if not self.pause.is_over():
             return
-        earlier = (m.routes.get(change.domain) for m in reversed(self._registry.manifests()))
-        before = next((route for route in earlier if route != failed), None)
-        reason = f"{failed.adapter} could not be loaded"
-        if before is None:
-            back = Change(reason=reason, withdraws=frozenset({change.domain}))
-        else:
-            back = Change(
-                reason=reason, domain=change.domain, adapter=before.adapter, pinned=before.pinned, override=True
-            )
-        self._directory.publish(self._router.publish(back, {}).number)
+        try:
+            self.lead()
+        except Exception as error:
+            self._note(error)
 
-    def _version_before(self, domain: str) -> str:
+    def trouble(self) -> str | None:
+        """Say why the replicas do not stand on the manifest in force, or None."""
+        trouble = self._trouble
+        if trouble is None:
+            return None
+        return f"replicas are led to manifest {self._current_number()} in vain: {trouble}; next try in {self._wait()} s"
+
+    def _wait(self) -> str:
+        return f"{self.pause.left():.0f}"
+
+    def _note(self, error: Exception) -> None:
+        self._trouble = in_words(error)
+        self.pause.lengthen(error)
+
+    def _current_number(self) -> int:
         current = self._registry.current()
-        route = current.routes.get(domain) if current else None
-        if route is None:
-            raise UnknownDomain(f"domain {domain!r} is not published; nothing to roll back")
-        earlier = [
-            adapter
-            for adapter in self._registry.adapters(domain)
-            if adapter.version < route.version and adapter.facts.status == "accepted"
-        ]
-        if not earlier:
-            raise UnknownDomain(f"domain {domain!r} has no accepted version before v{route.version}")
-        return max(earlier, key=lambda adapter: adapter.version).name
+        return current.number if current else 0
 
-    def _check_accepted(self, domain: str, name: str) -> None:
-        names = [a.name for a in self._registry.adapters(domain) if a.facts.status == "accepted"]
-        if name not in names:
-            raise UnknownDomain(f"domain {domain!r} has no accepted version {name!r}; it has: {names or 'none'}")
+    def _is_behind(self, in_force: int, current: Manifest) -> bool:
+        """Tell whether the directory does not lead to what is in force, or nobody has come there yet: one by one the
+        directory leads replicas itself, but only all of them together can find that nobody can take a manifest."""
+        served = self._served()
+        return in_force < current.number or (bool(served) and max(served) < current.number)
+
+    def _served(self) -> list[int]:
+        """Return the manifests that replicas answer from."""
+        replicas = self._directory.replicas().values()
+        return [replica.manifest for replica in replicas if replica.manifest and not replica.fenced]
+
+    def _put_back(self, failed: Manifest) -> None:
+        """Take back what is new in a manifest that no replica can take, and lead the replicas on."""
+        changes = put_back(failed, self._before(failed))
+        for change in changes:
+            self._router.publish(change)
+        if changes:
+            self._directory.publish(self._current_number())
+
+    def _before(self, failed: Manifest) -> Manifest | None:
+        """Return the manifest that the replicas serve on: by what they say, else the one before."""
+        numbers = [number for number in self._served() if number < failed.number]
+        for number in (max(numbers, default=None), failed.parent):
+            try:
+                if number is not None:
+                    return self._registry.manifest(number)
+            except UnknownManifest:
+                continue
+        return None

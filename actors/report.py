@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streaming.source import TopicPartition
 
@@ -48,6 +48,8 @@ class IngestReport:
     missing: tuple[Missing, ...]
     trouble: Mapping[str, str]
     """The last error of each loop that is failing now, and dead letters that were lost; empty when all is well."""
+    positions: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Next offset to be spooled, of each partition that this worker reads."""
 
     def quiet_seconds(self, domain: str) -> float:
         """Return for how long this worker has heard nothing of the domain."""

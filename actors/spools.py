@@ -1,17 +1,15 @@
-"""The spools of all ingest workers as one: what waits in the whole stream, and the steps that all of them take.
+"""The ingest workers as one: how long a domain has been quiet, how far they have read, and what of the stream is gone.
 
-A domain is sealed, released or forgotten in every spool or not at all, as any of them may hold a copy of a row that
-another has learned from. So while a worker doesn't answer, nothing begins that needs it; what is said of the others
-stays right. This module decides nothing.
+What waits is the ledger's to say, so a worker that does not answer keeps nobody else waiting: its rows are read again
+elsewhere, or by itself once it is back. This module decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 
-from actors.backlog import DomainBacklog, merge_backlogs
-from actors.errors import NotCaughtUp, Unanswered, in_words
-from actors.observation import Watermarks
+from actors.errors import in_words
 from actors.ports import SpoolPort
 from actors.report import IngestReport
 from serving.api import IngestStatus
@@ -25,69 +23,70 @@ class Spools:
         self._ingests = dict(ingests)
         self.reports: dict[str, IngestReport] = {}
         self.silent: dict[str, str] = {}
+        self.silent_since: dict[str, float] = {}
+        """Monotonic time at which each silent worker was first found so."""
+        self._last: dict[str, IngestReport] = {}
+        """The last answer of each worker, also of those that are silent now."""
+        self._positions: dict[TopicPartition, int] = {}
 
     def ask(self) -> None:
-        """Take the report of each worker; one that can't give it is named in `silent`, and its last one dropped."""
+        """Take the report of each worker; one that can't give it is named in `silent`."""
         reports, silent = {}, {}
         for name, ingest in self._ingests.items():
             try:
                 reports[name] = ingest.report()
             except Exception as error:
                 silent[name] = in_words(error)
+        now = time.monotonic()
+        self.silent_since = {name: self.silent_since.get(name, now) for name in silent}
+        self._last.update(reports)
+        for report in reports.values():
+            for partition, position in report.positions.items():
+                self._positions[partition] = max(position, self._positions.get(partition, 0))
         self.reports, self.silent = reports, silent
 
-    def check(self) -> None:
-        """Ask anew; raises `Unanswered` naming the workers that don't answer."""
-        self.ask()
-        if self.silent:
-            words = "; ".join(f"{name}: {why}" for name, why in self.silent.items())
-            raise Unanswered(f"every ingest worker must take part, and these do not answer: {words}")
+    def worker(self, name: str) -> SpoolPort:
+        """Return the worker of that name."""
+        return self._ingests[name]
 
-    def backlog(self) -> dict[str, DomainBacklog]:
-        """Return what waits of each domain at the workers that answered."""
-        return merge_backlogs(report.backlog for report in self.reports.values())
+    def others(self, name: str) -> dict[str, SpoolPort]:
+        """Return all workers but one."""
+        return {other: ingest for other, ingest in self._ingests.items() if other != name}
 
     def partitions(self) -> frozenset[TopicPartition]:
         """Return all partitions of the stream."""
-        return frozenset(p for report in self.reports.values() for p in report.partitions)
+        return frozenset(p for report in self._last.values() for p in report.partitions)
 
-    def seal(self, domain: str, version: int, watermarks: Watermarks) -> int:
-        """Seal everywhere up to the same watermarks, and return the number of rows; of a row of which two hold copies,
-        both seal theirs.
+    def positions(self) -> dict[TopicPartition, int]:
+        """Return up to where each partition has been read, whoever reads it now."""
+        return dict(self._positions)
 
-        Until the adapter exists a seal may be repeated and take in more; one that was cut short is completed, once the
-        router stands where it stood then: before, this raises `NotCaughtUp`.
+    def unobserved(self) -> dict[str, int]:
+        """Return the rows that wait to be counted, by domain, at the workers that answered."""
+        waiting: dict[str, int] = {}
+        for report in self.reports.values():
+            for domain, rows in report.unobserved.items():
+                if rows:
+                    waiting[domain] = waiting.get(domain, 0) + rows
+        return waiting
+
+    def quiet_seconds(self, domain: str) -> float:
+        """Return for how long nobody has heard anything of a domain.
+
+        A silent worker has heard nothing since it fell silent, as far as anybody knows; if it held rows of the domain
+        that were not counted, the domain is not quiet before they are.
         """
-        _, sealed = self.sealed(domain, version)
-        behind = [f"{each}" for each, end in sealed.items() if watermarks.get(each, 0) < end]
-        if behind:
-            raise NotCaughtUp(f"the router is behind what was sealed as {domain} v{version} in {behind}")
-        return sum(ingest.seal(domain, version, watermarks).rows for ingest in self._ingests.values())
-
-    def sealed(self, domain: str, version: int) -> tuple[int, Watermarks]:
-        """Return the number of rows sealed under a version, and up to where."""
-        seals = [ingest.sealed(domain, version) for ingest in self._ingests.values()]
-        return sum(seal.rows for seal in seals), _highest(seal.watermarks for seal in seals)
-
-    def release(self, domain: str, version: int, watermarks: Watermarks) -> None:
-        """Delete the rows of a published version, and copies of them below the `watermarks` of its seals."""
-        for ingest in self._ingests.values():
-            ingest.release(domain, version, watermarks)
-
-    def reopen(self, domain: str, version: int) -> None:
-        """Open the rows of a rejected version again."""
-        for ingest in self._ingests.values():
-            ingest.reopen(domain, version)
-
-    def forget(self, domain: str, watermarks: Watermarks | None = None) -> None:
-        """Delete what waits of a domain, below `watermarks` if they are given."""
-        for ingest in self._ingests.values():
-            ingest.forget(domain, watermarks)
-
-    def drop_markers(self, domain: str) -> None:
-        """Drop those of its markers that the last reports knew: of a domain that had nothing to train on then."""
-        for name, report in self.reports.items():
-            self._ingests[name].drop_markers(domain, report.watermarks)
+        now = time.monotonic()
+        ages = []
+        for name in self._ingests:
+            report = self._last.get(name)
+            if report is not None and report.unobserved.get(domain):
+                return 0.0
+            if name in self.silent:
+                ages.append(now - self.silent_since[name])
+            elif report is not None:
+                ages.append(report.quiet_seconds(domain))
+        return min(ages, default=0.0)
 
     def status(self) -> tuple[IngestStatus, ...]:
         """Describe every worker, also those that don't answer."""
@@ -111,12 +110,3 @@ class Spools:
             duplicates=report.duplicates,
             trouble=dict(report.trouble),
         )
-
-
-def _highest(watermarks: Iterable[Watermarks]) -> dict[TopicPartition, int]:
-    """Return the highest watermark of each partition."""
-    merged: dict[TopicPartition, int] = {}
-    for some in watermarks:
-        for partition, offset in some.items():
-            merged[partition] = max(offset, merged.get(partition, 0))
-    return merged

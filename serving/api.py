@@ -144,6 +144,19 @@ class TrainingProgress(Body):
     """Of the last step, in nats a token."""
 
 
+class Stretch(Body):
+    """A stretch of a partition that can't be read any more."""
+
+    partition: str
+    """`topic[partition]`."""
+    first: int
+    """The first offset concerned."""
+    last: int
+    """The last offset concerned; not every offset in between need be."""
+    rows: int
+    """Examples in it that were counted and can't be trained on; 0 where nothing of it was ever read."""
+
+
 class DomainStatus(Body):
     """One domain."""
 
@@ -163,6 +176,10 @@ class DomainStatus(Body):
     """Rows in the router's sums."""
     waiting: Waiting
     """What no published version was trained on."""
+    withdrawn: str | None = None
+    """Full name of an accepted version that no replica could load; it is tried again."""
+    lost: tuple[Stretch, ...] = ()
+    """Examples that were counted, but can be read nowhere any more; sent again, they are trained on after all."""
     progress: TrainingProgress | None = None
     """Of the training under way."""
     timings: dict[str, float] = Field(default_factory=dict)
@@ -209,6 +226,8 @@ class ReplicaStatus(Body):
     """The manifest it serves."""
     fenced: Words | None = None
     """Why it takes no requests."""
+    lag_seconds: float = 0.0
+    """For how long it has stood behind the manifest in force; 0 where it does not."""
 
 
 class ReplicaHealth(Body):
@@ -247,18 +266,37 @@ class SystemStatus(Body):
     """One for each worker."""
     replicas: dict[str, ReplicaStatus]
     """By name."""
+    unread: tuple[Stretch, ...] = ()
+    """What the stream did not give any more before it was read."""
     trouble: Words | None = None
     """What keeps the coordinator from going on."""
     replica: ReplicaHealth | None = None
     """The replica that answered; null where the status was asked of the coordinator."""
 
     def troubles(self) -> Iterator[tuple[str, str]]:
-        """Everything that is failing now, as (who, what): the coordinator, ingest loops, domains, replicas."""
+        """Everything that is failing now or lost for good, as (who, what): the coordinator, what could not be read,
+        ingest loops, domains, replicas."""
         if self.trouble:
             yield "coordinator", self.trouble
+        yield from (
+            (
+                f"stream {gap.partition}",
+                f"offsets {gap.first} to {gap.last} were gone before they were read: send them again",
+            )
+            for gap in self.unread
+        )
         for worker in self.ingest:
             yield from ((f"{worker.name} {loop}", what) for loop, what in worker.trouble.items())
         yield from ((d.domain, d.detail or d.state) for d in self.domains if d.state == "failed")
+        yield from (
+            (
+                f"{d.domain} lost",
+                f"{gap.rows} examples in {gap.partition}, offsets {gap.first} to {gap.last}, were counted and can't be "
+                "trained on: send them again, or remove the domain",
+            )
+            for d in self.domains
+            for gap in d.lost
+        )
         yield from ((name, replica.fenced) for name, replica in self.replicas.items() if replica.fenced)
         if self.replica is not None:
             for what in (self.replica.engine_failure, self.replica.unload_failure, self.replica.trouble):

@@ -18,7 +18,9 @@ def render_metrics(status: SystemStatus) -> str:
     examples = gauge("domain_examples", "Distinct examples known of a domain", ("domain",))
     rows = gauge("router_rows", "Rows in the router's sums", ("domain",))
     waiting = gauge("domain_waiting_examples", "Examples not trained on yet", ("domain",))
+    lost = gauge("domain_lost_rows", "Examples counted that can be read nowhere any more", ("domain",))
     for domain in status.domains:
+        lost.labels(domain.domain).set(sum(stretch.rows for stretch in domain.lost))
         examples.labels(domain.domain).set(domain.examples)
         rows.labels(domain.domain).set(domain.router_rows)
         waiting.labels(domain.domain).set(domain.waiting.train + domain.waiting.held_out)
@@ -26,9 +28,14 @@ def render_metrics(status: SystemStatus) -> str:
     for counter in ("polled", "dead_letters", "duplicates"):
         total = sum(getattr(worker, counter) for worker in status.ingest)
         gauge(f"ingest_{counter}_records", "Records since the ingest workers started").set(total)
+    unread = gauge("stream_unread_offsets", "Offsets that were gone before they were read", ("partition",))
+    for stretch in status.unread:
+        unread.labels(stretch.partition).inc(stretch.last - stretch.first + 1)
     replicas = gauge("replica_manifest_number", "Manifest a replica serves", ("replica",))
+    lag = gauge("replica_lag_seconds", "For how long a replica has stood behind the manifest in force", ("replica",))
     for name, replica in status.replicas.items():
         replicas.labels(name).set(replica.manifest)
+        lag.labels(name).set(replica.lag_seconds)
     trouble = gauge("trouble", "1 for each part that is failing now; the status says how", ("where",))
     for where, _ in status.troubles():
         trouble.labels(where).set(1)

@@ -256,6 +256,7 @@ class House:
             seed=1,
             keep_snapshots=2,
             keep_manifests=20,
+            keep_versions=20,
         )
 
     def crash(self) -> None:
@@ -338,10 +339,10 @@ class House:
     def tick(self) -> int:
         """One tick, and whatever it started to its end; a crash within comes out here. Returns how much it started."""
         self.coordinator.tick()
-        jobs = list(self.coordinator._jobs.values())
-        for job in jobs:
+        started = len(self.coordinator._jobs)
+        for job in self.coordinator.work():
             job.result(60)
-        return len(jobs)
+        return started
 
     def settle(self, until: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Move everybody until something holds; where nobody has anything to do, time passes."""

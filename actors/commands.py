@@ -1,0 +1,112 @@
+"""What an operator may ask for: removal, rollback, pin, unpin. Each is one commit, and may be repeated.
+
+A command has succeeded when it is committed: what follows at spools, replicas and files follows from what is in force.
+"""
+
+from __future__ import annotations
+
+import re
+
+from actors.change import Change
+from actors.errors import UnknownDomain
+from actors.ports import ManifestPort
+from actors.publisher import Publisher
+from actors.spools import Spools
+from registry.manifest import Manifest
+from registry.registry import Registry
+
+
+class Commands:
+    """The commands on domains, over a registry that the publisher alone changes."""
+
+    def __init__(self, registry: Registry, router: ManifestPort, spools: Spools, publisher: Publisher) -> None:
+        self._registry, self._router, self._spools, self._publisher = registry, router, spools, publisher
+
+    def next_version(self, domain: str) -> int:
+        """Return the number of the domain's next version; the publisher's `numbering` is held until it is sealed."""
+        return max(self._registry.newest_version(domain), self._oldest(domain)) + 1
+
+    def remove(self, domain: str) -> Manifest:
+        """Take a domain out of service, the sums and the ledger, with all that was read of it so far.
+
+        Examples that are read later begin the domain anew. Of a domain that was removed, nothing is changed.
+        """
+        self._spools.ask()
+        with self._publisher.writing:
+            known, current = self._known(), self._registry.current()
+            if domain in known:
+                return self._publisher.publish(lambda: self._removal(domain))
+            if current is not None and domain in current.removed:
+                return current
+            raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(known) or 'none'}")
+
+    def rollback(self, domain: str, version: str | None = None) -> Manifest:
+        """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""
+        with self._publisher.writing:
+            name = version or self._version_before(domain)
+            self._check_servable(domain, name)
+            change = Change(reason=f"rolled back to {name}", domain=domain, adapter=name, pinned=True, override=True)
+            return self._publisher.publish(lambda: change)
+
+    def pin(self, domain: str, version: str | None = None) -> Manifest:
+        """Keep the version in service, or the one named, whatever is learned later."""
+        with self._publisher.writing:
+            if version is not None:
+                self._check_servable(domain, version)
+            change = Change(reason=f"{domain} pinned", domain=domain, adapter=version, pinned=True, override=True)
+            return self._publisher.publish(lambda: change)
+
+    def unpin(self, domain: str) -> Manifest:
+        """Let the next accepted version of the domain replace the one in service."""
+        return self._publisher.publish(lambda: Change(reason=f"{domain} unpinned", domain=domain, pinned=False))
+
+    def _removal(self, domain: str) -> Change:
+        """Return the removal: it covers all numbers given so far, that of a version being trained included."""
+        waiting = self._router.open().get(domain)
+        sealed = waiting.seal.version if waiting and waiting.seal else 0
+        highest = max(self.next_version(domain) - 1, sealed)
+        return Change(reason=f"{domain} removed", removes={domain: highest}, fence=self._spools.positions())
+
+    def _known(self) -> set[str]:
+        current = self._registry.current()
+        served = {*current.routes, *current.withdrawn} if current else set()
+        return {*self._router.examples(), *self._router.open(), *self._spools.unobserved(), *served}
+
+    def _oldest(self, domain: str) -> int:
+        """Return the number up to which versions of the domain may never be served, 0 where there is none."""
+        current = self._registry.current()
+        tombstone = current.removed.get(domain) if current else None
+        return tombstone.version if tombstone else 0
+
+    def _version_before(self, domain: str) -> str:
+        current = self._registry.current()
+        route = current.routes.get(domain) if current else None
+        if route is None:
+            raise UnknownDomain(f"domain {domain!r} is not published; nothing to roll back")
+        oldest = self._oldest(domain)
+        earlier = [
+            adapter
+            for adapter in self._registry.adapters(domain)
+            if oldest < adapter.version < route.version and adapter.facts.status == "accepted"
+        ]
+        if not earlier:
+            raise UnknownDomain(f"domain {domain!r} has no accepted version before v{route.version}")
+        return max(earlier, key=lambda adapter: adapter.version).name
+
+    def _check_servable(self, domain: str, name: str) -> None:
+        current = self._registry.current()
+        tombstone = current.removed.get(domain) if current else None
+        accepted = [a for a in self._registry.adapters(domain) if a.facts.status == "accepted"]
+        oldest = self._oldest(domain)
+        names = [adapter.name for adapter in accepted if adapter.version > oldest]
+        if name in names:
+            return
+        if tombstone is not None and 0 < _version_of(domain, name) <= oldest:
+            raise UnknownDomain(f"{name} was removed with manifest {tombstone.manifest} and is not served again")
+        raise UnknownDomain(f"domain {domain!r} has no accepted version {name!r}; it has: {names or 'none'}")
+
+
+def _version_of(domain: str, name: str) -> int:
+    """Return the version's number by its full name, 0 where it is no name of a version of the domain."""
+    match = re.fullmatch(rf"{re.escape(domain)}@v(\d+)-[0-9a-f]{{8}}", name)
+    return int(match[1]) if match else 0
