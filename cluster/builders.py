@@ -181,10 +181,13 @@ def source(settings: Settings, index: int) -> Callable[[StartAt], RecordSource]:
     return open_at
 
 
-def sink(settings: Settings) -> RecordSink:
-    """Return a sink of the stream."""
+def sink(settings: Settings, *, patience_s: float | None = None) -> RecordSink:
+    """Return a sink of the stream; an append waits `patience_s` for it, or as long as an outage may last."""
     return open_sink(
-        stream_location(settings), options=kafka_options(settings), max_value_bytes=settings.ingest.max_record_bytes
+        stream_location(settings),
+        options=kafka_options(settings),
+        patience_s=patience_s,
+        max_value_bytes=settings.ingest.max_record_bytes,
     )
 
 
