@@ -243,9 +243,10 @@ def test_kubernetes_spools_lie_on_the_node_and_fit(
         size = volume["emptyDir"]["sizeLimit"]
         assert size.endswith("Gi")
         # Every worker may come to lie on one node.
-        assert ingest.workers * (2 * ingest.spool_bytes + ingest.poll_records * ingest.max_record_bytes) <= int(
-            size.removesuffix("Gi")
-        ) * 2**30
+        assert (
+            ingest.workers * (2 * ingest.spool_bytes + ingest.poll_records * ingest.max_record_bytes)
+            <= int(size.removesuffix("Gi")) * 2**30
+        )
 
 
 def test_kubernetes_pods_hold_all_reservations(ray_cluster: dict[str, Any], settings_on_kubernetes: Settings) -> None:
