@@ -29,8 +29,7 @@ def directory(settings: Settings) -> ReplicaDirectory:
     registry = builders.registry(settings)
 
     def in_force() -> int:
-        manifest = registry.current()
-        return manifest.number if manifest else 0
+        return manifest.number if (manifest := registry.current()) else 0
 
     return ReplicaDirectory(in_force, prepare_timeout_seconds=settings.serving.prepare_timeout_seconds)
 

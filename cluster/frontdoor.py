@@ -92,10 +92,9 @@ class FrontDoor:
 
         if system is not None:
             await system.ready.remote()
-        registry = builders.registry(settings)
         service = await RoutedService.start(
             builders.engine_options(settings),
-            registry,
+            builders.registry(settings),
             builders.extractor_for(settings),
             builders.base_revision(settings),
             max_prompts=settings.serving.max_prompts,
