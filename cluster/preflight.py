@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+from actors.errors import ActorError
 from cluster import builders
 from cluster.errors import ClusterError
 from configs.checks import check_paths
@@ -14,7 +15,6 @@ from configs.settings import Settings
 from learning.checkpoint import layer_count, resolve
 from learning.errors import LearningError
 from registry.errors import RegistryError
-from streaming.errors import StreamError
 from streaming.location import ensure_topic
 
 
@@ -38,9 +38,13 @@ class HomeLock:
 
 
 def check_surroundings(settings: Settings) -> HomeLock:
-    """Check paths, home folder, base model and stream; returns the lock on the home folder."""
+    """Check paths, home folder, base model and stream; returns the lock on the home folder.
+
+    What can't be is a `ClusterError`, a `ConfigError` or a `StreamError`.
+    """
     check_paths(settings)
-    _check_stream(settings)
+    location, options = builders.stream_location(settings), builders.kafka_options(settings)
+    ensure_topic(location, settings.stream.partitions, options=options)
     lock = HomeLock(settings.home)
     try:
         _check_base(settings)
@@ -51,19 +55,11 @@ def check_surroundings(settings: Settings) -> HomeLock:
     return lock
 
 
-def _check_stream(settings: Settings) -> None:
-    try:
-        ensure_topic(
-            builders.stream_location(settings), settings.stream.partitions, options=builders.kafka_options(settings)
-        )
-    except StreamError as error:
-        raise ClusterError(str(error)) from error
-
-
 def _check_base(settings: Settings) -> None:
     try:
         current = builders.registry(settings).current()
-    except RegistryError as error:
+        builders.spool_path(settings, 0)
+    except (RegistryError, ActorError) as error:
         raise ClusterError(str(error)) from error
     base = builders.base_revision(settings)
     if current is not None and current.base.digest != base.digest:
