@@ -240,12 +240,18 @@ class Ledger:
         return rows
 
     def _note_unread(self, partition: TopicPartition, first: int, end: int) -> None:
-        touching = [each for each in self.unread if each.partition == partition and each.last + 1 >= first]
-        reached = max((each.last + 1 for each in touching), default=first)
-        if first < end and reached < end:
-            begin = min([first, *(each.first for each in touching)])
+        if first >= end:
+            return
+        touching = [e for e in self.unread if e.partition == partition and e.first <= end and e.last + 1 >= first]
+        joined = Loss(
+            partition,
+            min([first, *(each.first for each in touching)]),
+            max([end - 1, *(each.last for each in touching)]),
+            0,
+        )
+        if touching != [joined]:
             self.unread = [each for each in self.unread if each not in touching]
-            self.unread.append(Loss(partition, begin, end - 1, 0))
+            self.unread.append(joined)
 
     def take_log(self, topic: str) -> int:
         """Begin the topic's partitions anew, as another log stands under its name; returns the rows lost by it."""

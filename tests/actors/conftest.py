@@ -19,7 +19,7 @@ from learning.lora import LoraLearner
 from learning.lora_options import LoraOptions
 from learning.template import PromptTemplate
 from streaming.records import EndOfDomain
-from tests.actors.clock import ImpatientLoop, clock
+from tests.actors.clock import ImpatientLoop, clock, skew
 from tests.actors.house import House, HouseParts, records_of
 from tests.actors.remembering import RememberingLearner
 
@@ -41,9 +41,8 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 
 @pytest.fixture(autouse=True)
 def one_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on the impatient loop reads its clock too."""
-    if inspect.iscoroutinefunction(request.function):
-        monkeypatch.setattr(time, "monotonic", clock)
+    """What runs on the impatient loop reads its clock too; everything else one that a house can put forward."""
+    monkeypatch.setattr(time, "monotonic", clock if inspect.iscoroutinefunction(request.function) else skew)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

@@ -7,6 +7,7 @@ same folder, as a process that was started again would.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +20,6 @@ import safetensors.numpy
 
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
-from actors.directive import PublicationReport
-from actors.errors import PublicationFailed
 from actors.ingest import Ingest, IngestOptions
 from actors.learner import LearnerWorker, merged_examples
 from actors.router import Router
@@ -31,14 +30,14 @@ from learning.features import FeatureExtractor
 from learning.gate import Gate
 from learning.rls import RouterWeights
 from learning.template import PromptTemplate
-from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
-from serving.api import DomainStatus, ReplicaStatus, SystemStatus
-from streaming.dead_letters import DeadLetters
-from streaming.location import StreamLocation, ensure_topic, open_dead_letters, open_sink, open_source
+from serving.api import DomainStatus, SystemStatus
 from streaming.records import EndOfDomain, TaskRecord
-from streaming.source import RecordSink, TopicPartition
+from streaming.source import TopicPartition
+from tests.actors.clock import skew
+from tests.actors.file_stream import FileStream
+from tests.actors.shelves import Replicas, Shelf
 
 RIDGE = 10.0
 BASE = BaseRevision(model="tiny", digest="b" * 64)
@@ -114,66 +113,6 @@ class Handle:
         return getattr(self._workers[self._index], name)
 
 
-class Shelf:
-    """One replica's engine stand-in: it reads a manifest with all that it names, and puts it in force by one swap."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self.refuses: set[str] = set()
-        """Adapter names that can't be loaded."""
-        self.number = 0
-        self.adapters: dict[str, dict[str, np.ndarray]] = {}
-        self.weights: RouterWeights | None = None
-        self._prepared: tuple[int, dict[str, dict[str, np.ndarray]], RouterWeights | None] | None = None
-        current = registry.current()
-        if current is not None:
-            self.prepare(current.number)
-            self.commit(current.number)
-
-    def prepare(self, number: int) -> None:
-        manifest = self._registry.manifest(number)
-        adapters = {}
-        for domain, route in manifest.routes.items():
-            if route.adapter in self.refuses or domain in self.refuses:
-                raise RegistryError(f"{route.adapter} does not fit")
-            adapter = self._registry.adapter(route.adapter)
-            adapter.verify()
-            adapters[domain] = safetensors.numpy.load_file(adapter.path / "adapter_model.safetensors")
-        weights = RouterWeights.from_bytes(self._registry.weights(manifest)) if manifest.router else None
-        self._prepared = (number, adapters, weights)
-
-    def commit(self, number: int) -> None:
-        if self._prepared is None or self._prepared[0] != number:
-            raise AssertionError(f"commit of {number}, prepared is {self._prepared and self._prepared[0]}")
-        self.number, self.adapters, self.weights = self._prepared
-
-
-class Replicas:
-    """The directory port over shelves in this process, in two phases."""
-
-    def __init__(self, shelves: Sequence[Shelf]) -> None:
-        self.shelves = list(shelves)
-        self.published: list[int] = []
-
-    def publish(self, number: int) -> PublicationReport:
-        ready, failures = [], {}
-        for index, shelf in enumerate(self.shelves):
-            try:
-                shelf.prepare(number)
-                ready.append(shelf)
-            except RegistryError as error:
-                failures[str(index)] = str(error)
-        if self.shelves and not ready:
-            raise PublicationFailed(f"manifest {number}: no replica could prepare it: {failures}")
-        for shelf in ready:
-            shelf.commit(number)
-        self.published.append(number)
-        return PublicationReport(number, len(ready), failures, 0.0)
-
-    def replicas(self) -> dict[str, ReplicaStatus]:
-        return {str(index): ReplicaStatus(manifest=shelf.number) for index, shelf in enumerate(self.shelves)}
-
-
 class Interrupted:
     """A learner during whose trainings something else happens: the examples are fetched, the first step is not made."""
 
@@ -203,7 +142,7 @@ class Trainer:
     def train(self, order: TrainingOrder) -> Trained:
         train, held_out = merged_examples(self._ingests(), order)
         ids = tuple(e.id for e in train), tuple(e.id for e in held_out)
-        self.asked.append((order.domain, order.version, *ids, order.continues))
+        self.asked.append((order.domain, order.seal.version, *ids, order.continues))
         self.ordered(order.domain)
         if self.fails:
             raise self.fails.pop(0)
@@ -226,16 +165,12 @@ class House:
         options: IngestOptions = OPTIONS,
         closing: ClosingRule = CLOSING,
         gate: Gate | None = None,
+        stream: Any = None,
     ) -> None:
         self.home, self.parts, self.partitions, self.workers = home, parts, partitions, workers
         self.options, self.closing = options, closing
         self.gate = gate or Gate()
-        self.location = StreamLocation("embedded", "stream", path=home / "stream.sqlite")
-        ensure_topic(self.location, partitions)
-        self.sink: RecordSink = open_sink(self.location)
-        self.letters: DeadLetters = open_dead_letters(self.location)
-        self._reader = open_source(self.location, group=None)
-        self._reader.poll(0.0, 0)  # it stands at the beginning and stays there, so its lag is the log's end
+        self.stream = stream or FileStream(home / "stream.sqlite", partitions)
         self.trainer = Trainer(lambda: self.ingests)
         self.up()
 
@@ -243,7 +178,7 @@ class House:
 
     def up(self) -> None:
         self.registry = Registry(self.home / "registry", writer=True)
-        self.replicas = Replicas([Shelf(self.registry)])
+        self.start_replicas()
         self.start_router()
         self.ingests = [self._ingest(index) for index in range(self.workers)]
         self.employ(self.parts.learner)
@@ -258,6 +193,9 @@ class House:
     def handles(self) -> dict[str, Any]:
         return {f"ingest-{index}": Handle(self.ingests, index) for index in range(len(self.ingests))}
 
+    def start_replicas(self) -> None:
+        self.replicas = Replicas([Shelf(self.registry)])
+
     def start_router(self) -> None:
         """Start the router from its last snapshot; what it held beyond that is gone."""
         router = Router(
@@ -268,10 +206,36 @@ class House:
         else:
             self.router = OneAtATime(router)
 
+    def zombie(self) -> Any:
+        """Start another router while this one goes on; returns the old one, which believes itself the writer."""
+        old = self.router.inner
+        self.start_router()
+        return old
+
     def restart_ingest(self, index: int = 0) -> None:
         """Start a worker anew from its spool's file."""
         self._close(self.ingests[index])
         self.ingests[index] = self._ingest(index)
+
+    def spool_path(self, index: int) -> Path:
+        return self.home / "spool" / f"{index}.sqlite"
+
+    def delete_spool(self, index: int = 0) -> None:
+        """Start a worker anew whose spool is gone."""
+        self._close(self.ingests[index])
+        for path in self.spool_path(index).parent.glob(f"{index}.sqlite*"):
+            path.unlink()
+        self.ingests[index] = self._ingest(index)
+
+    def employ_workers(self, count: int) -> None:
+        """Stop all ingest workers, and start another number of them over what spools there are."""
+        self.coordinator.stop()
+        for ingest in self.ingests:
+            self._close(ingest)
+        self.workers = count
+        self.ingests = [self._ingest(index) for index in range(count)]
+        self.employ(self.parts.learner)
+        self.start_coordinator()
 
     def start_coordinator(self) -> None:
         self.coordinator = Coordinator(
@@ -281,42 +245,61 @@ class House:
             self.router,  # type: ignore[arg-type]
             [self.trainer],
             self.replicas,
-            CoordinatorOptions(
-                closing=self.closing,
-                gate=self.gate,
-                learner_name="lora",
-                seed=1,
-                keep_snapshots=2,
-                keep_manifests=20,
-            ),
+            self.coordinator_options(),
+        )
+
+    def coordinator_options(self) -> CoordinatorOptions:
+        return CoordinatorOptions(
+            closing=self.closing,
+            gate=self.gate,
+            learner_name="lora",
+            seed=1,
+            keep_snapshots=2,
+            keep_manifests=20,
         )
 
     def crash(self) -> None:
         """Everything dies, and starts again over the same folder. The replica dies with the rest."""
-        self.coordinator.stop()
-        for ingest in self.ingests:
-            self._close(ingest)
-        del self.router
+        self._die()
         self.up()
+
+    def back_up(self, folder: Path) -> None:
+        """Copy the registry, and of the rest of the home nothing: that is cached."""
+        shutil.copytree(self.home / "registry", folder)
+
+    def restore(self, folder: Path) -> None:
+        """Everything stops, and starts again on a copied registry; the spools stay where they are."""
+        self._die()
+        shutil.rmtree(self.home / "registry")
+        shutil.copytree(folder, self.home / "registry")
+        self.up()
+
+    def damage(self) -> Path:
+        """Turn over one bit in the middle of the newest snapshot; returns its path."""
+        newest = max((self.home / "registry" / "snapshots").iterdir(), key=lambda path: path.name)
+        content = bytearray(newest.read_bytes())
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+        return newest
 
     def down(self) -> None:
         self.coordinator.stop()
         for ingest in self.ingests:
             ingest.stop()
-        self.sink.close()
-        self.letters.close()
-        self._reader.close()
+        self.stream.close()
+
+    def _die(self) -> None:
+        self.coordinator.stop()
+        for ingest in self.ingests:
+            self._close(ingest)
+        del self.router
 
     def _ingest(self, index: int, member: int | None = None) -> Ingest:
         member = index if member is None else member
-
-        def source(start_at: Any) -> Any:
-            return open_source(self.location, group="house", start_at=start_at, member=member, members=self.workers)
-
         return Ingest(
-            source,
+            lambda start_at: self.stream.open(start_at, member, self.workers),
             self.letters,
-            Spool(self.home / "spool" / f"{index}.sqlite"),
+            Spool(self.spool_path(index)),
             self.parts.extractor,
             self.parts.template,
             self.router,  # type: ignore[arg-type]
@@ -332,9 +315,7 @@ class House:
     # -- moving -------------------------------------------------------------------------------------------------------
 
     def send(self, records: Iterable[TaskRecord | EndOfDomain]) -> None:
-        for record in records:
-            self.sink.append(record)
-        self.sink.flush()
+        self.stream.send(records)
 
     def poll(self) -> int:
         return sum(ingest.poll_once(0.0) for ingest in self.ingests)
@@ -343,16 +324,16 @@ class House:
         return sum(ingest.observe_once() for ingest in self.ingests)
 
     def drain(self, timeout_s: float = 20.0) -> None:
-        """Poll and observe until the router has applied all that was sent."""
+        """Poll and observe until the router has counted all that was sent."""
         deadline = time.monotonic() + timeout_s
         while not self.is_drained():
-            assert time.monotonic() < deadline, f"not drained: {self.router.watermarks()}"
+            assert time.monotonic() < deadline, f"not drained: {self.router.observed()}"
             self.poll()
             self.observe()
 
     def is_drained(self) -> bool:
-        applied = self.router.inner.watermarks()
-        return all(applied.get(each, 0) >= end for each, end in self._reader.lag().items())
+        observed = self.router.inner.observed()
+        return all(observed.get(each, 0) >= end for each, end in self.stream.ends().items())
 
     def tick(self) -> int:
         """One tick, and whatever it started to its end; a crash within comes out here. Returns how much it started."""
@@ -365,26 +346,34 @@ class House:
     def settle(self, until: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Move everybody until something holds; where nobody has anything to do, time passes."""
         deadline = time.monotonic() + timeout_s
+        rounds = 0
         while not until():
-            assert time.monotonic() < deadline, f"did not come about; {self.coordinator.status()}"
+            assert time.monotonic() < deadline + rounds * 0.25, f"did not come about; {self.coordinator.status()}"
             if not self.poll() + self.observe() + self.tick():
                 self.wait(0.25)
+                rounds += 1
 
     def wait(self, seconds: float) -> None:
-        """Let some time pass for everybody at once: whatever happened or is to happen is nearer to its end by it."""
-        for stage in self.coordinator._stages.values():
-            stage.retry_at -= seconds
-        for ingest in self.ingests:
-            ingest._observer._asked_at -= seconds
-            ingest._quiet._started -= seconds
-            for domain in ingest._quiet._stirred:
-                ingest._quiet._stirred[domain] -= seconds
+        """Let some time pass for everybody at once."""
+        skew.skip(seconds)
 
     def learn(self, domain: str, version: int = 1) -> None:
         """Move everybody until this version is in service and nothing of the domain waits."""
         self.settle(lambda: self.version(domain) == version and not self.waiting(domain))
 
     # -- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def sink(self) -> Any:
+        return self.stream.sink
+
+    @property
+    def letters(self) -> Any:
+        return self.stream.letters
+
+    @property
+    def location(self) -> Any:
+        return self.stream.location
 
     @property
     def current(self) -> Manifest:
@@ -402,13 +391,13 @@ class House:
         return route.adapter if route else None
 
     def markers(self, domain: str) -> int:
-        """Markers of a domain in all spools."""
-        sql = "SELECT count(*) FROM markers WHERE domain=?"
-        return sum(ingest._spool._db.execute(sql, (domain,)).fetchone()[0] for ingest in self.ingests)
+        """Partitions in which the domain's end was marked since what was last tried of it."""
+        found = self.router.open().get(domain)
+        return len(found.markers) if found else 0
 
     def waiting(self, domain: str) -> int:
         """Rows of a domain in all spools, whatever their stage."""
-        return sum(1 for ingest in self.ingests for row in _rows(ingest) if row[0] == domain)
+        return sum(ingest.report().rows.get(domain, 0) for ingest in self.ingests)
 
     def status(self) -> SystemStatus:
         return self.coordinator.status()
@@ -444,10 +433,6 @@ class House:
         assert found.domains == expected.domains
         phi_ND = self.features([*records, *probes])
         np.testing.assert_allclose(found.scores(phi_ND), expected.scores(phi_ND), rtol=1e-9, atol=1e-10)
-
-
-def _rows(ingest: Ingest) -> list[tuple[str, str]]:
-    return ingest._spool._db.execute("SELECT domain, record_id FROM rows").fetchall()
 
 
 def records_of(domain: str, count: int, *, start: int = 0, answer: str = "ok", **fields: Any) -> list[TaskRecord]:
