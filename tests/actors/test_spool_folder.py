@@ -56,7 +56,9 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, machine: Path, mon
     mine = os.geteuid()
     (machine / f"anabranch-{mine + 1}").mkdir()
     monkeypatch.setattr(spool_folder.os, "geteuid", lambda: mine + 1)
-    with pytest.raises(OtherHome, match=rf"anabranch-{mine + 1}: expected a folder of .* user {mine}; remove it") as caught:
+    with pytest.raises(
+        OtherHome, match=rf"anabranch-{mine + 1}: expected a folder of .* user {mine}; remove it"
+    ) as caught:
         make_spool_folder(tmp_path / "home", LINEAGE, None)
     assert "\n" not in str(caught.value)
 

@@ -159,14 +159,20 @@ def test_every_row_counts_once_whoever_is_killed(tmp_path: Path, sets: list[str]
 
 
 def _kill(system: System, victim: str) -> None:
-    """SIGKILL one actor's process, if it runs now, or everything at once, which is started again."""
+    """SIGKILL one actor's process, as soon as it has one, or everything at once, which is started again."""
     if victim == "everything":
         system.kill()
         system.start()
         return
-    pids: dict[str, int] = httpx.get(f"{system.url}/actors", timeout=60).json()
-    with suppress(KeyError, psutil.NoSuchProcess):
-        psutil.Process(pids[victim]).kill()
+    found: dict[str, int] = {}
+
+    def is_there() -> bool:
+        found.update(httpx.get(f"{system.url}/actors", timeout=60).json())
+        return victim in found
+
+    system.wait_for(is_there, 120, f"{victim} running", 0.05)
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(found[victim]).kill()
 
 
 def _is_settled(system: System, course: Course) -> bool:
