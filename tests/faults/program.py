@@ -25,7 +25,6 @@ from cluster.remote import AsyncRemote
 from cluster.runtime import _ENVIRONMENT
 from configs.loader import load
 from configs.settings import Settings
-from registry.registry import Registry
 from serving.frontdoor import build_app
 from serving.service import RoutedService
 from tests.serving.memory_engine import MemoryEngine
@@ -58,7 +57,7 @@ async def _serve(settings: Settings, actors: ActorGroup) -> None:
     """Serve HTTP with one replica in this process."""
     service = RoutedService(
         MemoryEngine(),
-        Registry(builders.registry_root(settings)),
+        builders.registry(settings),
         builders.extractor_for(settings),
         builders.template(settings),
         settings.serving.max_lora_rank,

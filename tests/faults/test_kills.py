@@ -26,13 +26,13 @@ import pytest
 from actors.exam import is_held_out
 from cluster import builders
 from configs.loader import load
+from configs.settings import Settings
 from learning.rls import RouterWeights
-from registry.registry import Registry
 from streaming.broker import ApacheKafkaBroker, kafka_home
 from streaming.location import StreamLocation, ensure_topic, open_sink
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.source import RecordSink
-from tests.e2e.system import System
+from tests.e2e.system import System, run
 
 POINTS = int(os.environ.get("ANABRANCH_KILLS", "20"))
 SEED = int(os.environ.get("ANABRANCH_SEED", "1"))
@@ -61,6 +61,7 @@ SETS = [
     "learner.evaluate_every=10",
     "learner.learning_rate=1.0e-2",
     "learner.rank=4",
+    "registry.keep_versions=1000",
 ]
 
 pytestmark = [pytest.mark.ray, pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(400 + 40 * POINTS)]
@@ -129,7 +130,8 @@ def sets(tmp_path: Path) -> Iterator[list[str]]:
 
 
 def test_every_row_counts_once_whoever_is_killed(tmp_path: Path, sets: list[str]) -> None:
-    home = tmp_path / "home"
+    """And a system that is started on a backup from the middle of it ends in the same place."""
+    home, backup = tmp_path / "home", tmp_path / "backup"
     settings = load("demo", [f"home={home}", *sets])
     location: StreamLocation = builders.stream_location(settings)
     ensure_topic(location, PARTITIONS)
@@ -138,24 +140,42 @@ def test_every_row_counts_once_whoever_is_killed(tmp_path: Path, sets: list[str]
     system = System("demo", home, sets, COMMAND)
     try:
         system.start()
-        for _ in range(POINTS):
+        for point in range(POINTS):
             course.send()
+            if point == POINTS // 2:
+                _run("home", "backup", home, backup)
             time.sleep(pause := course.pause())
             victim = course.next_victim()
             _kill(system, victim)
             course.steps.append({"victim": victim, "after_seconds": round(pause, 2)})
             (tmp_path / "kills.json").write_text(json.dumps(course.steps, indent=1))
         course.end()
-        system.wait_for(lambda: _is_settled(system, course), 240, "all learned", 0.5)
-        _counts_are_exact(system, course, settings.ingest.held_out_fraction)
-        _domains_are_served(system)
+        _ends_exact(system, course, settings)
+        system.stop()
+        _run("home", "check", home)
+        _predicts_as_batch_ridge(settings, course)
+
+        system = System("demo", backup, sets, COMMAND)
+        system.start()
+        _ends_exact(system, course, settings)
     except BaseException as error:
         error.add_note(f"seed {SEED}, kills so far: {course.steps}; last status: {_last_status(system)}")
         raise
     finally:
         sink.close()
         system.stop()
-    _predicts_as_batch_ridge(settings, course)
+    _predicts_as_batch_ridge(load("demo", [f"home={backup}", *sets]), course)
+
+
+def _run(*arguments: object) -> None:
+    done = run(*map(str, arguments))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _ends_exact(system: System, course: Course, settings: Settings) -> None:
+    system.wait_for(lambda: _is_settled(system, course), 240, "all learned", 0.5)
+    _counts_are_exact(system, course, settings.ingest.held_out_fraction)
+    _domains_are_served(system)
 
 
 def _kill(system: System, victim: str) -> None:
@@ -197,11 +217,12 @@ def _status(system: System) -> dict[str, Any] | None:
 
 
 def _last_status(system: System) -> str:
-    return json.dumps(_status(system))[:4000] if system.url else "never up"
+    return json.dumps(_status(system))[:6000] if system.url else "never up"
 
 
 def _counts_are_exact(system: System, course: Course, fraction: float) -> None:
-    """Every id is known once, in the sums once if it is not held out, and trained once by the versions accepted."""
+    """Every id is known once, in the sums once if it is not held out, and trained once by the versions accepted; and
+    nothing was lost."""
     known = Counter(record.domain for record in course.sent.values())
     trained = Counter(record.domain for record in course.sent.values() if not is_held_out(record, fraction))
     status = _status(system)
@@ -214,6 +235,7 @@ def _counts_are_exact(system: System, course: Course, fraction: float) -> None:
         for name, each in domains.items()
     }
     assert by_versions == trained
+    assert not any(each["lost"] for each in domains.values()) and not status["unread"]
 
 
 def _domains_are_served(system: System) -> None:
@@ -227,9 +249,9 @@ def _domains_are_served(system: System) -> None:
         assert answer.headers["x-anabranch-adapter"] == each["version"], answer.text
 
 
-def _predicts_as_batch_ridge(settings: Any, course: Course) -> None:
+def _predicts_as_batch_ridge(settings: Settings, course: Course) -> None:
     """The published router's scores against one ridge solve over all training examples (relative 1e-10)."""
-    registry = Registry(builders.registry_root(settings))
+    registry = builders.registry(settings)
     manifest = registry.current()
     assert manifest is not None
     template = builders.template(settings)
