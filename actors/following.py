@@ -1,7 +1,7 @@
-"""How a worker follows the router's ledger: what it was told last, and which rows of its spool the router has confirmed.
+"""How a worker follows the router's ledger: what it was told last, and which rows of its spool are confirmed.
 
-A row below where the router stands may have been counted from this spool, or have become anything else: after a start of
-this worker or of the router, and where the stream is read again, the router is asked before such a row is used. It
+A row below where the router stands may have been counted from this spool, or have become anything else: after a start
+of this worker or of the router, and where the stream is read again, the router is asked before such a row is used. It
 knows neither the source nor features.
 """
 

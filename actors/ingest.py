@@ -8,9 +8,9 @@ Two loops share the spool. The polling loop alone touches the source; it decodes
 letters, spools the rest and keeps polling, so that no training and no slow router ever costs a rebalance. When the
 spool is full it pauses its partitions. The observing loop (`observer`) takes what the router has not applied yet.
 
-A partition is read from where the spool ends, or from the ledger's `low` where the spool has nothing, whatever offsets a
-consumer group has committed: those say what was polled, not what was learned. Offsets that the log gives no more are not
-covered but reported, until the coordinator has asked the others and says that they are given up.
+A partition is read from where the spool ends, or from the ledger's `low` where the spool has nothing, whatever offsets
+a consumer group has committed: those say what was polled, not what was learned. Offsets that the log gives no more are
+not covered but reported, until the coordinator has asked the others and says that they are given up.
 """
 
 from __future__ import annotations

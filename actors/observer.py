@@ -1,8 +1,9 @@
 """Observing: from spooled rows to the router's sums, each once, and past what can't be turned into features.
 
-Where the router stands decides where this goes on, and what becomes of a row it decides alone, so a crash on either side
-repeats nothing and a row known already costs no features. A row whose features can't be had, or are not finite, would stop everything behind it for good: it is found by halving the block and goes to the
-dead letters. This module knows neither the source nor what becomes of the rows later.
+Where the router stands decides where this goes on, and what becomes of a row it decides alone, so a crash on either
+side repeats nothing and a row known already costs no features. A row whose features can't be had, or are not finite,
+would stop everything behind it for good: it is found by halving the block and goes to the dead letters. This module
+knows neither the source nor what becomes of the rows later.
 """
 
 from __future__ import annotations

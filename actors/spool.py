@@ -11,7 +11,6 @@ rendered by another template is refused. The spool knows nothing of features, tr
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,8 +90,8 @@ class SnapshotNote(NamedTuple):
 class Spool:
     """The spool of one ingest worker, in the file `path`. Safe to use from several threads.
 
-    A file that can't be read is put aside, and `trouble` says so. Raises `sqlite3.OperationalError` when another process
-    has it.
+    A file that can't be read is put aside, and `trouble` says so. Raises `sqlite3.OperationalError` when another
+    process has it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -109,8 +109,8 @@ class RecordSource(Protocol):
         ...
 
     def first_offset(self, partition: TopicPartition) -> int:
-        """The first offset that the log still gives; its end where it holds nothing. Raises StreamError where that can't
-        be told now."""
+        """The first offset that the log still gives; its end where it holds nothing. Raises StreamError where nobody
+        can say it now."""
         ...
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
