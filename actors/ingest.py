@@ -95,6 +95,8 @@ class Ingest:
         self._trouble: dict[str, str] = {}
         self._paused = False
         self._next: dict[TopicPartition, int] = {}
+        """Where reading goes on, of every partition that was ever assigned."""
+        self._assigned: frozenset[TopicPartition] = frozenset()
         self._begins: dict[TopicPartition, int] = {}
         """First offset that the log of an assigned partition still gives, as far as it was asked for."""
         self._looked_at = 0.0
@@ -135,6 +137,7 @@ class Ingest:
         self._pause_when_full()
         if not self._polled[0]:
             envelopes = self._source.poll(timeout_s, self._options.poll_records)
+            self._assigned = self._source.assignment()
             self._polled = (envelopes, self._spans(envelopes))
         envelopes, spans = self._polled
         if not envelopes:
@@ -186,14 +189,15 @@ class Ingest:
         if time.monotonic() - self._looked_at < _LOOK_EVERY_S:
             return
         self._looked_at = time.monotonic()
-        for partition in self._source.assignment() & self._next.keys():
+        for partition in self._assigned & self._next.keys():
             self._next[partition] = max(self._next[partition], self._look(partition))
 
     def _missing(self, view: LedgerView) -> tuple[tuple[Missing, ...], bool]:
         """Return what should have been read and the log gives no more, and whether there are other holes."""
         missing: list[Missing] = []
         others = False
-        for partition, reached in self._next.items():
+        for partition in self._assigned & self._next.keys():
+            reached = self._next[partition]
             begins = self._begins.get(partition, 0)
             for hole in self._spool.holes(partition, view.low.get(partition, 0), reached):
                 if hole.first < begins:

@@ -186,6 +186,7 @@ class Spool:
                 self._fences = view.fences
             elif noted == present:
                 return
+            changes = self._db.total_changes
             with Transaction(self._db):
                 for topic, identity in view.logs.items():
                     if self.log_of(topic) not in (None, identity):
@@ -193,6 +194,9 @@ class Spool:
                 self._drop_settled(view.durable)
                 for name, value in zip(("lineage", "run", "snapshot"), present, strict=True):
                     self.note(name, str(value))
+            if self._db.total_changes != changes:
+                # Else the file's log would go on holding texts of domains that were removed.
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _drop_topic(self, topic: str) -> None:
         for table in ("rows", "markers", "coverage"):

@@ -35,6 +35,8 @@ def open_file(path: Path, schema: str, *, patience_s: float = 30.0) -> sqlite3.C
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        # What is dropped is gone from the file, not only from its index.
+        db.execute("PRAGMA secure_delete=ON")
         (written,) = db.execute("PRAGMA user_version").fetchone()
         if written != FORMAT and db.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise UnreadableSpool(f"it has format {written}, this version reads format {FORMAT}")
