@@ -249,7 +249,12 @@ def test_a_removal_covers_the_version_that_is_being_trained(build: Build) -> Non
     scene.learn("alpha")
     scene.send("alpha", 5)
     scene.mark("alpha")
-    scene.learner.before = lambda: scene.coordinator.remove("alpha") and None
+
+    def meanwhile() -> None:
+        scene.coordinator.remove("alpha")
+        scene.coordinator._upkeep.go_over(is_idle=False)
+
+    scene.learner.before = meanwhile
     scene.tick()
     scene.learner.before = lambda: None
     assert scene.current.removed == {"alpha": Tombstone(version=2, manifest=scene.current.number)}
@@ -301,6 +306,7 @@ def test_versions_of_a_removed_domain_are_refused_in_words(build: Build) -> None
     for _ in range(2):
         scene.learn("alpha")
     one, two = (adapter.name for adapter in scene.registry.adapters("alpha"))
+    files = dict(scene.registry.versions)
     removal = scene.coordinator.remove("alpha").number
     for _ in range(2):
         scene.learn("alpha")
@@ -310,6 +316,8 @@ def test_versions_of_a_removed_domain_are_refused_in_words(build: Build) -> None
             with pytest.raises(UnknownDomain, match=words):
                 command("alpha", name)
     assert scene.version("alpha") == 4
+    # Also while their files are still there.
+    scene.registry.versions |= files
     assert scene.coordinator.rollback("alpha").routes["alpha"].version == 3
     with pytest.raises(UnknownDomain, match="no accepted version before v3"):
         scene.coordinator.rollback("alpha")
