@@ -32,7 +32,9 @@ from actors.observation import (
     WriterRun,
 )
 from actors.ports import ManifestPort, SumsPort
+from learning.errors import LearningError
 from learning.rls import ClassWeighting, StreamingRidge
+from learning.statistics import Statistics
 from registry.digests import DigestRuns
 from registry.manifest import BaseRevision, Manifest, RouterRef, Tombstone
 from registry.registry import Registry, Snapshot
@@ -100,16 +102,23 @@ class Router:
         if repeated or moved or any(fate not in ("new", "lost") for fate in fates):
             return Receipt(False, dict(ledger.observed))
         _check_counts(observation, fates)
-        if observation.statistics is not None:
-            self._sums_for(observation).absorb(observation.statistics)
         self._is_sound = False
+        if observation.statistics is not None:
+            self._absorb(observation.statistics)
         ledger.apply(observation, fates)
         self._is_sound = True
         return Receipt(True, dict(ledger.observed))
 
-    def _sums_for(self, observation: Observation) -> StreamingRidge:
-        statistics = observation.statistics
-        if self._sums is None and statistics is not None:
+    def _absorb(self, statistics: Statistics) -> None:
+        try:
+            self._sums_for(statistics).absorb(statistics)
+        except LearningError:
+            # Refused before anything was added.
+            self._is_sound = True
+            raise
+
+    def _sums_for(self, statistics: Statistics) -> StreamingRidge:
+        if self._sums is None:
             self._sums = StreamingRidge(
                 statistics.feature_dim,
                 self._ridge_penalty,
@@ -117,8 +126,6 @@ class Router:
                 fingerprint=statistics.fingerprint,
                 store=self._registry.segments,
             )
-        if self._sums is None:
-            raise ValueError("an observation without statistics has no sums")
         return self._sums
 
     # -- what the coordinator asks ------------------------------------------------------------------------------------

@@ -4,18 +4,20 @@ Few rows are kept as they are; once they would take more room than their sums th
 
     gram = sum_i x_i x_i^T   (packed symmetric, see `learning.symmetric`)      sum_D = sum_i x_i
 
-which with one-hot targets is all that ridge regression asks of a domain. Does not know of other domains, of the ridge
-or of weights.
+which with one-hot targets is all that ridge regression asks of a domain. Rows that were sealed lie in a store, as
+generations. Does not know of other domains, of the ridge or of weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import blas
 
-from learning.symmetric import Float64, add_outer, packed_length
+from learning.errors import LearningError
+from learning.generations import Generation, MomentsStore
+from learning.symmetric import Float64, add_outer, add_scaled, packed_length
 
 FOLD_ROWS = 512
 """Rows gathered before a rank-k update: enough for BLAS-3 speed, few enough to keep in memory twice."""
@@ -36,28 +38,44 @@ class Sums:
         add_outer(gram, np.ascontiguousarray(rows_ND))
         return Sums(len(rows_ND), rows_ND.sum(axis=0), gram)
 
+    def copy(self) -> Sums:
+        """With arrays of its own."""
+        return Sums(self.count, self.sum_D.copy(), self.gram.copy())
+
 
 class DomainMoments:
-    """One domain's rows, exactly summed; rows handed in are kept by reference and never written to."""
+    """One domain's rows, exactly summed; rows handed in are kept by reference and never written to.
 
-    def __init__(self, dim: int) -> None:
+    What may fail is done before anything changes: an error leaves the same rows summed as before.
+    """
+
+    def __init__(self, dim: int, store: MomentsStore | None = None) -> None:
         self.dim = dim
+        self._store = store
         self._blocks: list[Float64] = []
         self._block_rows = 0
         self._sums: Sums | None = None
+        self.generations: tuple[Generation, ...] = ()
+        """What is sealed."""
+        self._sealed_sum_D: Float64 | None = None
 
     @property
     def count(self) -> int:
         """Rows summed so far."""
+        return self.open_count + sum(each.count for each in self.generations)
+
+    @property
+    def open_count(self) -> int:
+        """Rows that are not sealed."""
         return self._block_rows + (self._sums.count if self._sums else 0)
 
     @property
     def sums(self) -> Sums | None:
-        """The folded part, or None while every row is kept."""
+        """The folded part of what is not sealed, or None while every row of it is kept."""
         return self._sums
 
     def rows(self) -> Float64:
-        """The rows that are not folded, float64[n, d], joined into one block."""
+        """The rows that are neither folded nor sealed, float64[n, d], joined into one block."""
         if len(self._blocks) != 1:
             self._blocks = [np.concatenate([np.empty((0, self.dim)), *self._blocks])]
         return self._blocks[0]
@@ -65,45 +83,108 @@ class DomainMoments:
     def sum_vector(self) -> Float64:
         """The sum of all rows, float64[d]."""
         total: Float64 = self.rows().sum(axis=0)
-        return total if self._sums is None else total + self._sums.sum_D
+        for part in (self._sums.sum_D if self._sums else None, self._sealed_sum_D):
+            total = total if part is None else total + part
+        return total
 
-    def add_rows(self, rows_ND: Float64) -> None:
-        """Takes in C-contiguous float64[n, d] rows, folding when the sums are the smaller form."""
-        self._blocks.append(rows_ND)
-        self._block_rows += len(rows_ND)
+    def parts(self) -> Iterator[Sums | Float64]:
+        """All that is summed, piece by piece: rows float64[n, d], or sums."""
+        for each in self.generations:
+            body = each.body(self._stored)
+            yield body if each.form == "rows" else Sums(each.count, each.sum_vector(self._stored), body)
+        if self._sums is not None:
+            yield self._sums
+        if self._block_rows:
+            yield self.rows()
+
+    def make_room(self) -> None:
+        """Fold what is kept as rows, where sums are the smaller form: the same sums otherwise kept."""
         limit = (self.dim + 1) // 2
         if self._sums is not None:
             limit = min(limit, FOLD_ROWS)
         if self._block_rows > limit:
             self._fold()
 
-    def add_sums(self, sums: Sums) -> None:
-        """Takes in sums that were made elsewhere."""
-        own = self._sums
-        if own is None:
-            self._sums = Sums(sums.count, sums.sum_D.copy(), sums.gram.copy())
-        else:
-            own.gram[:] += sums.gram
-            self._sums = Sums(own.count + sums.count, own.sum_D + sums.sum_D, own.gram)
+    def add_rows(self, rows_ND: Float64) -> None:
+        """Takes in C-contiguous float64[n, d] rows, as they are."""
+        self._blocks.append(rows_ND)
+        self._block_rows += len(rows_ND)
 
-    def add_gram_to(self, packed: Float64, weight: float = 1.0) -> None:
-        """packed += weight * gram of all rows, in place."""
+    def add_sums(self, sums: Sums) -> None:
+        """Takes in sums that were made elsewhere, whose arrays are its own from now on."""
+        own = self._sums
+        if own is not None:
+            sum_D = own.sum_D + sums.sum_D
+            add_scaled(own.gram, sums.gram, 1.0)
+            sums = Sums(own.count + sums.count, sum_D, own.gram)
+        self._sums = sums
+
+    def add_gram_to(self, packed: Float64, weight: float = 1.0, without: frozenset[int] = frozenset()) -> None:
+        """packed += weight * gram of all rows but those of the generations `without`, in place."""
+        for each in self.generations:
+            if each.serial not in without:
+                each.add_gram_to(packed, self._stored, weight)
         if self._sums is not None:
             add_scaled(packed, self._sums.gram, weight)
         add_outer(packed, self.rows(), alpha=weight)
 
-    def _fold(self) -> None:
-        rows = self.rows()
-        if self._sums is None:
-            self._sums = Sums.of(rows)
+    # -- sealing ------------------------------------------------------------------------------------------------------
+
+    def seal(self, serial: int) -> bool:
+        """Put what is open into the store as generation `serial`; tells whether there was anything."""
+        if self.open_count == 0:
+            return False
+        if self._sums is None and self._block_rows <= (self.dim + 1) // 2:
+            rows_ND = self.rows()
+            generation = Generation.of_rows(serial, rows_ND, self._stored)
+            sum_D = rows_ND.sum(axis=0)
         else:
-            add_outer(self._sums.gram, rows)
-            count = self._sums.count + len(rows)
-            self._sums = Sums(count, self._sums.sum_D + rows.sum(axis=0), self._sums.gram)
-        self._blocks = []
-        self._block_rows = 0
+            self._fold()
+            sums = self._folded()
+            generation = Generation.of_gram(serial, sums.count, sums.sum_D, sums.gram, self._stored)
+            sum_D = sums.sum_D
+        self._take((*self.generations, generation), sum_D if self._sealed_sum_D is None else self._sealed_sum_D + sum_D)
+        self._blocks, self._block_rows, self._sums = [], 0, None
+        return True
 
+    def restore(self, generations: tuple[Generation, ...]) -> None:
+        """Begin with generations that lie in the store."""
+        sum_D = np.zeros(self.dim)
+        for each in generations:
+            sum_D += each.sum_vector(self._stored)
+        self._take(generations, sum_D)
 
-def add_scaled(target: Float64, source: Float64, weight: float) -> None:
-    """target += weight * source, in place and without a temporary of their size."""
-    blas.daxpy(source, target, a=weight)
+    def join(self, generations: tuple[Generation, ...], serial: int) -> None:
+        """Put one generation, as sums, in the place of several of its own."""
+        gram, sum_D = np.zeros(packed_length(self.dim)), np.zeros(self.dim)
+        for each in generations:
+            each.add_gram_to(gram, self._stored)
+            sum_D += each.sum_vector(self._stored)
+        count = sum(each.count for each in generations)
+        joined = Generation.of_gram(serial, count, sum_D, gram, self._stored)
+        self._take((*(each for each in self.generations if each not in generations), joined), self._sealed_sum_D)
+
+    def _take(self, generations: tuple[Generation, ...], sum_D: Float64 | None) -> None:
+        self.generations, self._sealed_sum_D = generations, sum_D
+
+    def _fold(self) -> None:
+        rows_ND = self.rows()
+        own = self._sums
+        if own is None:
+            sums = Sums.of(rows_ND)
+        else:
+            sum_D = own.sum_D + rows_ND.sum(axis=0)
+            add_outer(own.gram, rows_ND)
+            sums = Sums(own.count + len(rows_ND), sum_D, own.gram)
+        self._sums, self._blocks, self._block_rows = sums, [], 0
+
+    def _folded(self) -> Sums:
+        if self._sums is None:
+            raise LearningError("folding a domain: it has no rows")
+        return self._sums
+
+    @property
+    def _stored(self) -> MomentsStore:
+        if self._store is None:
+            raise LearningError("sealing a router: expected a store to keep its rows in; give it one when it is made")
+        return self._store

@@ -11,13 +11,17 @@ same rows holds. The recursion is kept in this information form; W is derived on
 Row weights: "none" is u_i = 1; "inverse_frequency" is u_i = N / (K n_k) for a row of domain k, which makes every domain
 count alike, averages 1 over the rows (so that a ridge means the same under both) and equals "none" for equal counts.
 
+With a store the rows lie outside memory: `seal` puts what is new of each domain there as one generation
+(`learning.generations`), so it writes what has changed. `tidy` sums generations in groups, so that a total is had again
+from few sums; a removal drops the sums that the domain was in and sums their other members anew, because what is
+subtracted leaves its rounding behind.
+
 Does not know where features come from, which domains are published, or how prompts are answered. Exact, not
-idempotent: rows observed twice count twice.
+idempotent: rows observed twice count twice. Whatever raises leaves the same rows summed as before.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +29,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import save
 
 from learning.container import pack, unpack
 from learning.derivation import Derivation
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
-from learning.moments import FOLD_ROWS, DomainMoments, Sums, add_scaled
+from learning.generations import Generation, Group, MomentsStore
+from learning.grouping import Serials, tidied
+from learning.moments import FOLD_ROWS, DomainMoments, Sums
 from learning.statistics import Statistics, checked_rows
-from learning.symmetric import Float64, add_outer, packed_length
+from learning.symmetric import Float64, add_outer, add_scaled, packed_length
 
 ClassWeighting = Literal["none", "inverse_frequency"]
 
@@ -78,7 +83,8 @@ class StreamingRidge:
     """The router's state: exact per-domain sums in float64, and weights derived from them.
 
     `feature_dim` d; `ridge` > 0 in the unit of squared features; `fingerprint` names the features, and blocks or states
-    with another one are refused. Memory: at most 8 bytes x min(n_k d, d(d+1)/2) a domain, and d(d+1)/2 for the total.
+    with another one are refused. Memory: at most 8 bytes x min(n_k d, d(d+1)/2) a domain, of rows that are not sealed
+    in `store`, and d(d+1)/2 for the total. With inverse-frequency weights every solve reads all sealed rows.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class StreamingRidge:
         *,
         class_weighting: ClassWeighting = "none",
         fingerprint: str = "",
+        store: MomentsStore | None = None,
     ) -> None:
         if feature_dim < 1:
             raise LearningError(f"feature_dim: expected at least 1, got {feature_dim}")
@@ -99,7 +106,10 @@ class StreamingRidge:
         self.ridge = float(ridge)
         self.class_weighting: ClassWeighting = class_weighting
         self.fingerprint = fingerprint
+        self._store = store
+        self._serials = Serials()
         self._moments: dict[str, DomainMoments] = {}
+        self._groups: tuple[Group, ...] = ()
         self._gram: Float64 | None = np.zeros(packed_length(feature_dim))
         """Unweighted total, or None when it has to be summed anew from the domains."""
         self._pending: list[Float64] = []
@@ -125,16 +135,16 @@ class StreamingRidge:
         """Adds rows features[n, d] with their n domains. Raises `LearningError`, leaving the state as it was."""
         rows_ND = checked_rows(features, domains)
         self._check_dim(rows_ND.shape[1], "observing features")
-        self._add_rows(rows_ND, domains)
+        self._take(_by_domain(rows_ND, domains), {})
 
     def absorb(self, statistics: Statistics) -> None:
         """Adds what a worker computed. Raises `FingerprintMismatch` when its features are of another make."""
         self._check_fingerprint(statistics.fingerprint, "absorbing statistics")
         self._check_dim(statistics.feature_dim, "absorbing statistics")
+        rows: list[tuple[str, Float64]] = []
         if statistics.rows_ND is not None:
-            self._add_rows(checked_rows(statistics.rows_ND, statistics.row_domains), statistics.row_domains)
-        for domain, sums in (statistics.sums or {}).items():
-            self._add_sums(domain, sums)
+            rows = _by_domain(checked_rows(statistics.rows_ND, statistics.row_domains), statistics.row_domains)
+        self._take(rows, {domain: sums.copy() for domain, sums in (statistics.sums or {}).items()})
 
     def merge(self, other: StreamingRidge) -> None:
         """Adds another state's rows to this one, in place. Refuses another fingerprint, dimension or ridge."""
@@ -145,23 +155,32 @@ class StreamingRidge:
         mine, theirs = (self.ridge, self.class_weighting), (other.ridge, other.class_weighting)
         if mine != theirs:
             raise LearningError(f"merging routers: expected ridge and class weighting {mine}, got {theirs}")
+        rows: list[tuple[str, Float64]] = []
+        sums: dict[str, Sums] = {}
         for domain in other.domains:
-            moments = other._moments[domain]
-            sums, rows_ND = moments.sums, moments.rows()
-            if sums is not None:
-                self._add_sums(domain, sums)
-            if len(rows_ND):
-                self._add_rows(rows_ND, [domain] * len(rows_ND))
+            for part in other._moments[domain].parts():
+                if not isinstance(part, Sums):
+                    rows.append((domain, part))
+                elif domain in sums:
+                    sums[domain] = _added(sums[domain], part)
+                else:
+                    sums[domain] = part.copy()
+        self._take(rows, sums)
 
     def remove(self, domain: str) -> None:
         """Takes a domain's rows and its column out. The rest is summed anew, so that no rounding residue stays."""
-        if domain not in self._moments:
-            raise UnseenDomain(f"removing domain {domain!r}: the router knows {list(self.domains)}")
-        del self._moments[domain]
-        self._gram = None
-        self._pending = []
+        moments, groups = self._without(domain)
+        self._moments, self._groups = moments, groups
+        self._gram, self._pending = None, []
         self._derivation.forget()
         self._weights = None
+
+    def without(self, domain: str) -> StreamingRidge:
+        """The router that never saw the domain; this one stays as it is, for as long as only one of them goes on."""
+        moments, groups = self._without(domain)
+        other = self._like(self.ridge, self.class_weighting)
+        other._serials, other._moments, other._groups, other._gram = self._serials, moments, groups, None
+        return other
 
     def weights(self) -> RouterWeights:
         """Derives the weights of all rows seen. Raises `SolveError` when float64 can't factor A + ridge I."""
@@ -172,20 +191,94 @@ class StreamingRidge:
             self._weights = RouterWeights(self.domains, np.ascontiguousarray(weight_DK), self.fingerprint)
         return self._weights
 
-    def to_tensors(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-        """The state as named arrays ("router.<domain>.rows|sum|gram") and one metadata entry "router" (JSON).
+    # -- in a store ---------------------------------------------------------------------------------------------------
 
-        Only the sums are state; total and weights are derived anew from them after a restart.
+    def seal(self) -> dict[str, Any]:
+        """Puts what is new into the store, and returns a JSON-able state that names everything; frees the rows' memory.
+
+        Raises `LearningError` without a store.
         """
+        self._fold_pending()
+        for domain in self.domains:
+            if self._moments[domain].open_count:
+                self._moments[domain].seal(self._serials.next())
+        return {
+            "feature_dim": self.feature_dim,
+            "ridge": self.ridge,
+            "class_weighting": self.class_weighting,
+            "fingerprint": self.fingerprint,
+            "serial": self._serials.last,
+            "domains": {d: [each.to_list() for each in self._moments[d].generations] for d in self.domains},
+            "groups": [[group.name, sorted(group.members)] for group in self._groups],
+        }
+
+    @staticmethod
+    def restore(
+        state: Mapping[str, Any],
+        store: MomentsStore,
+        *,
+        ridge: float | None = None,
+        class_weighting: ClassWeighting | None = None,
+    ) -> StreamingRidge:
+        """The inverse of `seal`, from the same store; reads sum vectors at once, and groups when a total is needed.
+
+        `ridge` and `class_weighting`, where given, take the place of those written: the sums depend on neither, so the
+        router is the one that these would have made from the first row on. Raises `LearningError` on damaged state.
+        """
+        try:
+            router = StreamingRidge(
+                state["feature_dim"],
+                state["ridge"] if ridge is None else ridge,
+                class_weighting=state["class_weighting"] if class_weighting is None else class_weighting,
+                fingerprint=state["fingerprint"],
+                store=store,
+            )
+            router._serials = Serials(state["serial"])
+            for domain, entries in state["domains"].items():
+                router._domain(domain).restore(tuple(Generation.from_list(entry) for entry in entries))
+            router._groups = tuple(Group(name, frozenset(members)) for name, members in state["groups"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise LearningError(
+                f"restoring the router: expected a state that `seal` returned, got {type(error).__name__}: {error}; "
+                "the snapshot is damaged or of another kind"
+            ) from error
+        router._gram = None
+        return router
+
+    def segments(self) -> frozenset[str]:
+        """Names in the store of everything that a state sealed now refers to."""
+        sealed = (each for moments in self._moments.values() for each in moments.generations)
+        return frozenset(name for each in sealed for name in each.names) | {group.name for group in self._groups}
+
+    def tidy(self) -> bool:
+        """Joins what lies in the store in many pieces; tells whether anything was done. The sums stay the same.
+
+        Reads and writes much at times, a small share of what was sealed in the long run.
+        """
+        if self._store is None:
+            return False
+        groups = tidied(self._moments, self._groups, self.feature_dim, self._store, self._serials)
+        changed, self._groups = groups != self._groups, groups
+        return changed
+
+    # -- as bytes -----------------------------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """As safetensors, whole, whatever lies in a store; equal states give equal bytes."""
         tensors: dict[str, NDArray[Any]] = {}
         folded: dict[str, int] = {}
         for domain in self.domains:
-            moments = self._moments[domain]
-            tensors[f"router.{domain}.rows"] = moments.rows()
-            if moments.sums is not None:
-                folded[domain] = moments.sums.count
-                tensors[f"router.{domain}.sum"] = moments.sums.sum_D
-                tensors[f"router.{domain}.gram"] = moments.sums.gram
+            rows: list[Float64] = [np.empty((0, self.feature_dim))]
+            sums: Sums | None = None
+            for part in self._moments[domain].parts():
+                if isinstance(part, Sums):
+                    sums = part if sums is None else _added(sums.copy(), part)
+                else:
+                    rows.append(part)
+            tensors[f"router.{domain}.rows"] = np.concatenate(rows)
+            if sums is not None:
+                folded[domain] = sums.count
+                tensors[f"router.{domain}.sum"], tensors[f"router.{domain}.gram"] = sums.sum_D, sums.gram
         document = {
             "feature_dim": self.feature_dim,
             "ridge": self.ridge,
@@ -194,53 +287,34 @@ class StreamingRidge:
             "domains": self.domains,
             "folded": folded,
         }
-        return tensors, {"router": json.dumps(document, sort_keys=True)}
+        return pack(tensors, "router", document)
 
     @staticmethod
-    def from_tensors(
-        tensors: Mapping[str, NDArray[Any]],
-        metadata: Mapping[str, str],
-        *,
-        ridge: float | None = None,
-        class_weighting: ClassWeighting | None = None,
-    ) -> StreamingRidge:
-        """The inverse of `to_tensors`; tensors and metadata of others beside it are left alone.
-
-        `ridge` and `class_weighting`, where given, take the place of those written: the sums depend on neither, so the
-        router is the one that these would have made from the first row on. Raises `LearningError` on damaged state.
-        """
+    def from_bytes(content: bytes) -> StreamingRidge:
+        """The inverse of `to_bytes`, without a store. Raises `LearningError` on damaged bytes."""
+        tensors, document = unpack(content, "router")
         try:
-            document = json.loads(metadata["router"])
             router = StreamingRidge(
                 document["feature_dim"],
-                document["ridge"] if ridge is None else ridge,
-                class_weighting=document["class_weighting"] if class_weighting is None else class_weighting,
+                document["ridge"],
+                class_weighting=document["class_weighting"],
                 fingerprint=document["fingerprint"],
             )
             for domain in document["domains"]:
                 moments = router._domain(domain)
                 if domain in document["folded"]:
                     sum_D, gram = tensors[f"router.{domain}.sum"], tensors[f"router.{domain}.gram"]
-                    moments.add_sums(Sums(document["folded"][domain], sum_D, gram))
+                    moments.add_sums(Sums(document["folded"][domain], sum_D.copy(), gram.copy()))
                 moments.add_rows(np.array(tensors[f"router.{domain}.rows"], dtype=np.float64, order="C"))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise LearningError(
                 f"restoring the router: expected a 'router' document and its tensors, got {type(error).__name__}: "
-                f"{error}; the snapshot is damaged or of another kind"
+                f"{error}; the bytes are damaged or of another kind"
             ) from error
         router._gram = None
         return router
 
-    def to_bytes(self) -> bytes:
-        """As safetensors, bit for bit; equal states give equal bytes."""
-        tensors, metadata = self.to_tensors()
-        return save(tensors, metadata=metadata)
-
-    @staticmethod
-    def from_bytes(content: bytes) -> StreamingRidge:
-        """The inverse of `to_bytes`. Raises `LearningError` on damaged bytes."""
-        tensors, document = unpack(content, "router")
-        return StreamingRidge.from_tensors(tensors, {"router": json.dumps(document)})
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _check_dim(self, dim: int, doing: str) -> None:
         if dim != self.feature_dim:
@@ -253,26 +327,45 @@ class StreamingRidge:
                 "pooling, template, tokenizer, expansion and standardisation must be the same everywhere"
             )
 
+    def _like(self, ridge: float, class_weighting: ClassWeighting) -> StreamingRidge:
+        return StreamingRidge(
+            self.feature_dim,
+            ridge,
+            class_weighting=class_weighting,
+            fingerprint=self.fingerprint,
+            store=self._store,
+        )
+
     def _domain(self, domain: str) -> DomainMoments:
-        return self._moments.setdefault(domain, DomainMoments(self.feature_dim))
+        return self._moments.setdefault(domain, DomainMoments(self.feature_dim, self._store))
 
-    def _add_rows(self, rows_ND: Float64, domains: Sequence[str]) -> None:
-        present = sorted(set(domains))
-        labels = np.asarray(domains)
-        for domain in present:
-            self._domain(domain).add_rows(rows_ND if len(present) == 1 else rows_ND[labels == domain])
-        self._weights = None
-        if self.class_weighting == "none" and len(rows_ND):
-            self._pending.append(rows_ND)
-            if sum(map(len, self._pending)) >= FOLD_ROWS:
-                self._fold_pending()
+    def _without(self, domain: str) -> tuple[dict[str, DomainMoments], tuple[Group, ...]]:
+        """The other domains, and the groups that the domain is in no part of."""
+        if domain not in self._moments:
+            raise UnseenDomain(f"removing domain {domain!r}: the router knows {list(self.domains)}")
+        gone = {each.serial for each in self._moments[domain].generations}
+        moments = {name: part for name, part in self._moments.items() if name != domain}
+        return moments, tuple(group for group in self._groups if not group.members & gone)
 
-    def _add_sums(self, domain: str, sums: Sums) -> None:
-        self._domain(domain).add_sums(sums)
+    def _take(self, rows: Sequence[tuple[str, Float64]], sums: Mapping[str, Sums]) -> None:
+        """Adds rows and sums by domain, `sums` with arrays of their own; what may fail comes before the first is in."""
+        total = sum(len(rows_ND) for _, rows_ND in rows)
+        if sum(map(len, self._pending)) + total >= FOLD_ROWS:
+            self._fold_pending()
+        for domain in {*sums, *(domain for domain, _ in rows)} & set(self._moments):
+            self._moments[domain].make_room()
+        counted = self.class_weighting == "none"
+        for domain, part in sums.items():
+            if counted and self._gram is not None:
+                add_scaled(self._gram, part.gram, 1.0)
+            self._domain(domain).add_sums(part)
+        for domain, rows_ND in rows:
+            self._domain(domain).add_rows(rows_ND)
+        if counted:
+            self._pending.extend(rows_ND for _, rows_ND in rows)
+        if sums:
+            self._derivation.forget()
         self._weights = None
-        self._derivation.forget()
-        if self.class_weighting == "none" and self._gram is not None:
-            add_scaled(self._gram, sums.gram, 1.0)
 
     def _fold_pending(self) -> None:
         if self._pending:
@@ -285,9 +378,14 @@ class StreamingRidge:
     def _total(self) -> Float64:
         self._fold_pending()
         if self._gram is None:
-            self._gram = np.zeros(packed_length(self.feature_dim))
+            gram = np.zeros(packed_length(self.feature_dim))
+            grouped = frozenset(serial for group in self._groups for serial in group.members)
+            for group in self._groups:
+                if self._store is not None:
+                    group.add_to(gram, self._store)
             for domain in self.domains:
-                self._moments[domain].add_gram_to(self._gram)
+                self._moments[domain].add_gram_to(gram, without=grouped)
+            self._gram = gram
         return self._gram
 
     def _solve_equal(self) -> Float64:
@@ -306,3 +404,17 @@ class StreamingRidge:
     def _targets(self, share_K: Float64) -> Float64:
         moments = [self._moments[domain] for domain in self.domains]
         return np.stack([share * part.sum_vector() for share, part in zip(share_K, moments, strict=True)], axis=1)
+
+
+def _by_domain(rows_ND: Float64, domains: Sequence[str]) -> list[tuple[str, Float64]]:
+    present = sorted(set(domains))
+    if len(present) == 1:
+        return [(present[0], rows_ND)]
+    labels = np.asarray(domains)
+    return [(domain, rows_ND[labels == domain]) for domain in present]
+
+
+def _added(sums: Sums, others: Sums) -> Sums:
+    """Both together, in the arrays of the first."""
+    add_scaled(sums.gram, others.gram, 1.0)
+    return Sums(sums.count + others.count, sums.sum_D + others.sum_D, sums.gram)

@@ -43,6 +43,11 @@ def add_outer(packed: Float64, rows_ND: Float64, alpha: float = 1.0) -> None:
         packed[:] = updated
 
 
+def add_scaled(target: Float64, source: Float64, weight: float) -> None:
+    """target += weight * source, both packed, in place and without a temporary of their size."""
+    blas.daxpy(source, target, a=weight)
+
+
 def blocks(packed: Float64, dim: int) -> tuple[Float64, Float64, Float64]:
     """Views (A11 as lower triangle, A12 whole, A22 as upper triangle) into the packed vector."""
     head = dim // 2

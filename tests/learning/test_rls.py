@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.rls import RouterWeights, StreamingRidge
 from learning.statistics import Statistics
+from tests.learning.memory_store import MemoryStore
 
 Rows = NDArray[np.float64]
 TOLERANCE = 1e-10
@@ -144,15 +145,14 @@ def test_a_state_read_back_under_other_settings_is_as_if_they_had_always_been_so
     half = len(rows) // 2
 
     def first_half(ridge: float, weighting: str) -> StreamingRidge:
-        router = StreamingRidge(rows.shape[1], ridge, class_weighting=weighting, fingerprint="f")
+        router = StreamingRidge(rows.shape[1], ridge, class_weighting=weighting, fingerprint="f", store=store)
         router.observe(rows[:half], domains[:half])
         router.weights()
         return router
 
-    changed = StreamingRidge.from_tensors(
-        *first_half(ridge, written).to_tensors(), ridge=other, class_weighting=weighting
-    )
-    always = StreamingRidge.from_tensors(*first_half(other, weighting).to_tensors())
+    store = MemoryStore()
+    changed = StreamingRidge.restore(first_half(ridge, written).seal(), store, ridge=other, class_weighting=weighting)
+    always = StreamingRidge.restore(first_half(other, weighting).seal(), store)
     for router in (changed, always):
         router.observe(rows[half:], domains[half:])
     assert changed.to_bytes() == always.to_bytes()
@@ -160,14 +160,15 @@ def test_a_state_read_back_under_other_settings_is_as_if_they_had_always_been_so
 
 
 def test_a_state_read_back_without_other_settings_keeps_its_own() -> None:
-    router = StreamingRidge(3, 7.0, class_weighting="inverse_frequency")
+    store = MemoryStore()
+    router = StreamingRidge(3, 7.0, class_weighting="inverse_frequency", store=store)
     router.observe(np.eye(3), ["a", "b", "b"])
     for changed in ({}, {"ridge": 2.0}, {"class_weighting": "none"}):
-        again = StreamingRidge.from_tensors(*router.to_tensors(), **changed)
+        again = StreamingRidge.restore(router.seal(), store, **changed)
         assert again.ridge == changed.get("ridge", 7.0)
         assert again.class_weighting == changed.get("class_weighting", "inverse_frequency")
     with pytest.raises(LearningError, match="positive number"):
-        StreamingRidge.from_tensors(*router.to_tensors(), ridge=-1.0)
+        StreamingRidge.restore(router.seal(), store, ridge=-1.0)
 
 
 def test_real_widths_collapse_rows_and_still_agree() -> None:
