@@ -134,6 +134,7 @@ class MemoryRouter:
         self.ledger.reopen(domain, version)
 
     def drop_markers(self, domain: str, markers: Watermarks) -> None:
+        self.on_call("drop_markers")
         self.ledger.drop_markers(domain, markers)
 
     def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int:

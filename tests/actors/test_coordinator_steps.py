@@ -142,6 +142,25 @@ def test_a_router_that_is_away_stops_neither_replicas_nor_the_tick(build: Build)
     assert scene.coordinator.status().trouble is None
 
 
+def test_a_failure_of_what_is_not_there_any_more_is_over(build: Build) -> None:
+    scene = build()
+    scene.mark("alpha")
+
+    def away(name: str) -> None:
+        if name == "drop_markers":
+            raise ConnectionError("router away")
+
+    scene.router.on_call = away
+    scene.tick()
+    assert [d.state for d in scene.coordinator.domains()] == ["failed"]
+    scene.tick()
+    scene.router.on_call = lambda _name: None
+    scene.send("alpha", 4)
+    skew.skip(700.0)
+    scene.tick()
+    assert [(d.state, d.detail) for d in scene.coordinator.domains()] == [("open", "")]
+
+
 # -- from wherever it was killed --------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ def test_replicas_are_led_to_what_another_committed(scene: Scene) -> None:
 
 
 def test_a_replica_that_nobody_led_on_is_led_on_although_the_directory_believes_it_done(scene: Scene) -> None:
-    """A directory that was started again takes what is in force as done; that nobody stands there is seen all the same."""
+    """A directory that was started again takes what is in force as done, wherever the replicas stand."""
     number = scene.router.publish(Change(reason="x", domain="alpha", pinned=True)).number
     scene.replicas.led = number
     scene.tick()

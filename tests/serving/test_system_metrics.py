@@ -6,7 +6,7 @@ from serving.system_metrics import render_metrics
 
 
 def worker(name: str, **trouble: str) -> IngestStatus:
-    counted = {"spooled": 3, "full": False, "polled": 5, "dead_letters": 1, "duplicates": 2}
+    counted = {"spooled": 3, "spooled_bytes": 40, "full": False, "polled": 5, "dead_letters": 1, "duplicates": 2}
     return IngestStatus(name=name, partitions=("t[0]",), trouble=trouble, **counted)
 
 
@@ -33,6 +33,7 @@ def test_figures_and_every_trouble_of_everybody() -> None:
         'anabranch_router_rows{domain="cats"} 8.0',
         'anabranch_domain_waiting_examples{domain="dogs"} 5.0',
         "anabranch_spool_rows 6.0",
+        "anabranch_spool_bytes 80.0",
         "anabranch_ingest_polled_records 10.0",
         "anabranch_ingest_dead_letters_records 2.0",
         "anabranch_ingest_duplicates_records 4.0",
