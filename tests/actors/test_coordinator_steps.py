@@ -61,6 +61,22 @@ def test_a_marker_with_nothing_before_it_does_not_close_what_comes_behind(build:
     assert ordered(scene) == [("alpha", 1, 3, 0)]
 
 
+def test_a_marker_that_comes_while_an_earlier_one_is_dropped_closes_its_domain(build: Build) -> None:
+    """Between the look at what waits and the dropping, rows and their own marker are counted."""
+    scene = build()
+    scene.mark("alpha")
+
+    def more_comes(name: str) -> None:
+        if name == "drop_markers":
+            scene.router.on_call = lambda _name: None
+            scene.send("alpha", 4)
+            scene.mark("alpha")
+
+    scene.router.on_call = more_comes
+    scene.tick(2)
+    assert ordered(scene) == [("alpha", 1, 4, 0)]
+
+
 def test_a_count_closes_behind_a_marker_too(build: Build) -> None:
     """In one partition only and not settled, the marker completes nothing; the number of rows does."""
     scene = build(closing=ClosingRule(count=4, quiet_seconds=None, settle_seconds=60.0))
@@ -258,6 +274,25 @@ def test_a_full_worker_without_a_domain_to_close_is_named(build: Build) -> None:
     scene.tick()
     assert "the spool of ingest-1 is full" in str(scene.coordinator.status().trouble)
     assert len(scene.learner.orders) == 1
+
+
+def test_a_training_of_what_fills_another_worker_keeps_nobody_from_making_room(build: Build) -> None:
+    scene = build()
+    scene.send("alpha", 5)
+    scene.send("beta", 8)
+    scene.spools[0].full, scene.spools[0].rows = True, {"alpha": 5}
+    meanwhile: list[set[str]] = []
+
+    def look() -> None:
+        scene.learner.before = lambda: None
+        scene.spools[1].full, scene.spools[1].rows = True, {"beta": 8}
+        scene.coordinator.tick()
+        meanwhile.append(set(scene.coordinator._jobs))
+
+    scene.learner.before = look
+    scene.tick(2)
+    assert meanwhile == [{"alpha", "beta"}]
+    assert scene.version("alpha") == scene.version("beta") == 1
 
 
 # -- removal ----------------------------------------------------------------------------------------------------------
