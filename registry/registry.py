@@ -1,6 +1,6 @@
 """The registry: one writer commits, any number of readers on any machine see the old state or the new.
 
-A commit writes the router's weights, the manifest, the snapshot's root and last the head. The replacement of the head IS
+A commit writes the router's weights, the manifest, the snapshot's root and last the head. The head's replacement IS
 the commit: nothing else is looked at to know what is in force. A crash before it leaves files that nothing names.
 What this module does not know: how anything in the files is used; what the state means.
 """
@@ -114,6 +114,8 @@ class Registry:
                 return self._repeated(head, state, segments, epoch, parent, complete)
             if complete is not None:
                 self._check_manifest(complete, head)
+            for name in segments:
+                self.segments.size(name)
             snapshot = self._next(head, state, segments, epoch, complete)
             content = snapshot.to_bytes()
             after = _head_after(head, snapshot, hashlib.sha256(content).hexdigest())
@@ -247,8 +249,8 @@ class Registry:
     ) -> list[str]:
         """Remove what `retention` lets go; returns the paths removed, relative to the root.
 
-        What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests have
-        been published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
+        What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests were
+        published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
         An adapter that can't be read is left to whoever restores it.
         """
         if min(keep_snapshots, keep_manifests, keep_versions) < 1:

@@ -1,7 +1,7 @@
 """What may be forgotten. A pure decision, so that it can be tested without a disk.
 
-Kept are the newest snapshots; the newest manifests, which bound for how long a request may go on with a version that was
-replaced; every adapter that one of those names; of each domain its newest accepted versions, which bound how far a
+Kept are the newest snapshots; the newest manifests, which bound for how long a request may go on with a version that
+was replaced; every adapter that one of those names; of each domain its newest accepted versions, which bound how far a
 rollback reaches, and its newest version of all, so that numbers are not given twice; and versions younger than the
 oldest kept manifest, rejected ones with their figures among them.
 

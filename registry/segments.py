@@ -19,17 +19,17 @@ from registry.errors import DigestMismatch, RegistryError, UnknownSegment
 from registry.layout import Layout
 from registry.tensors import decode, read_header
 
-_TYPES = {
-    np.dtype(np.uint8): "U8",
-    np.dtype(np.int8): "I8",
-    np.dtype(np.int32): "I32",
-    np.dtype(np.uint32): "U32",
-    np.dtype(np.int64): "I64",
-    np.dtype(np.uint64): "U64",
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float64): "F64",
+_TYPES: dict[str, str] = {
+    "uint8": "U8",
+    "int8": "I8",
+    "int32": "I32",
+    "uint32": "U32",
+    "int64": "I64",
+    "uint64": "U64",
+    "float32": "F32",
+    "float64": "F64",
 }
-_NAMES = {name: dtype for dtype, name in _TYPES.items()}
+_NAMES = {name: kind for kind, name in _TYPES.items()}
 _ALIGNMENT = 8
 
 
@@ -59,6 +59,9 @@ class SegmentStore:
                 discard(staged)
                 raise
             self.written += sum(len(part) for part in parts)
+        else:
+            # As young as what will name it: a sweep leaves files alone that are younger than the last commit.
+            os.utime(path)
         # Also of what is there: whoever wrote it may have died before the name was durable.
         sync_folder(path.parent)
         sync_folder(path.parent.parent)
@@ -81,12 +84,13 @@ class SegmentStore:
             header, start = read_header(path)
             entry = header[key]
             first, end = entry["data_offsets"]
-            dtype, shape = _NAMES[entry["dtype"]], tuple(entry["shape"])
+            dtype, shape = np.dtype(_NAMES[entry["dtype"]]), tuple(entry["shape"])
             if end - first != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
                 raise ValueError(f"{end - first} bytes for shape {shape}")
             if end == first:
                 return np.empty(shape, dtype=dtype)
-            return np.memmap(path, dtype=dtype, mode="r", offset=start + first, shape=shape)
+            mapped: NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", offset=start + first, shape=shape)
+            return mapped
         except FileNotFoundError as error:
             raise self._unknown(name) from error
         except (KeyError, TypeError, ValueError) as error:
@@ -134,13 +138,17 @@ def _parts(tensors: Mapping[str, NDArray[Any]]) -> Iterable[memoryview]:
     ordered = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     for name in ordered:
         array = arrays[name]
-        if array.dtype not in _TYPES:
-            raise RegistryError(f"segment: array {name!r}: expected one of {sorted(_NAMES)}, got {array.dtype}")
+        if array.dtype.name not in _TYPES:
+            raise RegistryError(f"segment: array {name!r}: expected one of {sorted(_TYPES)}, got {array.dtype}")
         first, end = end, end + array.nbytes
-        header[name] = {"dtype": _TYPES[array.dtype], "shape": list(tensors[name].shape), "data_offsets": [first, end]}
+        header[name] = {
+            "dtype": _TYPES[array.dtype.name],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [first, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for name in ordered:
         if arrays[name].nbytes:
-            yield memoryview(arrays[name].reshape(-1).view(np.uint8))
+            yield arrays[name].reshape(-1).view(np.uint8).data

@@ -72,7 +72,7 @@ def _send(random: Random) -> Step:
 
 def _job(random: Random) -> Step:
     inner = [_step(random, 0.5) for _ in range(random.choice([0, 0, 0, 1, 3]))]
-    return ("job", tuple(step for step in inner if step[0] in _MEANWHILE))
+    return ("job", random.choice([0, 0, 1, 2]), tuple(step for step in inner if step[0] in _MEANWHILE))
 
 
 def _die(random: Random) -> Step:
@@ -173,8 +173,8 @@ class Course:
             case "tick":
                 world.tick_once()
             case "job":
-                world.during_training = [lambda inner=inner: self.happen(inner) for inner in how[0]]
-                world.run_job()
+                world.during_training = [lambda inner=inner: self.happen(inner) for inner in how[1]]
+                world.run_job(how[0])
                 world.during_training = []
             case "wait":
                 world.wait(how[0])

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,17 @@ from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.source import TopicPartition
 from tests.actors.deaths import DRIVER, Death, Deaths, Link, MortalOs, Own, Unreachable
-from tests.actors.house import BASE, RIDGE, ClosingRule, Coordinator, House, HouseParts, OneAtATime, limits
+from tests.actors.house import (
+    BASE,
+    RIDGE,
+    ClosingRule,
+    Coordinator,
+    CoordinatorOptions,
+    House,
+    HouseParts,
+    OneAtATime,
+    limits,
+)
 from tests.actors.memory_log import MemoryStream
 from tests.actors.shelves import Replicas, Shelf
 from tests.actors.standins import HashFeatures, PlainTemplate, RecordingLearner
@@ -122,8 +133,14 @@ class World(House):
             self._link("coordinator", "directory"),  # type: ignore[arg-type]
             self.coordinator_options(),
         )
-        self.coordinator._pool.shutdown(wait=False)
-        self.pool = self.coordinator._pool = Deferred()  # type: ignore[assignment]
+        self.coordinator.stop()
+        learning, publishing, keeping = self.pools = [Deferred() for _ in range(3)]
+        self.coordinator._learning = learning  # type: ignore[assignment]
+        self.coordinator._publishing = publishing  # type: ignore[assignment]
+        self.coordinator._keeping = keeping  # type: ignore[assignment]
+
+    def coordinator_options(self) -> CoordinatorOptions:
+        return replace(super().coordinator_options(), keep_snapshots=2, keep_manifests=3, keep_versions=2)
 
     def _ingest(self, index: int, member: int | None = None) -> Ingest:
         name = f"ingest-{index}"
@@ -194,10 +211,12 @@ class World(House):
     def tick_once(self) -> None:
         self.within("coordinator", lambda: self.coordinator.tick())
 
-    def run_job(self) -> bool:
-        if not self.pool.waiting:
+    def run_job(self, choice: int = 0) -> bool:
+        """Have one of the coordinator's executors do what it has next."""
+        busy = [pool for pool in self.pools if pool.waiting]
+        if not busy:
             return False
-        self.within("coordinator", lambda: self.pool.run_one())
+        self.within("coordinator", busy[choice % len(busy)].run_one)
         return True
 
     def command(self, name: str, *args: Any) -> Any:
@@ -284,8 +303,14 @@ class World(House):
         raise NotImplementedError
 
     def let_the_past_go(self) -> None:
-        """As many commits, and a pruning, as it takes until nothing of before is kept."""
-        raise NotImplementedError
+        """As many commits, and prunings, as it takes until nothing of before is kept."""
+        current = self.registry.current()
+        for domain in list(current.routes)[:1] if current else []:
+            for command in ("pin", "unpin") * 3:
+                self.command(command, domain)
+                self._round()
+        self.wait(700.0)
+        self._round()
 
     # -- coming to rest -----------------------------------------------------------------------------------------------
 
@@ -321,7 +346,7 @@ class World(House):
             sorted(self.router.inner.observed().items()),
             head and (head.snapshot_digest, head.manifest),
             [shelf.number for shelf in self.replicas.shelves],
-            len(self.pool.waiting),
+            sum(len(pool.waiting) for pool in self.pools),
             sorted((domain, str(each)) for domain, each in self.router.inner.open().items()),
             [sorted(ingest.report().rows.items()) for ingest in self.ingests],
         )
