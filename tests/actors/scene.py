@@ -64,7 +64,7 @@ class MemoryRegistry:
         self.commits = 0
 
     def head(self) -> Any:
-        return SimpleNamespace(snapshot=self.commits) if self.commits else None
+        return SimpleNamespace(snapshot=self.commits)
 
     def current(self) -> Manifest | None:
         return self.kept[max(self.kept)] if self.kept else None

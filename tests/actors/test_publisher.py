@@ -194,6 +194,16 @@ def test_several_changes_that_no_replica_has_seen_are_put_back_together(scene: S
     assert (scene.version("alpha"), scene.version("beta")) == (2, 2), "what was not to blame is back at once"
 
 
+def test_where_nobody_can_tell_what_is_new_nothing_is_put_back(scene: Scene) -> None:
+    """The manifest before is pruned after a removal, and replicas that start serve nothing yet."""
+    routes = dict(scene.current.routes)
+    scene.router.publish(Change(reason="x", domain="alpha", pinned=True))
+    del scene.registry.kept[scene.current.number - 1]
+    scene.replicas.served, scene.replicas.refuses = 0, {"beta"}
+    scene.tick()
+    assert scene.current.routes.keys() == routes.keys() and scene.current.withdrawn == {}
+
+
 def test_a_removal_is_never_put_back(scene: Scene) -> None:
     scene.replicas.refuses = {"beta"}
     manifest = scene.coordinator.remove("alpha")
