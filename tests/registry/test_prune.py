@@ -11,7 +11,7 @@ from registry.adapters import Adapter
 from registry.errors import RegistryError, UnknownAdapter, UnknownManifest
 from registry.manifest import Manifest, Tombstone
 from registry.registry import Registry
-from tests.registry.conftest import START, check_state, commit, next_manifest
+from tests.registry.conftest import START, check_state, commit, next_manifest, run_of
 
 Add = Callable[..., Adapter]
 Publish = Callable[..., Manifest]
