@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from actors.observation import LedgerView, Watermarks
 from actors.ports import SumsPort
 from actors.spool import Spool
+from actors.takeover import take_over
 from streaming.source import TopicPartition
 
 _ASK_AGAIN_S = 2.0
@@ -21,8 +24,10 @@ _ASK_AGAIN_S = 2.0
 class Following:
     """The ledger as this worker last heard of it; used by several threads."""
 
-    def __init__(self, spool: Spool, router: SumsPort) -> None:
-        self._spool, self._router = spool, router
+    def __init__(self, spool: Spool, router: SumsPort, left_behind: Sequence[Path] = ()) -> None:
+        self._spool, self._router, self._left_behind = spool, router, list(left_behind)
+        self.trouble: str | None = None
+        """What is to be said of spools that could not be taken over."""
         self._lock = threading.RLock()
         self._view: LedgerView | None = None
         self._observed: Watermarks = {}
@@ -63,6 +68,9 @@ class Following:
             self._view, self._confirmed = None, {}
             view = self._router.view()
         self._spool.follow(view)
+        if self._left_behind:
+            self._left_behind, self.trouble = take_over(self._spool, self._left_behind, view)
+            self._confirmed = {}
         self._view, self._observed, self._asked_at = view, dict(view.observed), time.monotonic()
 
     # -- confirmations ------------------------------------------------------------------------------------------------

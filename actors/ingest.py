@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.coverage import Span
@@ -60,7 +61,10 @@ class IngestOptions:
 
 
 class Ingest:
-    """One ingest worker: a source, a spool, a feature extractor, and the two loops between them."""
+    """One ingest worker: a source, a spool, a feature extractor, and the two loops between them.
+
+    `left_behind` are spools of workers that are no more, to be taken over.
+    """
 
     def __init__(
         self,
@@ -71,10 +75,11 @@ class Ingest:
         template: PromptTemplate,
         router: SumsPort,
         options: IngestOptions,
+        left_behind: Sequence[Path] = (),
     ) -> None:
         self._spool, self._options = spool, options
         self._open_source = open_source
-        self._following = Following(spool, router)
+        self._following = Following(spool, router, left_behind)
         self._dead_letters, self._putting = dead_letters, threading.Lock()
         self._template = template
         self._template_checked = False
@@ -304,8 +309,9 @@ class Ingest:
         trouble = dict(self._trouble)
         if lost := self._dead_letters.lost:
             trouble["dead letters"] = f"{lost} could not be written and are lost; this worker's log names them"
-        if self._spool.trouble:
-            trouble["spool"] = self._spool.trouble
+        for who, what in (("spool", self._spool.trouble), ("other spools", self._following.trouble)):
+            if what:
+                trouble[who] = what
         missing: tuple[Missing, ...] = ()
         try:
             missing, _ = self._missing(self._following.view())

@@ -23,7 +23,7 @@ from actors.observation import LedgerView, Marker, Watermarks
 from actors.spool_file import Transaction, UnreadableSpool, open_file, put_aside
 from streaming.source import TopicPartition
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
     topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, record_id TEXT NOT NULL,
     held_out INTEGER NOT NULL, prompt TEXT NOT NULL, completion TEXT NOT NULL,
@@ -104,7 +104,7 @@ class Spool:
 
     def _open(self) -> None:
         try:
-            self._db = open_file(self.path, _SCHEMA)
+            self._db = open_file(self.path, SCHEMA)
         except UnreadableSpool as error:
             self._put_aside(str(error))
         self.coverage = Coverage(self._db)
@@ -113,7 +113,7 @@ class Spool:
     def _put_aside(self, why: str) -> None:
         aside = put_aside(self.path)
         self.trouble = f"spool {self.path.name}: {why}; it was put aside as {aside.name}, and the stream is read again"
-        self._db = open_file(self.path, _SCHEMA)
+        self._db = open_file(self.path, SCHEMA)
 
     def begin_anew(self, why: str) -> None:
         """Put the file aside and go on with an empty one: whatever was covered has to be read again."""
@@ -240,6 +240,25 @@ class Spool:
             )
             for span in spans:
                 self.coverage.add(span)
+
+    def take(
+        self,
+        rows: Iterable[Sequence[tuple[object, ...]]],
+        markers: Iterable[Sequence[tuple[object, ...]]],
+        coverage: Iterable[tuple[str, int, int, int]],
+        facts: Mapping[str, str],
+    ) -> None:
+        """Take in what lay in another spool, as the tables have it, in one transaction; what is there already stays."""
+        with self._lock, Transaction(self._db):
+            for some in rows:
+                self._db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", some)
+            for some in markers:
+                self._db.executemany("INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING", some)
+            for topic, part, first, end in coverage:
+                self.coverage.add(Span(TopicPartition(topic, part), first, end))
+            for name, value in facts.items():
+                self.note(name, value)
+            self._drop_settled({})
 
     def discard(self, places: Iterable[tuple[TopicPartition, int]]) -> None:
         """Delete single rows, which the ledger has elsewhere or not at all."""

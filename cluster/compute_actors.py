@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.ingest import Ingest
 from actors.learner import LearnerWorker
 from actors.spool import Spool
+from actors.takeover import left_behind
 from cluster import builders, names
 from cluster.late import late
 from cluster.remote import Remote
@@ -13,14 +14,16 @@ from configs.settings import Settings
 
 def ingest(settings: Settings, index: int) -> Ingest:
     """Ingest worker `index`, with its own spool file, running."""
+    path = builders.spool_path(settings, index)
     made = Ingest(
         builders.source(settings, index),
         builders.dead_letters(settings),
-        Spool(builders.spool_path(settings, index)),
+        Spool(path),
         late(lambda: builders.extractor(settings), yields=True),
         late(lambda: builders.template(settings), yields=True),
         Remote.named(names.ROUTER),
         builders.ingest_options(settings),
+        left_behind(path, settings.ingest.workers),
     )
     made.start()
     return made

@@ -24,6 +24,7 @@ from actors.ingest import Ingest, IngestOptions
 from actors.learner import LearnerWorker, merged_examples
 from actors.router import Router
 from actors.spool import Spool
+from actors.takeover import left_behind
 from actors.training import Trained, TrainingOrder
 from learning.contract import Learner, Progress, TrainingJob, TrainingResult
 from learning.features import FeatureExtractor
@@ -306,6 +307,7 @@ class House:
             self.parts.template,
             self.router,  # type: ignore[arg-type]
             self.options,
+            left_behind(self.spool_path(index), self.workers),
         )
 
     @staticmethod

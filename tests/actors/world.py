@@ -22,6 +22,7 @@ from actors.learner import LearnerWorker
 from actors.observation import example_digest
 from actors.router import Router
 from actors.spool import Spool
+from actors.takeover import left_behind
 from learning.contract import TrainingJob
 from learning.errors import LearningError
 from registry.errors import RegistryError
@@ -152,6 +153,7 @@ class World(House):
             self.parts.template,
             Link(self.deaths, name, "router", lambda: self._serving.get(index, self.router), self.revive),  # type: ignore[arg-type]
             self.options,
+            left_behind(self.spool_path(index), self.workers),
         )
 
     def _link(self, caller: str, callee: str) -> Link:
