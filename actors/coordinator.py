@@ -176,6 +176,9 @@ class Coordinator:
         if marked and not complete and ledger.seal is None:
             # Sent again, or for a domain without anything new to train on: it must not close what comes next.
             self._router.drop_markers(domain, ledger.markers)
+        if stage.state == "failed" and domain not in self._jobs:
+            # What failed is not there any more, or is not wanted now.
+            self._stages.pop(domain, None)
         if (marked or closing.is_enough(backlog)) and ledger.held_out and not ledger.train:
             self._stages.setdefault(
                 domain, Stage()

@@ -16,7 +16,7 @@ def take_log(registry: Registry, topic: str) -> int:
     """
     epoch = registry.begin_epoch()
     snapshot, head = registry.snapshot(), registry.head()
-    if snapshot is None or head is None:
+    if snapshot is None:
         raise UnknownDomain(f"{registry.root}: nothing was counted yet, so any log may stand under {topic!r}")
     store, state = registry.segments, snapshot.state
     ledger = ledger_state.restore(state["ledger"], store)

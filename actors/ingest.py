@@ -1,32 +1,37 @@
 """Ingest: from the stream to the router's sums, without ever keeping the stream waiting.
 
-    source --poll--> [decode] --spool--> [features] --observe--> router
-                        |                                          |
-                   dead letters                       receipt: applied, or cut anew
+    source --poll--> [decode] --spool--> [fates, features] --observe--> router
+                        |                                                 |
+                   dead letters                              receipt: applied, or cut anew
 
 Two loops share the spool. The polling loop alone touches the source; it decodes, sends what is unreadable to the dead
 letters, spools the rest and keeps polling, so that no training and no slow router ever costs a rebalance. When the
 spool is full it pauses its partitions. The observing loop (`observer`) takes what the router has not applied yet.
 
-A partition that neither the router nor the spool knows is read from its beginning, whatever offsets a consumer group
-has committed: those say what was polled, not what was learned.
+A partition is read from where the spool ends, or from the ledger's `low` where the spool has nothing, whatever offsets
+a consumer group has committed: those say what was polled, not what was learned. Offsets that the log gives no more are
+not covered but reported, until the coordinator has asked the others and says that they are given up.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from actors.coverage import Span
 from actors.errors import in_words
 from actors.exam import is_held_out
-from actors.observation import Watermarks
+from actors.following import Following
+from actors.observation import LedgerView, Marker, Watermarks
 from actors.observer import Letter, Observer
 from actors.ports import ExamplesPort, SpoolPort, SumsPort
 from actors.quiet import Quiet
-from actors.report import IngestReport
-from actors.spool import Seal, Spool, SpooledMarker, SpooledRow
+from actors.report import Held, IngestReport, Missing
+from actors.spool import Spool, SpooledRow
+from actors.spool_file import is_damage
 from learning.contract import Example
 from learning.errors import LearningError
 from learning.features import FeatureExtractor
@@ -37,7 +42,9 @@ from streaming.records import EndOfDomain, TaskRecord
 from streaming.source import Envelope, RecordSource, StartAt, TopicPartition, check_identity
 from streaming.wire import decode
 
-Spans = dict[TopicPartition, tuple[int, int]]
+_RESUME_BELOW = 0.8
+_LOOK_EVERY_S = 5.0
+"""Between looks at where the log begins while nothing comes, and before a hole is read again."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class IngestOptions:
     poll_records: int
     block_rows: int
     spool_limit: int
+    spool_bytes: int
     held_out_fraction: float
 
 
@@ -64,24 +72,36 @@ class Ingest:
         router: SumsPort,
         options: IngestOptions,
     ) -> None:
-        self._spool, self._router, self._options = spool, router, options
+        self._spool, self._options = spool, options
+        self._open_source = open_source
+        self._following = Following(spool, router)
         self._dead_letters, self._putting = dead_letters, threading.Lock()
         self._template = template
-        self._template_checked = self._log_checked = False
+        self._template_checked = False
+        self._logs: dict[str, str] = {}
+        self._started = time.monotonic()
         self._quiet = Quiet()
         self._observer = Observer(
             spool,
             extractor,
             router,
+            self._following,
             self._put_letters,
             self._quiet,
+            lambda: self._logs,
             block_rows=options.block_rows,
         )
         self._counters = {"polled": 0, "dead_letters": 0}
         self._trouble: dict[str, str] = {}
         self._paused = False
         self._next: dict[TopicPartition, int] = {}
-        self._polled: tuple[list[Envelope], Spans] = ([], {})
+        """Where reading goes on, of every partition that was ever assigned."""
+        self._assigned: frozenset[TopicPartition] = frozenset()
+        self._begins: dict[TopicPartition, int] = {}
+        """First offset that the log of an assigned partition still gives, as far as it was asked for."""
+        self._looked_at = 0.0
+        self._must_reopen = False
+        self._polled: tuple[list[Envelope], list[Span]] = ([], [])
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._source = open_source(self._start_at)
@@ -112,24 +132,29 @@ class Ingest:
         What was polled stays here until it is spooled: the source has moved on and would not bring it again.
         """
         self._check_template()
-        self._check_log()
+        self._check_log(self._following.view())
+        self._reopen_where_stuck()
         self._pause_when_full()
         if not self._polled[0]:
             envelopes = self._source.poll(timeout_s, self._options.poll_records)
+            self._assigned = self._source.assignment()
             self._polled = (envelopes, self._spans(envelopes))
         envelopes, spans = self._polled
         if not envelopes:
+            self._look_where_logs_begin()
             return 0
         rows, markers, letters = self._decode(envelopes)
         if letters:
             self._put_letters(letters)
+        for span in spans:
+            self._following.doubt(span.partition, span.first)
         self._spool.append(rows, markers, spans)
-        self._polled = ([], {})
+        self._polled = ([], [])
         self._quiet.stir([row.domain for row in rows])
         self._quiet.stir([marker.domain for marker in markers])
-        self._partitions |= spans.keys()
+        self._partitions |= {span.partition for span in spans}
         self._counters["polled"] += len(envelopes)
-        self._source.commit({partition: end for partition, (_, end) in spans.items()})
+        self._source.commit({span.partition: span.end for span in spans})
         return len(envelopes)
 
     def _put_letters(self, letters: Sequence[Letter]) -> None:
@@ -138,26 +163,68 @@ class Ingest:
             self._dead_letters.put_all(letters)
             self._counters["dead_letters"] += len(letters)
 
-    def _spans(self, envelopes: Sequence[Envelope]) -> Spans:
-        """Return what a poll covered: from where reading stood, as offsets that hold no record are covered too."""
-        spans: Spans = {}
-        for envelope in envelopes:
-            partition = TopicPartition(envelope.topic, envelope.partition)
-            stood = min(self._next.get(partition, envelope.offset), envelope.offset)
-            spans[partition] = (spans.get(partition, (stood, 0))[0], envelope.offset + 1)
-        self._next.update({partition: end for partition, (_, end) in spans.items()})
-        return spans
+    def _spans(self, envelopes: Sequence[Envelope]) -> list[Span]:
+        """Return what a poll covers: from where reading stood, as offsets that hold no record are covered too.
 
-    def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[SpooledRow], list[SpooledMarker], list[Letter]]:
+        Offsets from before the log's beginning are not: they held records once.
+        """
+        first: dict[TopicPartition, int] = {}
+        for envelope in envelopes:
+            partition = envelope.topic_partition
+            if partition not in first:
+                stood = min(self._next.get(partition, envelope.offset), envelope.offset)
+                if stood < envelope.offset:
+                    stood = min(max(stood, self._look(partition)), envelope.offset)
+                first[partition] = stood
+        ends = {envelope.topic_partition: envelope.offset + 1 for envelope in envelopes}
+        self._next.update(ends)
+        return [Span(partition, start, ends[partition]) for partition, start in first.items()]
+
+    def _look(self, partition: TopicPartition) -> int:
+        self._begins[partition] = self._source.first_offset(partition)
+        return self._begins[partition]
+
+    def _look_where_logs_begin(self) -> None:
+        """While nothing comes: what a log has let go by then would be missed in silence."""
+        if time.monotonic() - self._looked_at < _LOOK_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        for partition in self._assigned & self._next.keys():
+            self._next[partition] = max(self._next[partition], self._look(partition))
+
+    def _missing(self, view: LedgerView) -> tuple[tuple[Missing, ...], bool]:
+        """Return what should have been read and the log gives no more, and whether there are other holes."""
+        missing: list[Missing] = []
+        others = False
+        for partition in self._assigned & self._next.keys():
+            reached = self._next[partition]
+            begins = self._begins.get(partition, 0)
+            for hole in self._spool.holes(partition, view.low.get(partition, 0), reached):
+                if hole.first < begins:
+                    missing.append(Missing(partition, hole.first, min(hole.end, begins)))
+                others = others or hole.end > begins
+        return tuple(missing), others
+
+    def _reopen_where_stuck(self) -> None:
+        """Read again from a hole that reading has passed: nothing behind it could ever be observed."""
+        if not self._must_reopen and time.monotonic() - self._looked_at >= _LOOK_EVERY_S:
+            self._must_reopen = self._missing(self._following.view())[1]
+        if self._must_reopen:
+            self._source.close()
+            self._next, self._begins, self._polled = {}, {}, ([], [])
+            self._source = self._open_source(self._start_at)
+            self._must_reopen = False
+
+    def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[SpooledRow], list[Marker], list[Letter]]:
         rows: list[SpooledRow] = []
-        markers: list[SpooledMarker] = []
+        markers: list[Marker] = []
         letters: list[Letter] = []
         for envelope in envelopes:
             partition = TopicPartition(envelope.topic, envelope.partition)
             try:
                 record = decode(envelope.value, envelope.headers, max_bytes=self._options.max_record_bytes)
                 if isinstance(record, EndOfDomain):
-                    markers.append(SpooledMarker(partition, envelope.offset, record.domain))
+                    markers.append(Marker(partition, envelope.offset, record.domain))
                 else:
                     rows.append(self._row(envelope, partition, record))
             except RecordError as error:
@@ -175,15 +242,14 @@ class Ingest:
         held_out = is_held_out(record, self._options.held_out_fraction)
         return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
 
-    def _check_log(self) -> None:
-        """Refuse another log under the name of the one that was read: the positions kept here belong to that one."""
-        if not self._log_checked:
-            topic = next(iter(self._source.partitions())).topic
-            found, known = self._source.identity(), self._spool.fact(f"log {topic}")
-            check_identity(f"topic {topic!r}", found, known)
-            if found is not None:
-                self._spool.note(f"log {topic}", found)
-            self._log_checked = True
+    def _check_log(self, view: LedgerView) -> None:
+        """Refuse another log under the name of the one that was counted: the ledger's positions belong to that one."""
+        found = self._source.identity()
+        for topic in {partition.topic for partition in self._partitions}:
+            check_identity(f"topic {topic!r}", found, view.logs.get(topic) or self._spool.log_of(topic))
+            if found is not None and self._logs.get(topic) != found:
+                self._spool.note_log(topic, found)
+                self._logs[topic] = found
 
     def _check_template(self) -> None:
         """Prompts stand in the spool as they were rendered: under another template they can't be used."""
@@ -202,14 +268,17 @@ class Ingest:
         return rendered
 
     def _start_at(self, partition: TopicPartition) -> int:
-        """Say where to start a newly assigned partition: where the router stands, or where the spool ends."""
-        start = self._spool.continuation(partition, self._router.watermarks().get(partition, 0))
+        """Say where to start a newly assigned partition: where the ledger needs it from, or where the spool ends."""
+        start = self._spool.continuation(partition, self._following.view().low.get(partition, 0))
         self._next[partition] = start
         return start
 
     def _pause_when_full(self) -> None:
-        size, limit = self._spool.size(), self._options.spool_limit
-        if size >= limit or (self._paused and size >= 0.8 * limit):
+        filled = max(
+            self._spool.size() / self._options.spool_limit,
+            self._spool.bytes() / self._options.spool_bytes,
+        )
+        if filled >= 1.0 or (self._paused and filled >= _RESUME_BELOW):
             # Again at every poll: a rebalance may have brought partitions that are not paused yet.
             self._source.pause(self._source.assignment())
             self._paused = True
@@ -226,61 +295,56 @@ class Ingest:
 
     def report(self) -> IngestReport:
         """Say where this worker stands. No domain is quiet while rows of it wait to be observed."""
-        watermarks = self._observer.watermarks
-        backlog = self._spool.backlog(watermarks)
-        self._quiet.stir(domain for domain, waiting in backlog.items() if waiting.unobserved)
+        unobserved: dict[str, int] = {}
+        for partition in self._spool.partitions():
+            waiting = self._spool.counts_from(partition, self._following.confirmed(partition))
+            for domain, rows in waiting.items():
+                unobserved[domain] = unobserved.get(domain, 0) + rows
+        self._quiet.stir(unobserved)
         trouble = dict(self._trouble)
         if lost := self._dead_letters.lost:
             trouble["dead letters"] = f"{lost} could not be written and are lost; this worker's log names them"
+        if self._spool.trouble:
+            trouble["spool"] = self._spool.trouble
+        missing: tuple[Missing, ...] = ()
+        try:
+            missing, _ = self._missing(self._following.view())
+        except Exception as error:
+            trouble.setdefault("ledger", in_words(error))
         return IngestReport(
-            backlog={
-                domain: replace(waiting, quiet_seconds=0.0 if waiting.unobserved else self._quiet.seconds(domain))
-                for domain, waiting in backlog.items()
-            },
-            watermarks=watermarks,
+            rows=self._spool.counts(),
+            unobserved=unobserved,
+            quiet={domain: 0.0 if domain in unobserved else seconds for domain, seconds in self._quiet.all().items()},
+            up_seconds=time.monotonic() - self._started,
             partitions=self._partitions,
             spooled=self._spool.size(),
+            spooled_bytes=self._spool.bytes(),
             full=self._paused,
+            polled=self._counters["polled"],
+            dead_letters=self._counters["dead_letters"],
             duplicates=self._observer.duplicates,
+            missing=missing,
             trouble=trouble,
-            **self._counters,
+            positions=dict(self._next),
         )
 
-    def seal(self, domain: str, version: int, watermarks: Watermarks) -> Seal:
-        """Seal the domain's rows below the router's `watermarks` under a version; repeating it adds to them."""
-        return self._spool.seal(domain, version, watermarks)
+    def held(self, partition: TopicPartition, first: int, end: int) -> Held:
+        """Say what the spool has of a stretch that another worker can't read any more."""
+        return Held(self._spool.held(partition, first, end), bool(self._spool.covered(partition, first, end)))
 
-    def sealed(self, domain: str, version: int) -> Seal:
-        """Say what is sealed under a version, without adding to it."""
-        return self._spool.seal_of(domain, version)
+    def give_up(self, partition: TopicPartition, first: int, end: int) -> None:
+        """Count a stretch as read: nobody can read it, and the ledger says what is lost by that."""
+        self._spool.append([], [], [Span(partition, first, end)])
 
-    def examples(self, domain: str, version: int) -> tuple[list[Example], list[Example]]:
-        """Return the training and the held-out examples sealed under a version."""
+    def examples(self, domain: str, until: Watermarks) -> tuple[list[Example], list[Example]]:
+        """Return the training and the held-out examples of a domain below `until` that the router has counted."""
         self._check_template()
         train: list[Example] = []
         held_out: list[Example] = []
-        for row in self._spool.sealed(domain, version):
-            (held_out if row.held_out else train).append(Example(row.record_id, row.prompt, row.completion))
+        for row in self._spool.examples(domain, until):
+            if row.offset < self._following.confirmed(row.partition):
+                (held_out if row.held_out else train).append(Example(row.record_id, row.prompt, row.completion))
         return train, held_out
-
-    def release(self, domain: str, version: int, watermarks: Watermarks) -> int:
-        """Delete the rows of a published version, and copies of them below the `watermarks` of its seals."""
-        return self._spool.release(domain, version, watermarks)
-
-    def reopen(self, domain: str, version: int) -> None:
-        """Open the rows of a rejected version again."""
-        self._spool.reopen(domain, version)
-
-    def forget(self, domain: str, watermarks: Watermarks | None = None) -> int:
-        """Delete what waits of a domain, below `watermarks` if they are given.
-
-        No row of it is on its way to the router when this returns.
-        """
-        return self._observer.forget(domain, watermarks)
-
-    def drop_markers(self, domain: str, watermarks: Watermarks) -> None:
-        """Drop the markers below `watermarks` of a domain that had nothing to train on there."""
-        self._spool.drop_markers(domain, watermarks)
 
     # -- loops --------------------------------------------------------------------------------------------------------
 
@@ -296,6 +360,9 @@ class Ingest:
                 self._trouble.pop(loop, None)
             except Exception as error:
                 self._trouble[loop] = in_words(error)
+                if is_damage(error):
+                    self._spool.begin_anew(in_words(error))
+                    self._must_reopen = True
                 self._stop.wait(1.0)
 
 

@@ -37,12 +37,12 @@ class LearnerWorker:
         of it are missing."""
         with self._training:
             train, held_out = merged_examples(self._ingests, order)
-            output = self._work / f"{order.domain}@v{order.version}"
+            output = self._work / f"{order.domain}@v{order.seal.version}"
             shutil.rmtree(output, ignore_errors=True)
             output.mkdir(parents=True)
             job = TrainingJob(
                 domain=order.domain,
-                version=order.version,
+                version=order.seal.version,
                 train=train,
                 held_out=held_out,
                 output=output,
@@ -70,20 +70,19 @@ def merged_examples(
     """Return a version's training and held-out examples, one for each id, ordered by id.
 
     The same set gives the same training, whichever workers hold it and in whatever order they answer. Raises
-    `Unanswered` where there are fewer than were sealed: a version is trained on all of its examples or not at all.
+    `Unanswered` unless they are as many as were sealed: a version is trained on all of its examples or not at all.
     """
-    rows = 0
     train: dict[str, Example] = {}
     held_out: dict[str, Example] = {}
     for ingest in ingests:
-        some_train, some_held_out = ingest.examples(order.domain, order.version)
-        rows += len(some_train) + len(some_held_out)
+        some_train, some_held_out = ingest.examples(order.domain, order.seal.until)
         train.update({example.id: example for example in some_train})
         held_out.update({example.id: example for example in some_held_out})
-    if rows < order.rows:
+    seal = order.seal
+    if (len(train), len(held_out)) != (seal.train, seal.held_out):
         raise Unanswered(
-            f"training {order.domain} v{order.version}: expected the {order.rows} examples sealed for it, got {rows} "
-            "from the ingest workers; it is ordered again"
+            f"training {order.domain} v{seal.version}: expected the {seal.train} examples and {seal.held_out} held-out "
+            f"ones sealed for it, got {len(train)} and {len(held_out)} from the ingest workers; it is ordered again"
         )
     return tuple(train[i] for i in sorted(train)), tuple(held_out[i] for i in sorted(held_out))
 

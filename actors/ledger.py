@@ -40,7 +40,7 @@ class OpenRow:
 
 
 @dataclass
-class Entry:
+class DomainEntry:
     """One domain in the ledger."""
 
     settled: DigestRuns
@@ -56,7 +56,7 @@ class Entry:
     described: OpenDomain | None = None
     """What `Ledger.open` said last, while nothing has changed since."""
 
-    def copy(self) -> Entry:
+    def copy(self) -> DomainEntry:
         """Return an entry that may be changed apart from this one."""
         return replace(
             self,
@@ -95,7 +95,7 @@ class Ledger:
         """Next offset to be decided on; a partition that is absent stands at 0."""
         self.logs: dict[str, str] = {}
         self.unread: list[Loss] = []
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, DomainEntry] = {}
         self._shared: set[str] = set()
 
     def copy(self) -> Ledger:
@@ -114,7 +114,7 @@ class Ledger:
         for place, row in enumerate(rows):
             entry = self.entries.get(row.domain)
             observed = self.observed.get(row.partition, 0)
-            fate = (entry or Entry(self._nothing)).fate(row, observed)
+            fate = (entry or DomainEntry(self._nothing)).fate(row, observed)
             found.append(fate)
             if fate == "new" and entry is not None:
                 unknown.setdefault(row.domain, []).append(place)
@@ -207,7 +207,7 @@ class Ledger:
 
     def remove(self, domain: str, fence: Watermarks) -> None:
         """Forget a domain's examples, and fence off everything up to `observed` and up to `fence`."""
-        entry = Entry(self._nothing, fence=dict(self.entries[domain].fence) if domain in self.entries else {})
+        entry = DomainEntry(self._nothing, fence=dict(self.entries[domain].fence) if domain in self.entries else {})
         _raise_to(entry.fence, self.observed)
         _raise_to(entry.fence, fence)
         self.entries[domain] = entry
@@ -302,15 +302,15 @@ class Ledger:
             if merged is not entry.settled:
                 self._change(domain).settled = merged
 
-    def _describe(self, entry: Entry) -> OpenDomain:
+    def _describe(self, entry: DomainEntry) -> OpenDomain:
         if entry.described is None:
             entry.described = _describe(entry)
         return entry.described
 
-    def _change(self, domain: str) -> Entry:
+    def _change(self, domain: str) -> DomainEntry:
         """Return the domain's entry, this ledger's own, about to be changed."""
         if domain not in self.entries:
-            self.entries[domain] = Entry(self._nothing)
+            self.entries[domain] = DomainEntry(self._nothing)
         elif domain in self._shared:
             self.entries[domain] = self.entries[domain].copy()
         self._shared.discard(domain)
@@ -329,7 +329,7 @@ def _sealed(rows: Iterable[OpenRow], version: int, until: Watermarks) -> Seal:
     return Seal(version, dict(until), len(below) - sum(below), sum(below))
 
 
-def _describe(entry: Entry) -> OpenDomain:
+def _describe(entry: DomainEntry) -> OpenDomain:
     seal = entry.seal
     markers = {p: offset for p, offset in entry.markers.items() if seal is None or offset >= seal.until.get(p, 0)}
     train = held_out = fresh = closable = 0

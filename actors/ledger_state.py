@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.ledger import Entry, Ledger, Offsets, OpenRow
+from actors.ledger import DomainEntry, Ledger, Offsets, OpenRow
 from actors.observation import Loss, Seal, Watermarks
 from registry.digests import DigestRuns
 from registry.segments import SegmentStore
@@ -70,7 +70,7 @@ class _Places:
         return [[self.index(partition), offset] for partition, offset in sorted(watermarks.items())]
 
 
-def _saved(entry: Entry, places: _Places, store: SegmentStore) -> dict[str, Any]:
+def _saved(entry: DomainEntry, places: _Places, store: SegmentStore) -> dict[str, Any]:
     for name, rows in (("open", entry.open), ("lost", entry.lost)):
         if rows and name not in entry.files:
             entry.files[name] = store.put(_tensors(rows))
@@ -112,10 +112,10 @@ def _rows(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[bytes, OpenRow]:
     }
 
 
-def _restored(saved: Mapping[str, Any], partitions: list[TopicPartition], store: SegmentStore) -> Entry:
+def _restored(saved: Mapping[str, Any], partitions: list[TopicPartition], store: SegmentStore) -> DomainEntry:
     files = dict(saved["files"])
     seal = saved["seal"]
-    return Entry(
+    return DomainEntry(
         settled=DigestRuns.restore(store, saved["settled"]),
         open=_rows(store.get(files["open"])) if "open" in files else {},
         lost=_rows(store.get(files["lost"])) if "lost" in files else {},

@@ -1,21 +1,21 @@
 """Observing: from spooled rows to the router's sums, each once, and past what can't be turned into features.
 
-The router's watermarks decide where this goes on, so a crash on either side repeats nothing. A row whose features can't
-be had, or are not finite, would stop everything behind it for good: it is found by halving the block and goes to the
-dead letters. This module knows neither the source nor what becomes of the rows later.
+Where the router stands decides where this goes on, and what becomes of a row it decides alone, so a crash on either
+side repeats nothing and a row known already costs no features. A row whose features can't be had, or are not finite,
+would stop everything behind it for good: it is found by halving the block and goes to the dead letters. This module
+knows neither the source nor what becomes of the rows later.
 """
 
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from actors.errors import in_words
-from actors.observation import Observation, Watermarks, example_digest
+from actors.following import Following
+from actors.observation import Observation, RowKey, example_digest
 from actors.ports import SumsPort
 from actors.quiet import Quiet
 from actors.spool import Block, Spool, SpooledRow
@@ -25,17 +25,18 @@ from learning.symmetric import Float64
 from streaming.errors import RecordError
 from streaming.source import Envelope, TopicPartition
 
+Place = tuple[TopicPartition, int]
 Letter = tuple[Envelope, RecordError]
 
-_ASK_AGAIN_S = 2.0
 _PLAIN = "a"
 """A prompt that any sound extractor takes."""
 
 
 class Observer:
-    """Submits what the router has not applied yet; `watermarks` is where it stood when last heard of.
+    """Submits what the router has not counted yet, and asks about rows that were read again.
 
-    `put_letters` keeps unusable rows durably; `block_rows` are submitted at once.
+    `put_letters` keeps unusable rows durably; `block_rows` are submitted at once; `logs` gives the identity of each
+    topic's log.
     """
 
     def __init__(
@@ -43,51 +44,57 @@ class Observer:
         spool: Spool,
         extractor: FeatureExtractor,
         router: SumsPort,
+        following: Following,
         put_letters: Callable[[Sequence[Letter]], None],
         quiet: Quiet,
+        logs: Callable[[], Mapping[str, str]],
         *,
         block_rows: int,
     ) -> None:
-        self._spool, self._router, self._put_letters, self._quiet = spool, router, put_letters, quiet
+        self._spool, self._router, self._following = spool, router, following
+        self._put_letters, self._quiet, self._logs = put_letters, quiet, logs
         self._block_rows, self._extractor = block_rows, extractor
-        self.watermarks: dict[TopicPartition, int] = dict(router.watermarks())
         self.duplicates = 0
-        self._asked_at = 0.0
-        self._observing = threading.Lock()
 
     def observe_once(self) -> int:
-        """Submit one block to the router; returns the rows applied (0 when there is nothing to do yet)."""
-        with self._observing:
-            return self._observe()
+        """Ask about or submit one block; returns the rows dealt with (0 when there is nothing to do yet)."""
+        self._following.view()
+        return self._confirm() or self._observe()
 
-    def forget(self, domain: str, watermarks: Watermarks | None) -> int:
-        """Delete what waits of a domain; no row of it is on its way to the router when this returns."""
-        with self._observing:
-            return self._spool.forget(domain, watermarks)
+    def _confirm(self) -> int:
+        """Keep of the rows that were read again those that the router has counted at this very place."""
+        observed = self._following.observed
+        for partition in self._spool.partitions():
+            first, end = self._following.confirmed(partition), observed.get(partition, 0)
+            if first >= end:
+                continue
+            rows = self._spool.recall(partition, first, end, self._block_rows)
+            fates = self._router.fates([_key(row) for row in rows])
+            self._discard([row for row, fate in zip(rows, fates, strict=True) if fate != "counted"])
+            if len(rows) == self._block_rows:
+                end = rows[-1].offset + 1
+            self._following.confirm(partition, first, end)
+            if rows:
+                return len(rows)
+        return 0
 
     def _observe(self) -> int:
-        if time.monotonic() - self._asked_at > _ASK_AGAIN_S:
-            # A restarted router stands further back than the last receipt said.
-            self.watermarks = dict(self._router.watermarks())
-            self._asked_at = time.monotonic()
-        block = self._spool.block(self.watermarks, self._block_rows)
+        block = self._spool.block(self._following.observed, self._block_rows)
         if block is None:
             return 0
-        rows, statistics = self._with_statistics(self._without_repeats(block))
-        digests: dict[str, list[bytes]] = {}
-        for row in rows:
-            digests.setdefault(row.domain, []).append(example_digest(row.domain, row.record_id))
+        rows, new = self._sifted(self._without_repeats(block))
+        rows, statistics = self._with_statistics(rows, new)
         receipt = self._router.observe(
-            Observation(block.spans, {domain: tuple(known) for domain, known in digests.items()}, statistics)
+            Observation(block.spans, tuple(map(_key, rows)), block.markers, statistics, dict(self._logs()))
         )
-        self.watermarks = dict(receipt.watermarks)
-        self._asked_at = time.monotonic()
-        if receipt.duplicates:
-            self._discard([row for row in rows if example_digest(row.domain, row.record_id) in receipt.duplicates])
+        self._following.note(receipt.observed)
         if not receipt.applied:
+            self._following.ask_again()
             return 0
-        self._quiet.stir(digests)
-        return len(rows)
+        for partition, (first, end) in block.spans.items():
+            self._following.confirm(partition, first, end)
+        self._quiet.stir(row.domain for row in rows)
+        return len(rows) or len(block.markers)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -103,17 +110,26 @@ class Observer:
         self._discard(repeats)
         return list(kept.values())
 
+    def _sifted(self, rows: Sequence[SpooledRow]) -> tuple[list[SpooledRow], set[Place]]:
+        """Return the rows to be kept, and the places of those among them that are to be counted."""
+        fates = self._router.fates([_key(row) for row in rows])
+        kept = [row for row, fate in zip(rows, fates, strict=True) if fate in ("new", "lost")]
+        self._discard([row for row, fate in zip(rows, fates, strict=True) if fate == "gone"])
+        return kept, {_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "new"}
+
     def _discard(self, rows: Sequence[SpooledRow]) -> None:
         if rows:
-            self._spool.discard((row.partition, row.offset) for row in rows)
+            self._spool.discard(map(_place, rows))
             self.duplicates += len(rows)
 
-    def _with_statistics(self, rows: Sequence[SpooledRow]) -> tuple[list[SpooledRow], Statistics | None]:
-        """Return the usable rows, and the statistics of those to be trained on, None where there are none.
+    def _with_statistics(
+        self, rows: Sequence[SpooledRow], new: set[Place]
+    ) -> tuple[list[SpooledRow], Statistics | None]:
+        """Return the usable rows, and the statistics of the new ones to be trained on, None where there are none.
 
         The others are dead letters when this returns, and then deleted: put twice after a crash, one is listed once.
         """
-        training = [row for row in rows if not row.held_out]
+        training = [row for row in rows if not row.held_out and _place(row) in new]
         if not training:
             return list(rows), None
         features, refused = _extracted(training, self._extractor)
@@ -122,11 +138,20 @@ class Observer:
             if not np.isfinite(self._extractor.extract([_PLAIN])).all():
                 raise next(iter(refused.values()))
             self._put_letters([(_envelope(training[at]), _unusable(training[at], why)) for at, why in refused.items()])
-            bad = {(training[at].partition, training[at].offset) for at in refused}
+            bad = {_place(training[at]) for at in refused}
             self._spool.discard(bad)
-            rows = [row for row in rows if (row.partition, row.offset) not in bad]
-        domains = [row.domain for row in rows if not row.held_out]
+            rows = [row for row in rows if _place(row) not in bad]
+            training = [row for row in training if _place(row) not in bad]
+        domains = [row.domain for row in training]
         return list(rows), Statistics.of(features, domains, self._extractor.fingerprint) if domains else None
+
+
+def _place(row: SpooledRow) -> Place:
+    return row.partition, row.offset
+
+
+def _key(row: SpooledRow) -> RowKey:
+    return RowKey(row.domain, example_digest(row.domain, row.record_id), row.partition, row.offset, row.held_out)
 
 
 def _extracted(rows: Sequence[SpooledRow], extractor: FeatureExtractor) -> tuple[Float64, dict[int, Exception]]:

@@ -114,19 +114,18 @@ class Publisher:
 
     def _put_back(self, failed: Manifest) -> None:
         """Take back what is new in a manifest that no replica can take, and lead the replicas on."""
-        changes = put_back(failed, self._before(failed))
+        try:
+            before = self._before(failed)
+        except UnknownManifest:
+            # Of what is new nobody can tell any more.
+            return
+        changes = put_back(failed, before)
         for change in changes:
             self._router.publish(change)
         if changes:
             self._directory.publish(self._current_number())
 
     def _before(self, failed: Manifest) -> Manifest | None:
-        """Return the manifest that the replicas serve on: by what they say, else the one before."""
-        numbers = [number for number in self._served() if number < failed.number]
-        for number in (max(numbers, default=None), failed.parent):
-            try:
-                if number is not None:
-                    return self._registry.manifest(number)
-            except UnknownManifest:
-                continue
-        return None
+        """Return the manifest that the replicas serve on, where none says so the one before; None before the first."""
+        number = max((served for served in self._served() if served < failed.number), default=failed.parent)
+        return self._registry.manifest(number) if number is not None else None

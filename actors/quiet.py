@@ -21,3 +21,8 @@ class Quiet:
     def seconds(self, domain: str) -> float:
         """Return for how long nothing of the domain was heard."""
         return time.monotonic() - self._stirred.get(domain, self._started)
+
+    def all(self) -> dict[str, float]:
+        """Return for how long nothing was heard, of each domain that was heard of."""
+        now = time.monotonic()
+        return {domain: now - stirred for domain, stirred in self._stirred.items()}

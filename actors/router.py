@@ -37,7 +37,8 @@ from learning.rls import ClassWeighting, StreamingRidge
 from learning.statistics import Statistics
 from registry.digests import DigestRuns
 from registry.manifest import BaseRevision, Manifest, RouterRef, Tombstone
-from registry.registry import Registry, Snapshot
+from registry.registry import Registry
+from registry.snapshots import Snapshot
 from streaming.source import TopicPartition
 
 
@@ -60,6 +61,8 @@ class Router:
         self._registry, self._base = registry, base
         self._ridge_penalty, self._class_weighting, self._abstain_below = ridge, class_weighting, abstain_below
         self._epoch = registry.begin_epoch()
+        self._sums: StreamingRidge | None = None
+        self._ledger = Ledger(DigestRuns.empty(registry.segments))
         self._is_sound = False
         """Whether the state in memory is what the registry holds and what was counted since."""
         self._restore()
@@ -308,15 +311,14 @@ class Router:
     def _restore(self) -> None:
         snapshot, head = self._registry.snapshot(), self._registry.head()
         store = self._registry.segments
-        self._sums: StreamingRidge | None = None
-        self._ledger = Ledger(DigestRuns.empty(store))
+        self._sums, self._ledger = None, Ledger(DigestRuns.empty(store))
         runs: tuple[WriterRun, ...] = ()
         if snapshot is not None:
             self._check_base()
             runs = tuple(WriterRun(name, first) for name, first in snapshot.state["runs"])
             self._ledger = ledger_state.restore(snapshot.state["ledger"], store)
             self._sums = self._restored_sums(snapshot)
-        self._stand_on(snapshot.number if snapshot else 0, head.snapshot_digest if head else "", runs)
+        self._stand_on(snapshot.number if snapshot else 0, head.snapshot_digest, runs)
         self._is_sound = True
 
     def _restored_sums(self, snapshot: Snapshot) -> StreamingRidge | None:

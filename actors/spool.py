@@ -1,52 +1,45 @@
-"""A durable waiting room for the examples of domains that are not published yet.
+"""What one ingest worker keeps of the stream until its domains are published: a cache, which may be deleted any time.
 
-One SQLite file an ingest worker. Rows are keyed by topic, partition and offset, so spooling a record twice is spooling
-it once, and the offsets that were covered are stored in the same transaction. A transaction is on disk when it returns
-(`synchronous=FULL`): the registry's snapshots speak of rows that must then still be here, and a seal must not be
-forgotten once its adapter is kept. The file is locked to this process, which also spares WAL its shared memory.
+One SQLite file. Rows are keyed by topic, partition and offset, so spooling a record twice is spooling it once, and the
+offsets that were covered are stored in the same transaction. What becomes of a row the router's ledger says alone: the
+spool is led after its snapshots, drops what they have settled, and notes by which one it did. A router that does not
+descend from that one is refused: it may ask for rows that are not here any more, and nobody would read them again.
 
-Coverage is a set of intervals: a partition that went to another worker and came back leaves a hole between what was
-read before and after. What lies in a hole is the other worker's to supply.
-
-A row is *open* until its domain closes, then *sealed* under the version that is trained from it, then deleted when
-that version is published. It holds the prompt as it was rendered when it came, and that text is featured and trained
-on: a file whose rows were rendered by another template is refused. The spool knows nothing of features, training or
-publication.
+A row holds the prompt as it was rendered when it came, and that text is featured and trained on: a file whose rows were
+rendered by another template is refused. The spool knows nothing of features, training or publication.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from actors.backlog import DomainBacklog
-from actors.errors import OtherHome
-from actors.observation import Watermarks
-from actors.spool_formats import FORMAT, check_formats
+from actors.coverage import Coverage, Span
+from actors.errors import OtherHome, SpoolAhead
+from actors.observation import LedgerView, Marker, Watermarks
+from actors.spool_file import Transaction, UnreadableSpool, open_file, put_aside
 from streaming.source import TopicPartition
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
-    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL,
-    domain TEXT NOT NULL, record_id TEXT NOT NULL, held_out INTEGER NOT NULL, prompt TEXT NOT NULL,
-    completion TEXT NOT NULL, sealed INTEGER, tried INTEGER,
+    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, record_id TEXT NOT NULL,
+    held_out INTEGER NOT NULL, prompt TEXT NOT NULL, completion TEXT NOT NULL,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rows_stage ON rows (domain, sealed, tried, held_out);
+CREATE INDEX IF NOT EXISTS rows_domain ON rows (domain, topic, part, pos);
 CREATE TABLE IF NOT EXISTS markers (
     topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS coverage (
     topic TEXT NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (topic, part, first)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS seals (
-    domain TEXT NOT NULL, version INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL, next INTEGER NOT NULL,
-    PRIMARY KEY (domain, version, topic, part)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _ROW = "topic, part, pos, domain, record_id, held_out, prompt, completion"
+_STRETCH = "topic=? AND part=? AND pos>=? AND pos<?"
+_REREAD = "`anabranch home reread` deletes the spools, and the stream is read again"
 
 
 @dataclass(frozen=True)
@@ -64,74 +57,91 @@ class SpooledRow:
 
 
 @dataclass(frozen=True)
-class SpooledMarker:
-    """An end-of-domain marker and where it stood in the stream."""
-
-    partition: TopicPartition
-    offset: int
-    domain: str
-
-
-@dataclass(frozen=True)
 class Block:
-    """Consecutive rows to observe, and the span of offsets they cover in each partition."""
+    """Consecutive rows and markers to observe, and the span of offsets they cover in each partition."""
 
     rows: tuple[SpooledRow, ...]
+    markers: tuple[Marker, ...]
     spans: Mapping[TopicPartition, tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Seal:
-    """The rows sealed for one version: their number, and the watermarks up to which they were sealed.
+class SnapshotNote(NamedTuple):
+    """The snapshot that a spool was led after last; number 0 where there was none yet."""
 
-    The watermarks are kept with the seal: it is complete once every spool has sealed up to the highest ones of all.
-    """
+    lineage: str
+    run: str
+    snapshot: int
 
-    rows: int
-    watermarks: Watermarks = field(default_factory=dict)
+    @classmethod
+    def of(cls, view: LedgerView) -> SnapshotNote:
+        """Return the note of the snapshot in force."""
+        return cls(view.lineage, view.runs[-1].name if view.runs else "", view.snapshot)
+
+    def precedes(self, view: LedgerView) -> bool:
+        """Tell whether the snapshot in force is this one or descends from it."""
+        if self.snapshot == 0:
+            return self.lineage == view.lineage
+        return view.follows(*self)
+
+    def __str__(self) -> str:
+        return f"snapshot {self.snapshot} (run {self.run[:8] or 'none'}, home {self.lineage[:8]})"
 
 
 class Spool:
     """The spool of one ingest worker, in the file `path`. Safe to use from several threads.
 
-    Raises `OtherHome` when rows wait, here or in a spool beside it, that an earlier version wrote otherwise.
+    A file that can't be read is put aside, and `trouble` says so. Raises `sqlite3.OperationalError` when another
+    process has it.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        check_formats(path)
-        self._path = path
+        self.path = path
+        self.trouble: str | None = None
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        try:
-            self._open()
-        except BaseException:
-            self._db.close()
-            raise
+        self._fences: Mapping[str, Watermarks] = {}
+        self._counted: tuple[int, dict[str, int]] = (-1, {})
+        self._open()
 
     def _open(self) -> None:
-        (written,) = self._db.execute("PRAGMA user_version").fetchone()
-        upgrade = ""
-        if written < FORMAT and self._db.execute("SELECT 1 FROM sqlite_master WHERE name='rows'").fetchone():
-            self._refuse_rows("in the format of an earlier version; let that version publish or remove their domains")
-            upgrade = "DROP TABLE rows; ALTER TABLE markers DROP COLUMN arrived;"
-        self._db.executescript(f"BEGIN; {upgrade} {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+        try:
+            self._db = open_file(self.path, _SCHEMA)
+        except UnreadableSpool as error:
+            self._put_aside(str(error))
+        self.coverage = Coverage(self._db)
+        self._counted = (-1, {})
+
+    def _put_aside(self, why: str) -> None:
+        aside = put_aside(self.path)
+        self.trouble = f"spool {self.path.name}: {why}; it was put aside as {aside.name}, and the stream is read again"
+        self._db = open_file(self.path, _SCHEMA)
+
+    def begin_anew(self, why: str) -> None:
+        """Put the file aside and go on with an empty one: whatever was covered has to be read again."""
+        with self._lock:
+            self._db.close()
+            self._put_aside(why)
+            self.coverage = Coverage(self._db)
+            self._counted = (-1, {})
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    # -- what it holds, and for whom ----------------------------------------------------------------------------------
 
     def check_template(self, digest: str) -> None:
         """Raise `OtherHome` when rows wait that were rendered by another template than the one of this digest."""
-        if self.fact("template") != digest:
-            self._refuse_rows(
-                "rendered by another prompt template; set base.chat_template, base.terminator and the tokenizer back "
-                "until their domains are published"
-            )
+        with self._lock:
+            if self.fact("template") == digest:
+                return
+            if rows := self.size():
+                raise OtherHome(
+                    f"spool {self.path.name}: holds {rows} examples rendered by another prompt template; set "
+                    "base.chat_template, base.terminator and the tokenizer back until their domains are published; or "
+                    + _REREAD
+                )
             self.note("template", digest)
-
-    def _refuse_rows(self, why: str) -> None:
-        if rows := self.size():
-            raise OtherHome(f"spool {self._path.name}: holds {rows} examples {why}, or begin a new home folder")
 
     def fact(self, name: str) -> str | None:
         """Return what was noted under a name, or None."""
@@ -146,233 +156,202 @@ class Spool:
                 "INSERT INTO facts VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value", (name, value)
             )
 
-    def close(self) -> None:
-        """Close the file."""
+    def log_of(self, topic: str) -> str | None:
+        """Return the identity of the log that the topic's rows were read from."""
+        return self.fact(f"log {topic}")
+
+    def note_log(self, topic: str, identity: str) -> None:
+        """Note the identity of the log that the topic's rows are read from."""
+        self.note(f"log {topic}", identity)
+
+    def snapshot(self) -> SnapshotNote | None:
+        """Return the snapshot that this spool was led after last, or None before the first view."""
         with self._lock:
-            self._db.close()
+            lineage, run, number = (self.fact(name) for name in ("lineage", "run", "snapshot"))
+        return None if lineage is None else SnapshotNote(lineage, run or "", int(number or 0))
+
+    def follow(self, view: LedgerView) -> None:
+        """Drop what the snapshot in force has settled or removed, and what was read from another log than the ledger's.
+
+        Raises `SpoolAhead` when that snapshot does not descend from the one this spool was led after last.
+        """
+        with self._lock:
+            noted, present = self.snapshot(), SnapshotNote.of(view)
+            if noted is not None and not noted.precedes(view):
+                raise SpoolAhead(
+                    f"spool {self.path.name}: was led after {noted}, which the router's {present} does not descend "
+                    f"from, so rows may be missing in it: put that snapshot back, or {_REREAD}"
+                )
+            if view.fences is not None:
+                self._fences = view.fences
+            elif noted == present:
+                return
+            changes = self._db.total_changes
+            with Transaction(self._db):
+                for topic, identity in view.logs.items():
+                    if self.log_of(topic) not in (None, identity):
+                        self._drop_topic(topic)
+                self._drop_settled(view.durable)
+                for name, value in zip(("lineage", "run", "snapshot"), present, strict=True):
+                    self.note(name, str(value))
+            if self._db.total_changes != changes:
+                # Else the file's log would go on holding texts of domains that were removed.
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _drop_topic(self, topic: str) -> None:
+        for table in ("rows", "markers", "coverage"):
+            self._db.execute(f"DELETE FROM {table} WHERE topic=?", (topic,))
+        self._db.execute("DELETE FROM facts WHERE name=?", (f"log {topic}",))
+
+    def _drop_settled(self, durable: Watermarks) -> None:
+        for domain in self.counts():
+            for partition, offset in self._fences.get(domain, {}).items():
+                self._db.execute(
+                    "DELETE FROM rows WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
+                )
+        for partition, offset in durable.items():
+            self._db.execute("DELETE FROM markers WHERE topic=? AND part=? AND pos<?", (*partition, offset))
+
+    # -- filling ------------------------------------------------------------------------------------------------------
 
     def continuation(self, partition: TopicPartition, offset: int) -> int:
         """Return where reading has to go on, so that everything from `offset` on is covered without a hole."""
         with self._lock:
-            end = self._covered_to(partition, offset)
+            end = self.coverage.reaches(partition, offset)
         return offset if end is None else end
 
-    def append(
-        self,
-        rows: Iterable[SpooledRow],
-        markers: Iterable[SpooledMarker],
-        spans: Mapping[TopicPartition, tuple[int, int]],
-    ) -> None:
-        """Store rows and markers and cover `spans` (first offset, next offset), in one transaction.
+    def append(self, rows: Iterable[SpooledRow], markers: Iterable[Marker], spans: Iterable[Span]) -> None:
+        """Store rows and markers and cover `spans`, in one transaction.
 
-        What is there already stays.
+        What is there already stays; rows below a fence of the snapshot in force are not taken.
         """
-        with self._lock, self._transaction():
+        with self._lock, Transaction(self._db):
             self._db.executemany(
-                "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,NULL,NULL) ON CONFLICT DO NOTHING",
+                "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                 [
                     (*r.partition, r.offset, r.domain, r.record_id, int(r.held_out), r.prompt, r.completion)
                     for r in rows
+                    if r.offset >= self._fences.get(r.domain, {}).get(r.partition, 0)
                 ],
             )
             self._db.executemany(
                 "INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
                 [(*m.partition, m.offset, m.domain) for m in markers],
             )
-            for partition, (start, end) in spans.items():
-                self._cover(partition, start, end)
+            for span in spans:
+                self.coverage.add(span)
 
-    def block(self, watermarks: Watermarks, limit: int) -> Block | None:
-        """Return up to `limit` rows the router has not applied, in stream order, or None when it has seen them all.
+    def discard(self, places: Iterable[tuple[TopicPartition, int]]) -> None:
+        """Delete single rows, which the ledger has elsewhere or not at all."""
+        with self._lock, Transaction(self._db):
+            self._db.executemany(
+                "DELETE FROM rows WHERE topic=? AND part=? AND pos=?", [(*p, offset) for p, offset in places]
+            )
 
-        A partition without a watermark begins at offset 0. Where the watermark lies in a hole of the coverage, nothing
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def block(self, observed: Watermarks, limit: int) -> Block | None:
+        """Return up to `limit` rows and as many markers that the router has not counted, in stream order, or None when
+        it has counted everything.
+
+        A partition that `observed` doesn't name begins at offset 0. Where it stands in a hole of the coverage, nothing
         of that partition is returned.
         """
         rows: list[SpooledRow] = []
+        markers: list[Marker] = []
         spans: dict[TopicPartition, tuple[int, int]] = {}
         with self._lock:
-            for partition in self._covered():
-                start = watermarks.get(partition, 0)
-                end = self._covered_to(partition, start)
-                wanted = limit - len(rows)
-                if end is None or wanted <= 0:
+            for partition in self.coverage.partitions():
+                start = observed.get(partition, 0)
+                end = self.coverage.reaches(partition, start)
+                if end is None or len(rows) >= limit or len(markers) >= limit:
                     continue
-                found = self._rows(
-                    "topic=? AND part=? AND pos>=? AND pos<? ORDER BY pos LIMIT ?",
-                    (*partition, start, end, wanted + 1),
-                )
-                if len(found) > wanted:
-                    end = found[wanted].offset
-                    found = found[:wanted]
-                rows.extend(found)
+                some_rows = self.recall(partition, start, end, limit - len(rows) + 1)
+                some_markers = self._markers(partition, start, end, limit - len(markers) + 1)
+                if len(some_rows) > limit - len(rows):
+                    end = some_rows[-1].offset
+                if len(some_markers) > limit - len(markers):
+                    end = min(end, some_markers[-1].offset)
+                rows.extend(row for row in some_rows if row.offset < end)
+                markers.extend(marker for marker in some_markers if marker.offset < end)
                 spans[partition] = (start, end)
-        return Block(tuple(rows), spans) if spans else None
+        return Block(tuple(rows), tuple(markers), spans) if spans else None
 
-    def discard(self, positions: Iterable[tuple[TopicPartition, int]]) -> None:
-        """Delete single rows, known to be duplicates."""
-        with self._lock, self._transaction():
-            self._db.executemany(
-                "DELETE FROM rows WHERE topic=? AND part=? AND pos=?", [(*p, offset) for p, offset in positions]
-            )
+    def recall(self, partition: TopicPartition, first: int, end: int, limit: int) -> Sequence[SpooledRow]:
+        """Return up to `limit` rows of a stretch of a partition, in order."""
+        return self._rows(f"{_STRETCH} ORDER BY pos LIMIT ?", (*partition, first, end, limit))
 
-    def backlog(self, watermarks: Watermarks) -> dict[str, DomainBacklog]:
-        """Return what waits of each domain, looking only at offsets the router has applied."""
-        waiting: dict[str, DomainBacklog] = {}
+    def examples(self, domain: str, until: Watermarks) -> Sequence[SpooledRow]:
+        """Return the rows of a domain below `until`."""
         with self._lock:
-            # All rows by their stage, from the index alone; then less the few that the router has not applied yet.
-            for domain, version, tried, held_out, rows in self._db.execute(
-                "SELECT domain, sealed, tried IS NOT NULL, held_out, count(*) FROM rows "
-                "GROUP BY domain, sealed, tried, held_out"
-            ).fetchall():
-                entry = waiting.get(domain, DomainBacklog())
-                if version is None:
-                    waiting[domain] = entry.plus(rows, held_out=held_out, tried=tried)
-                else:
-                    waiting[domain] = replace(entry, sealed=entry.sealed | {version})
-            for partition in self._covered():
-                for domain, tried, held_out, rows in self._db.execute(
-                    "SELECT domain, tried IS NOT NULL, held_out, count(*) FROM rows "
-                    "WHERE topic=? AND part=? AND pos>=? AND sealed IS NULL GROUP BY 1, 2, 3",
-                    (*partition, watermarks.get(partition, 0)),
-                ).fetchall():
-                    entry = waiting[domain].plus(-rows, held_out=held_out, tried=tried)
-                    waiting[domain] = replace(entry, unobserved=entry.unobserved + rows)
-            for partition, offset in watermarks.items():
-                for (domain,) in self._db.execute(
-                    "SELECT DISTINCT domain FROM markers WHERE topic=? AND part=? AND pos<?", (*partition, offset)
-                ).fetchall():
-                    entry = waiting.get(domain, DomainBacklog())
-                    waiting[domain] = replace(entry, markers=entry.markers | {partition})
-        return waiting
-
-    def seal(self, domain: str, version: int, watermarks: Watermarks) -> Seal:
-        """Seal the domain's open, observed rows under `version` and drop its observed markers; repeatable."""
-        with self._lock, self._transaction():
-            for partition, offset in watermarks.items():
-                self._db.execute(
-                    "UPDATE rows SET sealed=? WHERE domain=? AND sealed IS NULL AND topic=? AND part=? AND pos<?",
-                    (version, domain, *partition, offset),
+            return [
+                row
+                for partition, end in until.items()
+                for row in self._rows(
+                    "domain=? AND topic=? AND part=? AND pos<? ORDER BY pos", (domain, *partition, end)
                 )
-                self._db.execute(
-                    "INSERT INTO seals VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET next=max(next, excluded.next)",
-                    (domain, version, *partition, offset),
-                )
-            self._drop_markers(domain, watermarks)
-        return self.seal_of(domain, version)
+            ]
 
-    def seal_of(self, domain: str, version: int) -> Seal:
-        """Return what is sealed under a version."""
+    def held(self, partition: TopicPartition, first: int, end: int) -> frozenset[int]:
+        """Return the offsets of the rows of a stretch."""
         with self._lock:
-            (rows,) = self._db.execute(
-                "SELECT count(*) FROM rows WHERE domain=? AND sealed=?", (domain, version)
-            ).fetchone()
-            ends = self._db.execute(
-                "SELECT topic, part, next FROM seals WHERE domain=? AND version=?", (domain, version)
-            ).fetchall()
-        return Seal(int(rows), {TopicPartition(topic, part): end for topic, part, end in ends})
+            found = self._db.execute(f"SELECT pos FROM rows WHERE {_STRETCH}", (*partition, first, end)).fetchall()
+        return frozenset(pos for (pos,) in found)
 
-    def sealed(self, domain: str, version: int) -> Sequence[SpooledRow]:
-        """Return the rows sealed under a version."""
+    def covered(self, partition: TopicPartition, first: int, end: int) -> list[Span]:
+        """Return what of a stretch was read."""
         with self._lock:
-            return self._rows("domain=? AND sealed=?", (domain, version))
+            return self.coverage.within(partition, first, end)
 
-    def release(self, domain: str, version: int, watermarks: Watermarks) -> int:
-        """Delete the rows sealed under a published version; returns their number.
+    def holes(self, partition: TopicPartition, first: int, end: int) -> list[Span]:
+        """Return what of a stretch was not read."""
+        with self._lock:
+            return self.coverage.holes(partition, first, end)
 
-        An open row of the domain below `watermarks`, up to which all spools have sealed, is a copy of one that another
-        worker sealed: it goes too, or it would be learned twice.
-        """
-        with self._lock, self._transaction():
-            self._db.execute("DELETE FROM seals WHERE domain=? AND version=?", (domain, version))
-            released = self._db.execute("DELETE FROM rows WHERE domain=? AND sealed=?", (domain, version)).rowcount
-            for partition, offset in watermarks.items():
+    def partitions(self) -> list[TopicPartition]:
+        """Return the partitions of which anything was read."""
+        with self._lock:
+            return self.coverage.partitions()
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each domain."""
+        with self._lock:
+            changes = self._db.total_changes
+            if self._counted[0] != changes:
+                found = self._db.execute("SELECT domain, count(*) FROM rows GROUP BY domain").fetchall()
+                self._counted = (changes, dict(found))
+            return dict(self._counted[1])
+
+    def counts_from(self, partition: TopicPartition, offset: int) -> dict[str, int]:
+        """Return the number of rows of each domain in a partition, from an offset on."""
+        with self._lock:
+            return dict(
                 self._db.execute(
-                    "DELETE FROM rows WHERE domain=? AND sealed IS NULL AND topic=? AND part=? AND pos<?",
-                    (domain, *partition, offset),
-                )
-        return released
-
-    def reopen(self, domain: str, version: int) -> None:
-        """Open the rows of a rejected version again: they join the next training of the domain."""
-        with self._lock, self._transaction():
-            self._db.execute("DELETE FROM seals WHERE domain=? AND version=?", (domain, version))
-            self._db.execute(
-                "UPDATE rows SET sealed=NULL, tried=? WHERE domain=? AND sealed=?", (version, domain, version)
+                    "SELECT domain, count(*) FROM rows WHERE topic=? AND part=? AND pos>=? GROUP BY domain",
+                    (*partition, offset),
+                ).fetchall()
             )
-
-    def forget(self, domain: str, watermarks: Watermarks | None = None) -> int:
-        """Delete everything of a domain, or what lies below `watermarks`; returns the number of rows deleted."""
-        with self._lock, self._transaction():
-            self._db.execute("DELETE FROM seals WHERE domain=?", (domain,))
-            if watermarks is None:
-                self._db.execute("DELETE FROM markers WHERE domain=?", (domain,))
-                return self._db.execute("DELETE FROM rows WHERE domain=?", (domain,)).rowcount
-            self._drop_markers(domain, watermarks)
-            return sum(
-                self._db.execute(
-                    "DELETE FROM rows WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
-                ).rowcount
-                for partition, offset in watermarks.items()
-            )
-
-    def drop_markers(self, domain: str, watermarks: Watermarks) -> None:
-        """Drop the observed markers of a domain that has nothing to train on."""
-        with self._lock, self._transaction():
-            self._drop_markers(domain, watermarks)
 
     def size(self) -> int:
         """Return the number of rows held."""
+        return sum(self.counts().values())
+
+    def bytes(self) -> int:
+        """Return the bytes of the file that are in use."""
         with self._lock:
-            return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
+            pages, free, size = (
+                int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return (pages - free) * size
 
     def _rows(self, where: str, values: tuple[object, ...]) -> list[SpooledRow]:
-        found = self._db.execute(f"SELECT {_ROW} FROM rows WHERE {where}", values).fetchall()
+        with self._lock:
+            found = self._db.execute(f"SELECT {_ROW} FROM rows WHERE {where}", values).fetchall()
         return [SpooledRow(TopicPartition(t, p), pos, d, i, bool(h), *texts) for t, p, pos, d, i, h, *texts in found]
 
-    def _drop_markers(self, domain: str, watermarks: Watermarks) -> None:
-        for partition, offset in watermarks.items():
-            self._db.execute(
-                "DELETE FROM markers WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
-            )
-
-    def _covered(self) -> list[TopicPartition]:
-        known = self._db.execute("SELECT DISTINCT topic, part FROM coverage ORDER BY topic, part").fetchall()
-        return [TopicPartition(topic, part) for topic, part in known]
-
-    def _covered_to(self, partition: TopicPartition, offset: int) -> int | None:
-        """Return the end of the covered interval that `offset` lies in, or None when it lies in none."""
-        row = self._db.execute(
-            "SELECT next FROM coverage WHERE topic=? AND part=? AND first<=? AND next>?", (*partition, offset, offset)
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def _cover(self, partition: TopicPartition, start: int, end: int) -> None:
-        """Add an interval to the coverage and join it with those it touches."""
-        touching = "topic=? AND part=? AND first<=? AND next>=?"
-        place = (*partition, end, start)
-        first, last = self._db.execute(f"SELECT min(first), max(next) FROM coverage WHERE {touching}", place).fetchone()
-        if first is not None:
-            start, end = min(start, first), max(end, last)
-            self._db.execute(f"DELETE FROM coverage WHERE {touching}", place)
-        self._db.execute("INSERT INTO coverage VALUES (?,?,?,?)", (*partition, start, end))
-
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
-
-
-class _Transaction:
-    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK when the body or the commit raises."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+    def _markers(self, partition: TopicPartition, first: int, end: int, limit: int) -> list[Marker]:
+        found = self._db.execute(
+            f"SELECT pos, domain FROM markers WHERE {_STRETCH} ORDER BY pos LIMIT ?", (*partition, first, end, limit)
+        ).fetchall()
+        return [Marker(partition, pos, domain) for pos, domain in found]

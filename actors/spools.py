@@ -104,6 +104,7 @@ class Spools:
             name=name,
             partitions=tuple(str(partition) for partition in sorted(report.partitions)),
             spooled=report.spooled,
+            spooled_bytes=report.spooled_bytes,
             full=report.full,
             polled=report.polled,
             dead_letters=report.dead_letters,

@@ -64,7 +64,7 @@ class Upkeep:
 
     def _prune(self) -> None:
         head = self._registry.head()
-        if head is None:
+        if head.snapshot == 0:
             return
         replicas = self._directory.replicas().values()
         serving = min((r.manifest for r in replicas if r.manifest and not r.fenced), default=None)

@@ -34,7 +34,6 @@ from configs.loader import load
 from configs.settings import Settings
 from learning.statistics import Statistics
 from registry.adapters import AdapterFacts
-from registry.registry import Registry
 from streaming.broker import free_port
 
 RESULT = Path(__file__).parent / "results" / "start.json"
@@ -83,7 +82,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 
 def publish(settings: Settings, folder: Path) -> dict[str, Path]:
     """Publish two untrained adapters with a router on the settings' home; returns their folders by domain."""
-    registry = Registry(builders.registry_root(settings))
+    registry = builders.registry(settings)
     router = control_actors.router(settings)
     extractor = builders.extractor(settings)
     template = builders.template(settings)

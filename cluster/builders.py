@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
+from actors.spool_folder import make_spool_folder
 from cluster.late import late
 from configs.settings import Settings
 from learning.checkpoint import base_digest
@@ -32,17 +33,26 @@ if TYPE_CHECKING:
     from learning.features import FeatureExtractor
     from learning.template import PromptTemplate
 
-STANDARDISATION = "standardisation.safetensors"
+
+def registry_root(home: Path) -> Path:
+    """Return the folder of a home's registry."""
+    return home / "registry"
 
 
-def registry_root(settings: Settings) -> Path:
-    """Return the folder of the registry."""
-    return settings.home / "registry"
+def stream_file(home: Path) -> Path:
+    """Return the file of a home's embedded stream."""
+    return home / "stream.sqlite"
+
+
+def registry(settings: Settings, *, writer: bool = False) -> Registry:
+    """Return the registry."""
+    return Registry(registry_root(settings.home), writer=writer)
 
 
 def spool_path(settings: Settings, index: int) -> Path:
-    """Return the file of an ingest worker's spool."""
-    return settings.home / "spool" / f"ingest-{index}.sqlite"
+    """Return the file of an ingest worker's spool, on the machine it is asked on; its folder is there then."""
+    folder = make_spool_folder(settings.home, registry(settings).lineage, settings.ingest.spool_folder)
+    return folder / f"ingest-{index}.sqlite"
 
 
 def template(settings: Settings) -> PromptTemplate:
@@ -65,17 +75,10 @@ def base_revision(settings: Settings) -> BaseRevision:
 
 
 def extractor(settings: Settings) -> FeatureExtractor:
-    """Return the feature extractor, scaled as the home's is."""
+    """Return the feature extractor."""
     from learning.features import FeatureExtractor
-    from learning.standardisation import Standardisation
 
-    frozen = Registry(registry_root(settings)).frozen(STANDARDISATION)
-    return FeatureExtractor(
-        settings.base.model,
-        settings.features,
-        template(settings),
-        Standardisation.from_bytes(frozen) if frozen is not None else None,
-    )
+    return FeatureExtractor(settings.base.model, settings.features, template(settings))
 
 
 def extractor_for(settings: Settings) -> Callable[[Manifest | None], FeatureExtractor]:
@@ -117,6 +120,7 @@ def ingest_options(settings: Settings) -> IngestOptions:
         poll_records=ingest.poll_records,
         block_rows=ingest.block_rows,
         spool_limit=ingest.spool_limit,
+        spool_bytes=ingest.spool_bytes,
         held_out_fraction=ingest.held_out_fraction,
     )
 
@@ -131,6 +135,7 @@ def coordinator_options(settings: Settings) -> CoordinatorOptions:
         seed=settings.learner.seed,
         keep_snapshots=settings.registry.keep_snapshots,
         keep_manifests=settings.registry.keep_manifests,
+        keep_versions=settings.registry.keep_versions,
     )
 
 
@@ -142,7 +147,7 @@ def stream_location(settings: Settings) -> StreamLocation:
     stream = settings.stream
     if stream.kind == "kafka":
         return StreamLocation("kafka", stream.topic, bootstrap=stream.bootstrap)
-    return StreamLocation("embedded", stream.topic, path=settings.home / "stream.sqlite")
+    return StreamLocation("embedded", stream.topic, path=stream_file(settings.home))
 
 
 def kafka_options(settings: Settings) -> KafkaOptions | None:
@@ -181,10 +186,13 @@ def source(settings: Settings, index: int) -> Callable[[StartAt], RecordSource]:
     return open_at
 
 
-def sink(settings: Settings) -> RecordSink:
-    """Return a sink of the stream."""
+def sink(settings: Settings, *, patience_s: float | None = None) -> RecordSink:
+    """Return a sink of the stream; an append waits `patience_s` for it, or as long as an outage may last."""
     return open_sink(
-        stream_location(settings), options=kafka_options(settings), max_value_bytes=settings.ingest.max_record_bytes
+        stream_location(settings),
+        options=kafka_options(settings),
+        patience_s=patience_s,
+        max_value_bytes=settings.ingest.max_record_bytes,
     )
 
 

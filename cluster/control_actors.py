@@ -11,13 +11,12 @@ from actors.router import Router
 from cluster import builders, names
 from cluster.remote import Remote
 from configs.settings import Settings
-from registry.registry import Registry
 
 
 def router(settings: Settings) -> Router:
     """The router, single writer of the registry."""
     return Router(
-        Registry(builders.registry_root(settings), writer=True),
+        builders.registry(settings, writer=True),
         builders.base_revision(settings),
         ridge=settings.router.ridge,
         class_weighting=settings.router.class_weighting,
@@ -27,11 +26,10 @@ def router(settings: Settings) -> Router:
 
 def directory(settings: Settings) -> ReplicaDirectory:
     """The replica directory; its methods run on the actor's event loop."""
-    registry = Registry(builders.registry_root(settings))
+    registry = builders.registry(settings)
 
     def in_force() -> int:
-        manifest = registry.current()
-        return manifest.number if manifest else 0
+        return manifest.number if (manifest := registry.current()) else 0
 
     return ReplicaDirectory(in_force, prepare_timeout_seconds=settings.serving.prepare_timeout_seconds)
 
@@ -39,7 +37,7 @@ def directory(settings: Settings) -> ReplicaDirectory:
 def coordinator(settings: Settings) -> Coordinator:
     """The coordinator, which knows everyone it directs by name, ticking."""
     made = Coordinator(
-        Registry(builders.registry_root(settings)),
+        builders.registry(settings),
         builders.base_revision(settings),
         {name: Remote.named(name) for name in map(names.ingest, range(settings.ingest.workers))},
         Remote.named(names.ROUTER),

@@ -87,16 +87,14 @@ class FrontDoor:
         from actors.replica import Replica
         from cluster import builders, frontdoor, names
         from cluster.control import ClusterControl
-        from registry.registry import Registry
         from serving.frontdoor import build_app
         from serving.service import RoutedService
 
         if system is not None:
             await system.ready.remote()
-        registry = Registry(builders.registry_root(settings))
         service = await RoutedService.start(
             builders.engine_options(settings),
-            registry,
+            builders.registry(settings),
             builders.extractor_for(settings),
             builders.base_revision(settings),
             max_prompts=settings.serving.max_prompts,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import sqlite3
+from pathlib import Path
 
 from actors.errors import ActorError
-from actors.spool import Spool
 from cluster import builders
 from cluster.errors import ClusterError
 from configs.checks import check_paths
@@ -16,16 +15,13 @@ from configs.settings import Settings
 from learning.checkpoint import layer_count, resolve
 from learning.errors import LearningError
 from registry.errors import RegistryError
-from registry.registry import Registry
-from streaming.errors import StreamError
 from streaming.location import ensure_topic
 
 
 class HomeLock:
     """The right to be the one system on a home folder; the operating system frees it when the process ends."""
 
-    def __init__(self, settings: Settings) -> None:
-        home = settings.home
+    def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self._file = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -42,33 +38,28 @@ class HomeLock:
 
 
 def check_surroundings(settings: Settings) -> HomeLock:
-    """Check paths, home folder, base model and stream; returns the lock on the home folder."""
+    """Check paths, home folder, base model and stream; returns the lock on the home folder.
+
+    What can't be is a `ClusterError`, a `ConfigError` or a `StreamError`.
+    """
     check_paths(settings)
-    _check_stream(settings)
-    lock = HomeLock(settings)
+    location, options = builders.stream_location(settings), builders.kafka_options(settings)
+    ensure_topic(location, settings.stream.partitions, options=options)
+    lock = HomeLock(settings.home)
     try:
         _check_base(settings)
         _check_layers(settings)
-        _check_spools(settings)
     except BaseException:
         lock.release()
         raise
     return lock
 
 
-def _check_stream(settings: Settings) -> None:
-    try:
-        ensure_topic(
-            builders.stream_location(settings), settings.stream.partitions, options=builders.kafka_options(settings)
-        )
-    except StreamError as error:
-        raise ClusterError(str(error)) from error
-
-
 def _check_base(settings: Settings) -> None:
     try:
-        current = Registry(builders.registry_root(settings)).current()
-    except RegistryError as error:
+        current = builders.registry(settings).current()
+        builders.spool_path(settings, 0)
+    except (RegistryError, ActorError) as error:
         raise ClusterError(str(error)) from error
     base = builders.base_revision(settings)
     if current is not None and current.base.digest != base.digest:
@@ -92,15 +83,6 @@ def _check_layers(settings: Settings) -> None:
             f"learner.frozen_layers: expected fewer than the base model's {layers} layers, got {frozen}; an adapter "
             "needs a layer above them"
         )
-
-
-def _check_spools(settings: Settings) -> None:
-    """Open every worker's spool once: one that can't be read is refused here and not by an actor that dies of it."""
-    try:
-        for index in range(settings.ingest.workers):
-            Spool(builders.spool_path(settings, index)).close()
-    except (ActorError, sqlite3.Error) as error:
-        raise ClusterError(f"home {settings.home}: {error}") from error
 
 
 def free_port(settings: Settings) -> int:

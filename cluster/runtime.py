@@ -60,7 +60,7 @@ class Runtime:
     def start(self, timeout_s: float = 300.0) -> None:
         """Start everything and return once the front door is ready.
 
-        Raises `ClusterError` or `configs.errors.ConfigError`, one line, when something stands in the way.
+        Raises `ClusterError`, `ConfigError` or `StreamError`, one line, when something stands in the way.
         """
         port = free_port(self.settings)
         self._lock = check_surroundings(self.settings)

@@ -110,13 +110,28 @@ class IngestSettings(Section):
     block_rows: Count = 256
     """Examples folded into one statistics message to the router; fewer means fresher, more means cheaper."""
     spool_limit: Count = 200_000
-    """Untrained examples on disk above which a worker pauses its partitions; the bound of its disk use."""
+    """Untrained examples on disk above which a worker pauses its partitions."""
+    spool_bytes: Annotated[int, Field(ge=1 << 20)] = 2 << 30
+    """Bytes of untrained examples above which it pauses them; the bound of its disk use. One poll may exceed it."""
+    spool_folder: Path | None = None
+    """Folder of the spools, on a disk of the machine that the worker runs on. None: a private one below `/var/tmp`;
+    relative: below `home`, for systems of one machine only. What is lost of it is read again from the stream."""
     held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Share of a domain's examples, chosen by a hash of the id, that judges the adapter and is never trained on."""
     num_cpus: Cpus = 1.0
     """CPUs that Ray reserves for each worker."""
     num_gpus: Cpus = 0.0
     """GPUs, or a share of one, that Ray reserves for each worker; needed where features run on cuda."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.spool_bytes < self.max_record_bytes:
+            raise disagreement(
+                "spool_bytes",
+                f"expected at least max_record_bytes ({self.max_record_bytes}), got {self.spool_bytes}: "
+                "a spool that one record fills would stop the stream",
+            )
+        return self
 
 
 class Closing(Section):
@@ -187,9 +202,13 @@ class RegistrySettings(Section):
     """How much history is kept on disk."""
 
     keep_snapshots: Count = 2
-    """Router snapshots kept; each holds the whole state, so this bounds the disk use."""
+    """Snapshots of the ledger kept, each with the segment files that it names: how far a person can go back."""
     keep_manifests: Count = 20
-    """Manifests kept, hence how far a rollback reaches; adapters they name stay too."""
+    """Manifests kept, with the adapters they name: how many publications long a request may go on with a version that
+    was replaced."""
+    keep_versions: Count = 3
+    """Accepted versions of each domain kept beside the one in service, however many others were published since: how
+    far a rollback reaches."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -242,8 +261,8 @@ class Settings(Section):
     name: Name
     """Name of this system in logs, in Ray and in metrics: lower case, digits, - and _."""
     home: Path = Path("runs/home")
-    """Folder of all durable state: registry, spool, embedded stream, logs; relative to the current directory. On
-    several machines a shared one."""
+    """Folder of all durable state: registry and embedded stream; relative to the current directory. On several machines
+    a shared one."""
     base: Base
     stream: Stream = Stream()
     ingest: IngestSettings = IngestSettings()

@@ -15,6 +15,7 @@ import typer
 
 from console import service
 from console.configuration import config_app
+from console.home import home_app
 from console.letters import letters_app
 from console.terminal import DEFAULT_URL, Sets, Stream, Url, client, load_checked, one_line, out, stream_overrides
 
@@ -135,6 +136,7 @@ app.command()(service.chat)
 app.add_typer(service.domains_app, name="domains")
 app.add_typer(config_app, name="config")
 app.add_typer(letters_app, name="dead-letters")
+app.add_typer(home_app, name="home")
 
 
 def main() -> None:

@@ -28,6 +28,9 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
             print(found.model_dump_json())
             return
         out.print(f"manifest {found.manifest}, replicas {len(found.replicas)}")
+        for name, replica in found.replicas.items():
+            if replica.manifest < found.manifest:
+                out.print(f"{name}: serves manifest {replica.manifest}, for {replica.lag_seconds:.0f} s")
         _print_domains(found.domains)
         for who, what in found.troubles():
             err.print(Text.assemble(("trouble:", "red"), f" {who}: {what}"), soft_wrap=True)
@@ -81,7 +84,7 @@ def domains_list(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 @domains_app.command("show")
 def domains_show(domain: str, url: Url = DEFAULT_URL) -> None:
-    """Show one domain with the figures of its versions."""
+    """Show one domain with the figures of its versions, and what was lost of it."""
     with one_line():
         from cluster.errors import ClusterError
 
@@ -89,6 +92,9 @@ def domains_show(domain: str, url: Url = DEFAULT_URL) -> None:
         if not found:
             raise ClusterError(f"domain {domain!r} is not known; see `anabranch domains list`")
         out.print_json(data=found[0].model_dump(mode="json"))
+        for each in found[0].lost:
+            where = f"{each.partition}, offsets {each.first} to {each.last}"
+            err.print(f"lost: {each.rows} examples in {where}; send them again under the same ids", soft_wrap=True)
 
 
 @domains_app.command("remove")

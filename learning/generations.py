@@ -86,19 +86,19 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Group:
+class GenerationGroup:
     """The Gram matrix of some generations of any domains, summed once; `members` are their serials."""
 
     name: str
     members: frozenset[int]
 
     @staticmethod
-    def of(generations: list[Generation], dim: int, store: MomentsStore) -> Group:
+    def of(generations: list[Generation], dim: int, store: MomentsStore) -> GenerationGroup:
         """Sum generations of dimension `dim` from the store, and put the sum there."""
         gram = np.zeros(packed_length(dim))
         for each in generations:
             each.add_gram_to(gram, store)
-        return Group(store.put({"gram": gram}), frozenset(each.serial for each in generations))
+        return GenerationGroup(store.put({"gram": gram}), frozenset(each.serial for each in generations))
 
     def add_to(self, packed: Float64, store: MomentsStore) -> None:
         """packed += its sum, in place."""

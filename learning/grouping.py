@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from learning.generations import Generation, Group, MomentsStore
+from learning.generations import Generation, GenerationGroup, MomentsStore
 from learning.moments import DomainMoments
 
 _GROUP_ROWS_PER_DIM = 2
@@ -30,8 +30,12 @@ class Serials:
 
 
 def tidied(
-    moments: Mapping[str, DomainMoments], groups: tuple[Group, ...], dim: int, store: MomentsStore, serials: Serials
-) -> tuple[Group, ...]:
+    moments: Mapping[str, DomainMoments],
+    groups: tuple[GenerationGroup, ...],
+    dim: int,
+    store: MomentsStore,
+    serials: Serials,
+) -> tuple[GenerationGroup, ...]:
     """Fold the generations of domains that have many, and return the groups that sum the others."""
     for domain in sorted(moments):
         pieces = _foldable(moments[domain].generations, dim)
@@ -45,7 +49,7 @@ def tidied(
         if each.form == "rows" and each.serial not in grouped:
             waiting.append(each)
             if sum(one.count for one in waiting) >= _GROUP_ROWS_PER_DIM * dim:
-                groups = (*groups, Group.of(waiting, dim, store))
+                groups = (*groups, GenerationGroup.of(waiting, dim, store))
                 waiting = []
     return groups
 

@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from learning.container import pack, unpack
 from learning.derivation import Derivation
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
-from learning.generations import Generation, Group, MomentsStore
+from learning.generations import Generation, GenerationGroup, MomentsStore
 from learning.grouping import Serials, tidied
 from learning.moments import FOLD_ROWS, DomainMoments, Sums
 from learning.statistics import Statistics, checked_rows
@@ -109,7 +109,7 @@ class StreamingRidge:
         self._store = store
         self._serials = Serials()
         self._moments: dict[str, DomainMoments] = {}
-        self._groups: tuple[Group, ...] = ()
+        self._groups: tuple[GenerationGroup, ...] = ()
         self._gram: Float64 | None = np.zeros(packed_length(feature_dim))
         """Unweighted total, or None when it has to be summed anew from the domains."""
         self._pending: list[Float64] = []
@@ -236,7 +236,7 @@ class StreamingRidge:
             router._serials = Serials(state["serial"])
             for domain, entries in state["domains"].items():
                 router._domain(domain).restore(tuple(Generation.from_list(entry) for entry in entries))
-            router._groups = tuple(Group(name, frozenset(members)) for name, members in state["groups"])
+            router._groups = tuple(GenerationGroup(name, frozenset(members)) for name, members in state["groups"])
         except (KeyError, ValueError, TypeError) as error:
             raise LearningError(
                 f"restoring the router: expected a state that `seal` returned, got {type(error).__name__}: {error}; "
@@ -339,7 +339,7 @@ class StreamingRidge:
     def _domain(self, domain: str) -> DomainMoments:
         return self._moments.setdefault(domain, DomainMoments(self.feature_dim, self._store))
 
-    def _without(self, domain: str) -> tuple[dict[str, DomainMoments], tuple[Group, ...]]:
+    def _without(self, domain: str) -> tuple[dict[str, DomainMoments], tuple[GenerationGroup, ...]]:
         """The other domains, and the groups that the domain is in no part of."""
         if domain not in self._moments:
             raise UnseenDomain(f"removing domain {domain!r}: the router knows {list(self.domains)}")

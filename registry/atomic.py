@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,11 +63,16 @@ class Staging:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a new file and force it to the disk. Its name is durable only after `sync_folder` on its folder."""
+    write_parts(path, (memoryview(content),))
+
+
+def write_parts(path: Path, parts: Iterable[memoryview]) -> None:
+    """The same with a content that comes in parts of bytes, one after another."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view[:_CHUNK_BYTES]) :]
+        for view in parts:
+            while view:
+                view = view[os.write(descriptor, view[:_CHUNK_BYTES]) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

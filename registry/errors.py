@@ -13,12 +13,16 @@ class UnknownManifest(RegistryError):
     """No manifest of that number was committed, or it has been pruned."""
 
 
+class UnknownSegment(RegistryError):
+    """No segment file of that name is in the registry."""
+
+
 class DigestMismatch(RegistryError):
     """The content of a file is not what was written: the disk or a person has changed it."""
 
 
 class CommitConflict(RegistryError):
-    """The manifest does not follow the current one: somebody else has committed in between."""
+    """The commit does not follow the head: somebody else has committed in between."""
 
 
 class StaleWriter(CommitConflict):

@@ -1,10 +1,13 @@
 """Where things lie below a registry's root.
 
+    head.json                           what is in force; its replacement is the commit
+    lineage.json                        random, once a home
+    epoch.json                          the run of the writer that may commit
+    snapshots/NNNNNN-<sha256>.json      roots: the router's state, naming the segment files that it stands on
+    segments/<2>/<sha256>.safetensors   what the state is made of; immutable, named by content
+    manifests/NNNNNN.json               what is or was in service, readable by people
+    routers/<sha256>.safetensors        the weights that manifests route with
     adapters/<domain>@v<N>-<digest8>/   immutable PEFT folders
-    routers/NNNNNN.safetensors          the weights that manifest NNNNNN routes with
-    manifests/NNNNNN.json               history, readable by people
-    snapshots/NNNNNN.safetensors        router state + watermarks + manifest
-    frozen/<name>                       of homes whose features were fitted on their stream; only read
     staging/                            unfinished writes; nobody reads here
     lock                                held by whoever changes something
 
@@ -14,26 +17,43 @@ What this module does not know: what is in the files and when they are written.
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from registry.atomic import sync_folder
-from registry.errors import RegistryError
+from registry.errors import OldHome, RegistryError
 
-_FOLDERS = ("adapters", "routers", "manifests", "snapshots", "frozen", "staging")
-_FROZEN_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,127}$")
+_FOLDERS = ("adapters", "routers", "manifests", "snapshots", "segments", "staging")
+_SNAPSHOT = re.compile(r"^(?P<number>\d{6,})-(?P<digest>[0-9a-f]{64})\.json$")
+_MANIFEST = re.compile(r"^(?P<number>\d{6,})\.json$")
+
+
+class SnapshotName(NamedTuple):
+    """What a root's file name says."""
+
+    number: int
+    digest: str
 
 
 class Layout:
-    """Paths below one root, and the numbers that are there."""
+    """Paths below one root, and what is there by its name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.adapters = self.root / "adapters"
+        self.routers = self.root / "routers"
+        self.manifests = self.root / "manifests"
+        self.snapshots = self.root / "snapshots"
+        self.segments = self.root / "segments"
         self.staging = self.root / "staging"
+        self.head = self.root / "head.json"
+        self.lineage = self.root / "lineage.json"
+        self.epoch = self.root / "epoch.json"
         self.lock = self.root / "lock"
 
     def create(self) -> None:
         """Make what is missing, and make what is there durable; RegistryError where that cannot be."""
         try:
+            self._refuse_old()
             new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
             for name in _FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -44,36 +64,35 @@ class Layout:
         except OSError as error:
             raise RegistryError(f"{self.root}: expected a folder to write to, got {error}; correct the path") from error
 
-    def snapshot(self, number: int) -> Path:
-        return self.root / "snapshots" / f"{number:06d}.safetensors"
+    def _refuse_old(self) -> None:
+        for name, suffix in (("snapshots", ".safetensors"), ("frozen", "")):
+            folder = self.root / name
+            if folder.is_dir() and any(entry.endswith(suffix) for entry in os.listdir(folder)):
+                raise OldHome(
+                    f"{self.root}: written by Anabranch 0.1, whose {name} do not say which example was counted where, "
+                    "so that rows still to be trained on could not be told from lost ones; let 0.1 publish what waits "
+                    "and keep its adapters, or begin a new home and feed again"
+                )
 
-    def snapshot_numbers(self) -> list[int]:
-        """Ascending, as are the others; files of interrupted commits may be among them."""
-        return _numbers(self.root / "snapshots", ".safetensors")
+    def snapshot(self, number: int, digest: str) -> Path:
+        return self.snapshots / f"{number:06d}-{digest}.json"
+
+    def snapshot_names(self) -> list[SnapshotName]:
+        """Ascending; roots of interrupted commits may be among them."""
+        found = (_SNAPSHOT.match(name) for name in os.listdir(self.snapshots))
+        return sorted(SnapshotName(int(match["number"]), match["digest"]) for match in found if match)
 
     def manifest(self, number: int) -> Path:
-        return self.root / "manifests" / f"{number:06d}.json"
+        return self.manifests / f"{number:06d}.json"
 
     def manifest_numbers(self) -> list[int]:
-        return _numbers(self.root / "manifests", ".json")
+        """Ascending; manifests of interrupted commits, and of a line that was left, may be among them."""
+        found = (_MANIFEST.match(name) for name in os.listdir(self.manifests))
+        return sorted(int(match["number"]) for match in found if match)
 
-    def router(self, number: int) -> Path:
-        return self.root / "routers" / f"{number:06d}.safetensors"
-
-    def router_numbers(self) -> list[int]:
-        return _numbers(self.root / "routers", ".safetensors")
-
-    def frozen(self, name: str) -> Path:
-        """RegistryError for a name that could lead elsewhere."""
-        if not _FROZEN_NAME.match(name):
-            raise RegistryError(f"frozen name {name!r}: expected lower case, digits, . _ and -; rename it")
-        return self.root / "frozen" / name
+    def router(self, digest: str) -> Path:
+        return self.routers / f"{digest}.safetensors"
 
     def relative(self, path: Path) -> str:
         """As manifests name it, so that a registry can be moved."""
         return path.relative_to(self.root).as_posix()
-
-
-def _numbers(folder: Path, suffix: str) -> list[int]:
-    stems = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
-    return sorted(int(stem) for stem in stems if stem.isdecimal())

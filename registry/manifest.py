@@ -82,7 +82,7 @@ class Manifest(Record):
     format: Literal[2] = 2
     """Layout of this record; a reader refuses one that it does not know."""
     number: int = Field(ge=1)
-    """Grows from manifest to manifest, and is never given twice, also not after a person went back to an earlier one."""
+    """Grows from manifest to manifest; never given twice, also not after a person went back to an earlier one."""
     parent: int | None = Field(default=None, ge=1)
     """The manifest before; None for the first."""
     parent_digest: str = ""
@@ -140,12 +140,6 @@ class Manifest(Record):
 def adapter_name(domain: str, version: int, digest: str) -> str:
     """`domain@vN-digest8`: never the same for different weights, as the engine's prefix cache demands."""
     return f"{domain}@v{version}-{digest[:8]}"
-
-
-def is_after(manifest: Manifest, current: Manifest | None) -> bool:
-    """Whether `manifest` is the next one after `current`."""
-    expected_parent = current.number if current else None
-    return manifest.parent == expected_parent and manifest.number == (expected_parent or 0) + 1
 
 
 def retained_since(manifests: list[Manifest]) -> datetime | None:

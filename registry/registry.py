@@ -1,36 +1,52 @@
-"""The registry: one writer publishes, any number of readers on any machine see the old state or the new.
+"""The registry: one writer commits, any number of readers on any machine see the old state or the new.
 
-A commit writes the router's weights, the manifest and last the snapshot; the rename of the snapshot IS the commit. A
-crash before it leaves files of a number that was never committed; they are not listed, and the next commit of that
-number replaces them. What this module does not know: how anything in the files is used; what a watermark is.
+A commit writes the router's weights, the manifest, the snapshot's root and last the head. The head's replacement IS
+the commit: nothing else is looked at to know what is in force. A crash before it leaves files that nothing names.
+What this module does not know: how anything in the files is used; what the state means.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from registry.adapters import Adapter, AdapterFacts, AdapterStore
 from registry.atomic import Staging, discard, exclusive, remove_folder, replace_file, sync_folder
-from registry.errors import CommitConflict, DigestMismatch, RegistryError, UnknownManifest
+from registry.errors import (
+    CommitConflict,
+    DamagedSnapshot,
+    DigestMismatch,
+    RegistryError,
+    StaleWriter,
+    UnknownManifest,
+)
+from registry.head import NOTHING, Head, HeadFile, way_back
 from registry.layout import Layout
-from registry.manifest import Manifest, RouterRef, is_after
-from registry.retention import Retention, retain
-from registry.snapshots import Snapshot, read_manifest
+from registry.manifest import Manifest, RouterRef
+from registry.retention import Keeping, retain
+from registry.segments import SegmentStore
+from registry.snapshots import Epoch, Snapshot
 
 
 class Registry:
-    """The files under one root. Cheap to open; safe to open in as many processes as needed."""
+    """The files under one root. Cheap to open; safe to open in as many processes as needed.
+
+    `lineage` is the home's random name; `segments` are the files that snapshots name.
+    """
 
     def __init__(self, root: Path, *, writer: bool = False) -> None:
-        """Open, and create where there is nothing. `writer` also sweeps what interrupted writes have left behind."""
+        """Open, and create where there is nothing. `writer` also sweeps what interrupted writes have left behind.
+
+        Raises `OldHome` where the files are of a version that this one does not read.
+        """
         self._layout = Layout(Path(root))
         self._layout.create()
         self.root = self._layout.root
         self._staging = Staging(self._layout.staging)
         self._adapters = AdapterStore(self._layout.adapters, self._staging, self._layout.lock)
+        self._head = HeadFile(self._layout, self._staging)
+        self.lineage = self._head.create()
+        self.segments = SegmentStore(self._layout, self._staging)
         if writer:
             self._staging.sweep()
 
@@ -56,57 +72,114 @@ class Registry:
         """The adapter of that full name; raises UnknownAdapter."""
         return self._adapters.get(name)
 
-    # Publication
+    # Commits
+
+    def begin_epoch(self) -> Epoch:
+        """Begin a run of the writer, durably: every earlier run can commit nothing more."""
+        with exclusive(self._layout.lock):
+            return self._head.begin()
+
+    def head(self) -> Head:
+        """What is in force, all zero before the first commit; DamagedSnapshot, with the way on, if it can't be read."""
+        return self._head.read()
+
+    def next_number(self) -> int:
+        """The number for the next manifest."""
+        return self.head().issued + 1
 
     def commit(
         self,
-        manifest: Manifest,
-        weights: bytes | None,
-        tensors: Mapping[str, np.ndarray[Any, Any]],
-        metadata: Mapping[str, str],
-    ) -> Manifest:
-        """Publish `manifest` with the router's state, durably and in one step; returns it with the router's file named.
+        state: Mapping[str, Any],
+        segments: Collection[str],
+        *,
+        epoch: Epoch,
+        parent: str,
+        manifest: Manifest | None = None,
+        weights: bytes | None = None,
+    ) -> tuple[Head, Manifest | None]:
+        """Put a state of the router in force, durably and in one step, with `manifest` where one is given.
 
-        `weights` are the router's for this manifest; None keeps the file that `manifest.router` names, or no router.
-        The same commit again, after an interruption, returns what was committed. Raises CommitConflict if the
-        manifest does not follow the current one, UnknownAdapter or DigestMismatch if what it adds is not there.
+        `state` is JSON, `segments` names all files that it refers to; `parent` is the digest of the snapshot before.
+        `weights` are the router's for the manifest; None keeps the file that `manifest.router` names, or no router. The
+        same commit again, after an interruption, returns what was committed, the manifest with its router's file named.
+
+        Raises StaleWriter where a later run has begun, CommitConflict where snapshot or manifest do not follow what is
+        in force, UnknownAdapter or DigestMismatch if what the manifest adds is not there.
         """
         with exclusive(self._layout.lock):
-            current = self.current()
-            complete = self._with_router(manifest, weights)
-            snapshot = Snapshot(complete, dict(tensors), dict(metadata))
-            if current is not None and current.number == complete.number:
-                return self._repeated(snapshot, current)
-            if not is_after(complete, current):
-                stands = f"manifest {current.number}" if current else "no manifest"
-                raise CommitConflict(
-                    f"{self.root}: manifest {complete.number} with parent {complete.parent} does not follow: "
-                    f"current is {stands}; read it and commit the next number"
-                )
-            self._check_routes(complete, current)
+            head = self.head()
+            self._check_epoch(epoch)
+            complete = self._with_router(manifest, weights) if manifest is not None else None
+            if head.snapshot_digest != parent:
+                return self._repeated(head, state, segments, epoch, parent, complete)
+            if complete is not None:
+                self._check_manifest(complete, head)
+            for name in segments:
+                self.segments.size(name)
+            snapshot = self._next(head, state, segments, epoch, complete)
             content = snapshot.to_bytes()
-            if weights is not None and complete.router is not None:
-                replace_file(self._staging, self.root / complete.router.path, weights)
-            replace_file(self._staging, self._layout.manifest(complete.number), complete.to_json().encode())
-            replace_file(self._staging, self._layout.snapshot(complete.number), content)
-            return complete
+            after = _head_after(head, snapshot, hashlib.sha256(content).hexdigest())
+            if weights is not None and complete is not None and complete.router is not None:
+                self._place_weights(complete.router, weights)
+            if complete is not None:
+                replace_file(self._staging, self._layout.manifest(complete.number), complete.to_json().encode())
+            replace_file(self._staging, self._layout.snapshot(after.snapshot, after.snapshot_digest), content)
+            self._head.place(after)
+            return after, complete
+
+    def go_back(self, to: int | None = None) -> Snapshot:
+        """Put an earlier snapshot in force, as a person's decision: `to`, or the newest whole one before the present.
+
+        What was committed after it is no longer in force; numbers of manifests stay given. Raises RegistryError where
+        no such snapshot is whole. The running writer, if there is one, can commit nothing more.
+        """
+        with exclusive(self._layout.lock):
+            try:
+                head = self.head()
+            except DamagedSnapshot:
+                issued = max(self._layout.manifest_numbers(), default=0)
+                head = Head(snapshot=1 << 62, snapshot_digest="", manifest=0, manifest_digest="", issued=issued)
+            for name in reversed(self._layout.snapshot_names()):
+                if name.digest == head.snapshot_digest or name.number > head.snapshot or to not in (None, name.number):
+                    continue
+                try:
+                    snapshot = Snapshot.read(self._layout.snapshot(*name), name.digest)
+                    for segment in snapshot.segments:
+                        self.segments.size(segment)
+                except RegistryError:
+                    continue
+                self._head.begin()
+                self._head.place(
+                    Head(name.number, name.digest, snapshot.manifest, snapshot.manifest_digest, head.issued)
+                )
+                return snapshot
+        kept = sorted({name.number for name in self._layout.snapshot_names()})
+        wanted = "whole snapshot before the one in force" if to is None else f"whole snapshot {to}"
+        raise RegistryError(f"{self.root}: there is no {wanted}; kept are {kept}: restore a backup")
+
+    # What is in force
 
     def current(self) -> Manifest | None:
-        """The manifest in force: that of the highest whole snapshot; None before the first."""
+        """The manifest in force; None before the first. Raises DamagedSnapshot, with the way on, if it is damaged."""
         while True:
-            numbers = self._layout.snapshot_numbers()
-            for number in reversed(numbers):
-                try:
-                    manifest, _ = read_manifest(self._layout.snapshot(number))
-                except DigestMismatch:
-                    # Cut short, so it was never committed, or the disk lost it: the one before is in force.
-                    continue
-                except FileNotFoundError:
-                    break
-                return manifest
-            else:
+            head = self.head()
+            if head.manifest == 0:
                 return None
-            # A commit and a prune have passed since the listing: look again.
+            path = self._layout.manifest(head.manifest)
+            try:
+                text = path.read_bytes()
+            except FileNotFoundError as error:
+                if self.head() != head:
+                    # A commit and a prune have passed in between: look again.
+                    continue
+                raise DamagedSnapshot(
+                    f"{path}: expected the manifest in force, got no file; {self._way_back}"
+                ) from error
+            found = hashlib.sha256(text).hexdigest()
+            if found == head.manifest_digest:
+                return Manifest.from_json(text, str(path))
+            if self.head() == head:
+                raise DamagedSnapshot(f"{path}: expected sha256 {head.manifest_digest}, got {found}; {self._way_back}")
 
     def manifest(self, number: int) -> Manifest:
         """A committed manifest; raises UnknownManifest if it never was or is pruned."""
@@ -115,7 +188,7 @@ class Registry:
             return current
         path = self._layout.manifest(number)
         try:
-            # A file above the current number belongs to an interrupted commit.
+            # A file above the present number belongs to an interrupted commit, or to a line that was left.
             if current is None or number > current.number:
                 raise FileNotFoundError
             return Manifest.from_json(path.read_bytes(), str(path))
@@ -124,40 +197,44 @@ class Registry:
             raise UnknownManifest(f"manifest {number}: not in {self.root}; {newest}, older ones are pruned") from error
 
     def manifests(self) -> list[Manifest]:
-        """Committed manifests that are still kept, oldest first."""
-        current = self.current()
-        if current is None:
-            return []
-        numbers = [number for number in self._layout.manifest_numbers() if number < current.number]
-        found = []
-        for number in numbers:
+        """The manifest in force and those before it, by their parents, as far as they are kept; oldest first."""
+        found: list[Manifest] = []
+        manifest = self.current()
+        while manifest is not None:
+            found.append(manifest)
             try:
-                found.append(self.manifest(number))
+                before = None if manifest.parent is None else self.manifest(manifest.parent)
             except UnknownManifest:
-                # Pruned between listing and reading.
-                continue
-        return [*found, current]
+                break
+            manifest = before if before is None or before.digest() == manifest.parent_digest else None
+        return found[::-1]
 
     def snapshot(self, number: int | None = None) -> Snapshot | None:
-        """The router's state as published with manifest `number`, checked to the last byte; None means the current.
+        """The router's state in force, checked to the last byte, or an earlier one that is kept, by number.
 
-        None is returned before the first commit; UnknownManifest is raised for a number that is not kept.
+        None is returned before the first commit. Raises DamagedSnapshot, with the way on, where it is damaged, and
+        UnknownManifest for a number that is not kept.
         """
+        if number is not None:
+            names = [name for name in self._layout.snapshot_names() if name.number == number]
+            if not names or number > self.head().snapshot:
+                kept = sorted({name.number for name in self._layout.snapshot_names()})
+                raise UnknownManifest(f"snapshot {number}: not in {self.root}; kept are {kept}")
+            return Snapshot.read(self._layout.snapshot(*names[-1]), names[-1].digest)
         while True:
-            current = self.current()
-            if current is None and number is None:
+            head = self.head()
+            if head.snapshot == 0:
                 return None
-            wanted = current.number if current and number is None else number
+            path = self._layout.snapshot(head.snapshot, head.snapshot_digest)
             try:
-                if wanted is None or current is None or wanted > current.number:
-                    raise FileNotFoundError
-                return Snapshot.read(self._layout.snapshot(wanted))
+                return Snapshot.read(path, head.snapshot_digest)
             except FileNotFoundError as error:
-                if number is None:
-                    continue
-                raise UnknownManifest(
-                    f"snapshot {number}: not in {self.root}; kept are {self._layout.snapshot_numbers()}"
-                ) from error
+                if self.head() == head:
+                    raise DamagedSnapshot(
+                        f"{path}: expected the snapshot in force, got no file; {self._way_back}"
+                    ) from error
+            except DigestMismatch as error:
+                raise DamagedSnapshot(f"{error}; {self._way_back}") from error
 
     def weights(self, manifest: Manifest) -> bytes:
         """The router's weights that `manifest` routes with; raises DigestMismatch, or RegistryError if it has none."""
@@ -165,60 +242,79 @@ class Registry:
             raise RegistryError(f"manifest {manifest.number}: has no router; nothing was learned yet")
         return self._read_weights(manifest.number, manifest.router)
 
-    def frozen(self, name: str) -> bytes | None:
-        """What homes of an earlier kind froze under `name`, or None."""
-        try:
-            return self._layout.frozen(name).read_bytes()
-        except FileNotFoundError:
-            return None
-
     # What is forgotten
 
-    def prune(self, keep_snapshots: int = 2, keep_manifests: int = 20) -> list[str]:
+    def prune(
+        self, keep_snapshots: int = 2, keep_manifests: int = 20, keep_versions: int = 3, serving: int | None = None
+    ) -> list[str]:
         """Remove what `retention` lets go; returns the paths removed, relative to the root.
 
-        What the current manifest names always stays, and so does what those before it name as far as they are kept:
-        `keep_manifests` bounds how long a request in flight may go on with a version that was replaced. An adapter that
-        can't be read is left to whoever restores it.
+        What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests were
+        published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
+        An adapter that can't be read is left to whoever restores it.
         """
-        if keep_snapshots < 1 or keep_manifests < 1:
-            raise RegistryError(f"prune: expected to keep at least 1, got {keep_snapshots} and {keep_manifests}")
-        with exclusive(self._layout.lock):
-            manifests = self.manifests()
-            if not manifests:
-                return []
-            current = manifests[-1].number
-            adapters, _ = self.survey()
-            kept = retain(
-                manifests,
-                [number for number in self._layout.snapshot_numbers() if number <= current],
-                adapters,
-                keep_snapshots=keep_snapshots,
-                keep_manifests=keep_manifests,
+        if min(keep_snapshots, keep_manifests, keep_versions) < 1:
+            raise RegistryError(
+                f"prune: expected to keep at least 1, got {keep_snapshots}, {keep_manifests} and {keep_versions}"
             )
-            doomed = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]
-            return [*self._remove_all_but(kept, current), *self._remove_folders(doomed)]
+        with exclusive(self._layout.lock):
+            head, manifests = self.head(), self.manifests()
+            if head.snapshot == 0:
+                return []
+            names = {name.digest: name for name in self._layout.snapshot_names() if name.number <= head.snapshot}
+            line = self._line(head)
+            adapters, _ = self.survey()
+            keeping = Keeping(keep_snapshots, keep_manifests, keep_versions, serving)
+            if not manifests:
+                digests = {digest for digest, _ in line[-keep_snapshots:]}
+                return self._remove([self._layout.snapshot(*names[d]) for d in names if d not in digests])
+            kept = retain(manifests, [(s.number, s.manifest) for _, s in line], adapters, keeping)
+            digests = {digest for digest, snapshot in line if snapshot.number in kept.snapshots}
+            segments = {name for digest, snapshot in line if digest in digests for name in snapshot.segments}
+            # From what refers to what is referred to, so that an interruption leaves orphans and nothing dangling.
+            doomed = [self._layout.snapshot(*name) for digest, name in names.items() if digest not in digests]
+            doomed += [
+                self._layout.manifest(number)
+                for number in self._layout.manifest_numbers()
+                if number <= head.manifest and number not in kept.manifests
+            ]
+            removed = self._remove(doomed)
+            removed += self._remove(
+                [
+                    path
+                    for path in self._old(head, self._layout.routers.iterdir())
+                    if self._layout.relative(path) not in kept.routers
+                ]
+            )
+            removed += self._remove(
+                [
+                    path
+                    for path in self._old(head, map(self.segments.path, self.segments.names()))
+                    if path.stem not in segments
+                ]
+            )
+            return removed + self._remove_folders([a.path for a in adapters if a.name not in kept.adapters])
 
-    def _remove_all_but(self, kept: Retention, current: int) -> list[str]:
-        # From what refers to what is referred to, so that an interruption leaves orphans and nothing dangling.
-        # Numbers above the current one belong to a commit that was interrupted and will be made again.
-        doomed = [
-            *(
-                self._layout.snapshot(n)
-                for n in self._layout.snapshot_numbers()
-                if n <= current and n not in kept.snapshots
-            ),
-            *(
-                self._layout.manifest(n)
-                for n in self._layout.manifest_numbers()
-                if n <= current and n not in kept.manifests
-            ),
-            *(
-                self._layout.router(n)
-                for n in self._layout.router_numbers()
-                if n <= current and self._layout.relative(self._layout.router(n)) not in kept.routers
-            ),
-        ]
+    def _line(self, head: Head) -> list[tuple[str, Snapshot]]:
+        """The snapshot in force and those it descends from, as far as they are kept and whole; oldest first."""
+        names = {name.digest: name for name in self._layout.snapshot_names()}
+        found: list[tuple[str, Snapshot]] = []
+        digest = head.snapshot_digest
+        while digest in names:
+            try:
+                snapshot = Snapshot.read(self._layout.snapshot(*names[digest]), digest)
+            except (RegistryError, FileNotFoundError):
+                break
+            found.append((digest, snapshot))
+            digest = snapshot.parent
+        return found[::-1]
+
+    def _old(self, head: Head, paths: Iterable[Path]) -> list[Path]:
+        """Those that were there before the head: later ones may belong to a commit that is on its way."""
+        committed = self._layout.head.stat().st_mtime_ns
+        return [path for path in paths if path.stat().st_mtime_ns < committed]
+
+    def _remove(self, doomed: Sequence[Path]) -> list[str]:
         for path in doomed:
             discard(path)
         for folder in {path.parent for path in doomed}:
@@ -232,6 +328,88 @@ class Registry:
 
     # Within a commit
 
+    @property
+    def _way_back(self) -> str:
+        return way_back(self.root)
+
+    def _check_epoch(self, epoch: Epoch) -> None:
+        newest = self._head.epoch()
+        if newest is not None and newest != epoch:
+            raise StaleWriter(
+                f"{self.root}: run {epoch.counter} ({epoch.name}) may commit nothing more: run {newest.counter} "
+                f"({newest.name}) has begun since; stop one of the two"
+            )
+
+    def _check_manifest(self, manifest: Manifest, head: Head) -> None:
+        current = self.current()
+        expected = (current.number, current.digest()) if current else (None, "")
+        if (manifest.parent, manifest.parent_digest) != expected or manifest.number <= head.issued:
+            stands = f"manifest {expected[0]} ({expected[1][:8]})" if current else "no manifest"
+            raise CommitConflict(
+                f"{self.root}: manifest {manifest.number} with parent {manifest.parent} ({manifest.parent_digest[:8]}) "
+                f"does not follow: in force is {stands}, numbers are given up to {head.issued}; read it and commit the "
+                "next number"
+            )
+        self._check_routes(manifest, current)
+
+    def _next(
+        self,
+        head: Head,
+        state: Mapping[str, Any],
+        segments: Collection[str],
+        epoch: Epoch,
+        manifest: Manifest | None,
+    ) -> Snapshot:
+        return Snapshot(
+            number=head.snapshot + 1,
+            parent=head.snapshot_digest,
+            manifest=manifest.number if manifest else head.manifest,
+            manifest_digest=manifest.digest() if manifest else head.manifest_digest,
+            epoch=epoch,
+            lineage=self.lineage,
+            state=dict(state),
+            segments=frozenset(segments),
+        )
+
+    def _repeated(
+        self,
+        head: Head,
+        state: Mapping[str, Any],
+        segments: Collection[str],
+        epoch: Epoch,
+        parent: str,
+        manifest: Manifest | None,
+    ) -> tuple[Head, Manifest | None]:
+        """What is in force, if it is this very commit: an earlier try got as far as that."""
+        before = self._before(head, parent)
+        if before is not None:
+            again = self._next(before, state, segments, epoch, manifest).to_bytes()
+            if hashlib.sha256(again).hexdigest() == head.snapshot_digest:
+                sync_folder(self.root)
+                return head, manifest
+        raise CommitConflict(
+            f"{self.root}: a commit after snapshot {parent[:8] or '(none)'} does not follow: in force is snapshot "
+            f"{head.snapshot} ({head.snapshot_digest[:8] or 'none'}); read it and commit after that"
+        )
+
+    def _before(self, head: Head, parent: str) -> Head | None:
+        if head.snapshot == 0:
+            return None
+        if parent == "":
+            return NOTHING
+        try:
+            name = next(name for name in self._layout.snapshot_names() if name.digest == parent)
+            snapshot = Snapshot.read(self._layout.snapshot(*name), parent)
+        except (StopIteration, FileNotFoundError, RegistryError):
+            return None
+        return Head(snapshot.number, parent, snapshot.manifest, snapshot.manifest_digest, head.issued)
+
+    def _place_weights(self, router: RouterRef, weights: bytes) -> None:
+        path = self.root / router.path
+        if not path.exists():
+            replace_file(self._staging, path, weights)
+        sync_folder(path.parent)
+
     def _with_router(self, manifest: Manifest, weights: bytes | None) -> Manifest:
         router = manifest.router
         if weights is None:
@@ -242,11 +420,12 @@ class Registry:
             raise RegistryError(
                 f"manifest {manifest.number}: weights were given, but no router; name its fingerprint in the manifest"
             )
+        digest = hashlib.sha256(weights).hexdigest()
         named = RouterRef(
             fingerprint=router.fingerprint,
             abstain_below=router.abstain_below,
-            path=self._layout.relative(self._layout.router(manifest.number)),
-            digest=hashlib.sha256(weights).hexdigest(),
+            path=self._layout.relative(self._layout.router(digest)),
+            digest=digest,
         )
         if router.digest and router.digest != named.digest:
             raise DigestMismatch(
@@ -254,17 +433,6 @@ class Registry:
                 "leave the digest out, commit fills it in"
             )
         return manifest.model_copy(update={"router": named})
-
-    def _repeated(self, snapshot: Snapshot, current: Manifest) -> Manifest:
-        path = self._layout.snapshot(current.number)
-        if read_manifest(path)[1] != snapshot.digest():
-            raise CommitConflict(
-                f"{self.root}: manifest {current.number} is committed with other content; "
-                "read the current one and commit the next number"
-            )
-        # The first attempt may have been interrupted just before its last fsync.
-        sync_folder(path.parent)
-        return current
 
     def _check_routes(self, manifest: Manifest, current: Manifest | None) -> None:
         served = set(current.routes.values()) if current else set()
@@ -296,3 +464,9 @@ class Registry:
                 "the file was changed: restore it"
             )
         return content
+
+
+def _head_after(head: Head, snapshot: Snapshot, digest: str) -> Head:
+    return Head(
+        snapshot.number, digest, snapshot.manifest, snapshot.manifest_digest, max(head.issued, snapshot.manifest)
+    )

@@ -1,67 +1,80 @@
-"""Router snapshots: the router's whole state, the stream's watermarks and the manifest, in one file.
+"""A snapshot's root: the router's whole state as JSON, naming the segment files that it stands on.
 
-One file, because a restart must find all three from the same moment: statistics without their watermarks would be
-counted twice. The file's name carries its number; its appearance is the commit of the manifest inside. What this
-module does not know: what the tensors mean, and who may write.
+State and places in the stream are one value, because a restart must find them from the same moment: sums without their
+places would be counted twice. The root's name carries number and digest, so that it can be told whole by itself.
+What this module does not know: what the state means, and who may write.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from registry import tensors as layout
 from registry.errors import DigestMismatch, RegistryError
-from registry.manifest import Manifest
+from registry.records import canonical
 
-_MANIFEST = "anabranch.manifest"
-_DIGEST = "anabranch.digest"
+_FORMAT = 2
+
+
+class Epoch(NamedTuple):
+    """One run of the writer: a random name, and a number that grows from run to run."""
+
+    counter: int
+    name: str
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State of the router as it was published with `manifest`."""
+    """State of the router as it was committed."""
 
-    manifest: Manifest
-    tensors: dict[str, np.ndarray[Any, Any]]
-    metadata: dict[str, str]
+    number: int
+    parent: str
+    """Digest of the snapshot before; empty for the first."""
+    manifest: int
+    """The manifest in force with it; 0 before the first."""
+    manifest_digest: str
+    epoch: Epoch
+    """The run that committed it."""
+    lineage: str
+    state: dict[str, Any]
+    segments: frozenset[str]
+    """Names of all segment files that the state refers to."""
 
     def to_bytes(self) -> bytes:
-        """One safetensors file; the manifest and a digest over everything travel in its text entries."""
-        reserved = [key for key in self.metadata if key.startswith("anabranch.")]
-        if reserved:
-            raise RegistryError(f"snapshot {self.manifest.number}: key {reserved[0]!r} is reserved; name it otherwise")
-        digest = self.digest()
-        text = self.metadata | {_MANIFEST: self.manifest.to_json(), _DIGEST: digest}
-        return layout.encode(self.tensors, text)
-
-    def digest(self) -> str:
-        """sha256 over manifest, tensors and metadata."""
-        return layout.digest_of(self.tensors, self.metadata | {_MANIFEST: self.manifest.to_json()})
+        """Canonical text: equal snapshots give equal bytes."""
+        content = {
+            "format": _FORMAT,
+            "number": self.number,
+            "parent": self.parent,
+            "manifest": self.manifest,
+            "manifest_digest": self.manifest_digest,
+            "epoch": list(self.epoch),
+            "lineage": self.lineage,
+            "state": self.state,
+            "segments": sorted(self.segments),
+        }
+        return canonical(content, f"snapshot {self.number}")
 
     @classmethod
-    def read(cls, path: Path) -> "Snapshot":
-        """The snapshot in the file; DigestMismatch unless every byte of it is as written."""
-        tensors, metadata = layout.decode(path.read_bytes(), str(path))
-        expected = metadata.pop(_DIGEST, "")
-        # Of the text as it was written: an earlier version may have written the same manifest otherwise.
-        found = layout.digest_of(tensors, metadata)
-        if found != expected:
-            raise DigestMismatch(
-                f"{path}: expected sha256 {expected or '(none)'}, got {found}; the file was changed: restore it, "
-                "or remove it to go back to the snapshot before"
+    def read(cls, path: Path, digest: str) -> "Snapshot":
+        """The snapshot in the file; DigestMismatch unless its text has that sha256, FileNotFoundError if absent."""
+        text = path.read_bytes()
+        found = hashlib.sha256(text).hexdigest()
+        if found != digest:
+            raise DigestMismatch(f"{path.name}: expected sha256 {digest}, got {found}")
+        content = json.loads(text)
+        if content.get("format") != _FORMAT:
+            raise RegistryError(
+                f"{path}: expected format {_FORMAT}, got {content.get('format')!r}; it is of a newer Anabranch: upgrade"
             )
-        manifest = Manifest.from_json(metadata.pop(_MANIFEST, ""), str(path))
-        return cls(manifest, tensors, metadata)
-
-
-def read_manifest(path: Path) -> tuple[Manifest, str]:
-    """Manifest and digest of the snapshot in the file, from its header alone.
-
-    DigestMismatch if the file is not whole; RegistryError if it is whole but the manifest is of an unknown format.
-    """
-    metadata = layout.read_metadata(path)
-    if _MANIFEST not in metadata or metadata.get(_DIGEST, "") == "":
-        raise DigestMismatch(f"{path}: expected a snapshot, got a safetensors file without a manifest; remove it")
-    return Manifest.from_json(metadata[_MANIFEST], str(path)), metadata[_DIGEST]
+        return cls(
+            number=content["number"],
+            parent=content["parent"],
+            manifest=content["manifest"],
+            manifest_digest=content["manifest_digest"],
+            epoch=Epoch(*content["epoch"]),
+            lineage=content["lineage"],
+            state=content["state"],
+            segments=frozenset(content["segments"]),
+        )

@@ -4,9 +4,7 @@ Layout: eight bytes little-endian length, that many bytes of JSON, then the tens
 alone costs the same for a file of a kilobyte and of a gigabyte. What this module does not know: what tensors mean.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,11 @@ _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100_000_000
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The text entries of the file at `path`; DigestMismatch if the file is not whole, FileNotFoundError if absent."""
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The entries of the file's arrays, and where their bytes begin;
+
+    DigestMismatch if the file is not whole, FileNotFoundError if absent.
+    """
     with path.open("rb") as file:
         prefix = file.read(_LENGTH_BYTES)
         length = int.from_bytes(prefix, "little")
@@ -29,7 +30,8 @@ def read_metadata(path: Path) -> dict[str, str]:
             raise _damaged(str(path), "no header")
         header = _parse(file.read(length), length, str(path))
         size = file.seek(0, 2)
-    return _check(header, length, size, str(path))
+    _check(header, length, size, str(path))
+    return header, _LENGTH_BYTES + length
 
 
 def check_layout(content: bytes, where: str) -> dict[str, str]:
@@ -41,12 +43,6 @@ def check_layout(content: bytes, where: str) -> dict[str, str]:
     return _check(header, length, len(content), where)
 
 
-def encode(tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file's content."""
-    contiguous = {name: np.ascontiguousarray(tensor) if tensor.ndim else tensor for name, tensor in tensors.items()}
-    return bytes(safetensors.numpy.save(contiguous, metadata=dict(metadata)))
-
-
 def decode(content: bytes, where: str) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     """Tensors and text entries of a file's content; DigestMismatch, naming `where`, if it is not whole."""
     metadata = check_layout(content, where)
@@ -54,18 +50,6 @@ def decode(content: bytes, where: str) -> tuple[dict[str, np.ndarray[Any, Any]],
         return safetensors.numpy.load(content), metadata
     except safetensors.SafetensorError as error:
         raise _damaged(where, str(error)) from error
-
-
-def digest_of(tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> str:
-    """sha256 over names, types, shapes and values, independent of the order in which they are given."""
-    digest = hashlib.sha256()
-    for key in sorted(metadata):
-        digest.update(json.dumps([key, metadata[key]]).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(json.dumps([name, tensor.dtype.str, tensor.shape]).encode())
-        digest.update(np.ascontiguousarray(tensor).tobytes())
-    return digest.hexdigest()
 
 
 def _parse(text: bytes, length: int, where: str) -> dict[str, Any]:

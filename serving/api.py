@@ -207,6 +207,8 @@ class IngestStatus(Body):
     """`topic[partition]`, of the whole topic."""
     spooled: int
     """Examples on disk."""
+    spooled_bytes: int = 0
+    """Their bytes."""
     full: bool
     """Whether it has paused its partitions for want of room."""
     polled: int

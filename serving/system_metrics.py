@@ -25,6 +25,7 @@ def render_metrics(status: SystemStatus) -> str:
         rows.labels(domain.domain).set(domain.router_rows)
         waiting.labels(domain.domain).set(domain.waiting.train + domain.waiting.held_out)
     gauge("spool_rows", "Examples spooled on disk").set(sum(worker.spooled for worker in status.ingest))
+    gauge("spool_bytes", "Bytes of them").set(sum(worker.spooled_bytes for worker in status.ingest))
     for counter in ("polled", "dead_letters", "duplicates"):
         total = sum(getattr(worker, counter) for worker in status.ingest)
         gauge(f"ingest_{counter}_records", "Records since the ingest workers started").set(total)

@@ -135,6 +135,14 @@ class EmbeddedLog:
             (low, low + offset, high, limit),
         )
 
+    def first(self, log: int) -> int:
+        """The first offset that a partition holds a record of; its next offset where it holds none."""
+        low, high = log << _OFFSET_BITS, (log + 1) << _OFFSET_BITS
+        # Asked first: what is written between the two then lies behind this end.
+        end = self.ends([log])[log]
+        ((place,),) = self._read("SELECT min(place) FROM record WHERE place >= ? AND place < ?", (low, high))
+        return end if place is None else int(place) - low
+
     def ends(self, logs: Sequence[int]) -> dict[int, int]:
         """The next offset of each log."""
         marks = ", ".join("?" * len(logs))

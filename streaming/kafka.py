@@ -140,6 +140,11 @@ class KafkaSource:
                 found[each] = max(end - position, 0)
         return found
 
+    def first_offset(self, partition: TopicPartition) -> int:
+        with plain_errors(self._options, f"asking where {partition} begins"):
+            found = self._consumer.beginning_offsets([_theirs(partition)])
+        return int(found[_theirs(partition)])
+
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         wanted = set(partitions)
         self._paused |= wanted

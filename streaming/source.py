@@ -108,6 +108,11 @@ class RecordSource(Protocol):
         """Of each assigned partition, how many offsets lie ahead, as last seen; absent until it was read from once."""
         ...
 
+    def first_offset(self, partition: TopicPartition) -> int:
+        """The first offset that the log still gives; its end where it holds nothing. Raises StreamError where nobody
+        can say it now."""
+        ...
+
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Poll nothing from these until `resume`, also where a rebalance takes them away and brings them back."""
         ...

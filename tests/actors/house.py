@@ -46,6 +46,7 @@ OPTIONS = IngestOptions(
     poll_records=50,
     block_rows=7,
     spool_limit=10_000,
+    spool_bytes=1 << 30,
     held_out_fraction=0.25,
 )
 CLOSING = ClosingRule(count=None, quiet_seconds=None, settle_seconds=60.0)

@@ -110,8 +110,8 @@ class MemorySource:
         ends = self._log.ends()
         return {each: ends[each] - position for each, position in self._positions.items()}
 
-    def first_offsets(self) -> dict[TopicPartition, int]:
-        return {each: self._log.firsts[each] for each in self._positions}
+    def first_offset(self, partition: TopicPartition) -> int:
+        return self._log.firsts[partition]
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         self._paused.update(partitions)

@@ -64,7 +64,7 @@ class MemoryRegistry:
         self.commits = 0
 
     def head(self) -> Any:
-        return SimpleNamespace(snapshot=self.commits) if self.commits else None
+        return SimpleNamespace(snapshot=self.commits)
 
     def current(self) -> Manifest | None:
         return self.kept[max(self.kept)] if self.kept else None
@@ -134,6 +134,7 @@ class MemoryRouter:
         self.ledger.reopen(domain, version)
 
     def drop_markers(self, domain: str, markers: Watermarks) -> None:
+        self.on_call("drop_markers")
         self.ledger.drop_markers(domain, markers)
 
     def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int:

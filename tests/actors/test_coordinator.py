@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from actors.backlog import DomainBacklog
-from actors.closing import ClosingRule
+from actors.closing import ClosingRule, end_at_markers
+from actors.observation import OpenDomain
 from learning.contract import Evaluation, TrainingJob, TrainingResult
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import House, partition, records_of, training
@@ -93,27 +94,38 @@ def test_a_domain_that_is_not_published_is_not_routed_to(build: Build) -> None:
 
 # -- closing ----------------------------------------------------------------------------------------------------------
 
-ONE = frozenset({partition(0)})
-PARTITIONS = ONE | {partition(1)}
+PARTITIONS = frozenset({partition(0), partition(1)})
+EVERYWHERE = {partition(0): 8, partition(1): 3}
+ONE = {partition(0): 8}
 
 
 @pytest.mark.parametrize(
-    ("rule", "backlog", "closes"),
+    ("rule", "ledger", "quiet_seconds", "marked", "enough"),
     [
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=PARTITIONS, quiet_seconds=0), True),
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=ONE, quiet_seconds=3), False),
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, markers=ONE, quiet_seconds=5), True),
-        (ClosingRule(10, None, 5), DomainBacklog(train=9, fresh=9, quiet_seconds=100), False),
-        (ClosingRule(10, None, 5), DomainBacklog(train=9, held_out=1, fresh=10, quiet_seconds=0), True),
-        (ClosingRule(10, None, 5), DomainBacklog(train=20, fresh=3, quiet_seconds=100), False),
-        (ClosingRule(None, 8, 5), DomainBacklog(train=1, fresh=1, quiet_seconds=7), False),
-        (ClosingRule(None, 8, 5), DomainBacklog(train=1, fresh=1, quiet_seconds=8), True),
-        (ClosingRule(None, 8, 5), DomainBacklog(train=9, fresh=0, quiet_seconds=100), False),
-        (ClosingRule(None, None, 5), DomainBacklog(train=9, fresh=9, quiet_seconds=100), False),
+        (ClosingRule(None, None, 5), OpenDomain(9, 0, 9, 9, EVERYWHERE), 0, True, False),
+        (ClosingRule(None, None, 5), OpenDomain(9, 0, 9, 9, ONE), 3, False, False),
+        (ClosingRule(None, None, 5), OpenDomain(9, 0, 9, 9, ONE), 5, True, False),
+        (ClosingRule(None, None, 5), OpenDomain(markers=EVERYWHERE), 0, True, False),
+        (ClosingRule(10, None, 5), OpenDomain(9, 0, 9, 9), 100, False, False),
+        (ClosingRule(10, None, 5), OpenDomain(9, 1, 10, 9), 0, False, True),
+        (ClosingRule(10, None, 5), OpenDomain(20, 0, 3, 3), 100, False, False),
+        (ClosingRule(None, 8, 5), OpenDomain(1, 0, 1, 1), 7, False, False),
+        (ClosingRule(None, 8, 5), OpenDomain(1, 0, 1, 1), 8, False, True),
+        (ClosingRule(None, 8, 5), OpenDomain(9, 0, 0, 0), 100, False, False),
+        (ClosingRule(None, None, 5), OpenDomain(9, 0, 9, 9), 100, False, False),
     ],
 )
-def test_the_closing_rule(rule: ClosingRule, backlog: DomainBacklog, closes: bool) -> None:
-    assert rule.closes(backlog, PARTITIONS) == closes
+def test_the_closing_rule(
+    rule: ClosingRule, ledger: OpenDomain, quiet_seconds: float, marked: bool, enough: bool
+) -> None:
+    backlog = DomainBacklog(ledger, 0, quiet_seconds)
+    assert (rule.is_marked(backlog, PARTITIONS), rule.is_enough(backlog)) == (marked, enough)
+
+
+def test_a_domain_ends_behind_its_markers_and_where_there_are_none_behind_what_was_counted() -> None:
+    backlog = DomainBacklog(OpenDomain(9, 0, 9, 9, {partition(0): 4, partition(1): 9}))
+    observed = {partition(0): 20, partition(1): 10, partition(2): 7}
+    assert end_at_markers(backlog, observed) == {partition(0): 5, partition(1): 10, partition(2): 7}
 
 
 def test_a_marker_counts_once_it_stands_in_every_partition(build: Build) -> None:

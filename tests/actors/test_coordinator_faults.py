@@ -13,6 +13,7 @@ import pytest
 from actors.closing import ClosingRule
 from actors.errors import PublicationFailed
 from actors.learner import LearnerWorker
+from actors.observation import Seal
 from actors.training import Trained, TrainingOrder
 from learning.contract import Evaluation, TrainingJob, TrainingResult
 from learning.errors import LearningError
@@ -46,7 +47,7 @@ def test_a_version_nobody_can_load_is_taken_back(build: Build) -> None:
     assert "no replica" in house.state("alpha").detail  # type: ignore[union-attr]
     assert set(house.current.routes) == {"beta"}
     assert house.replicas.shelves[0].number == house.current.number, "the manifest in force is one that can be served"
-    assert house.waiting("alpha") == 24, "not published, not released"
+    assert set(house.current.withdrawn) == {"alpha"}
     # It is tried again later, and left alone until then.
     number = house.current.number
     for _ in range(3):
@@ -84,10 +85,11 @@ def test_a_second_version_nobody_can_load_leaves_the_first(build: Build) -> None
     assert not house.current.routes["alpha"].pinned, "the failed command's pin is taken back with it"
 
 
-def test_the_manifest_nobody_took_is_taken_back_also_after_a_crash(build: Build) -> None:
+def test_a_manifest_that_was_committed_when_the_coordinator_died_is_in_force(build: Build) -> None:
     house = build()
     house.send([*records_of("beta", 24), BETA])
     house.learn("beta")
+    publish = house.replicas.publish
 
     def dies(_number: int) -> Any:
         raise Crash
@@ -96,12 +98,12 @@ def test_the_manifest_nobody_took_is_taken_back_also_after_a_crash(build: Build)
     house.send([*records_of("alpha", 24), ALPHA])
     with pytest.raises(Crash):
         house.settle(lambda: False)
-    house.crash()
-    assert house.version("alpha") == 1, "it was in force when the coordinator died"
-    house.replicas.shelves[0].refuses = {"alpha"}
-    house.settle(lambda: house.version("alpha") is None)
-    assert set(house.current.routes) == {"beta"}
-    assert house.waiting("alpha") == 24
+    assert set(house.replicas.shelves[0].adapters) == {"beta"}
+    house.replicas.publish = publish  # type: ignore[method-assign]
+    house.start_coordinator()
+    house.learn("alpha")
+    assert set(house.replicas.shelves[0].adapters) == {"alpha", "beta"}
+    assert len(house.trained("alpha")) == 1
 
 
 def test_a_learner_that_raises_is_asked_again_and_others_go_on(build: Build) -> None:
@@ -131,41 +133,36 @@ def test_a_learner_that_is_down_for_long_is_asked_until_it_is_back(build: Build)
 
 
 def test_a_publication_that_fails_for_a_while_is_tried_until_it_works(build: Build) -> None:
-    """Its rows stay sealed, and what was learned is not learned again."""
+    """What was learned is not learned again, and nothing is given up."""
     house = build()
     publish = house.replicas.publish
     errors = [ConnectionError("the directory is away"), PublicationFailed("no replica could"), OSError("disk full")] * 3
-    failed = list(errors)
 
     def fails(number: int) -> Any:
         # What puts the old manifest back in force goes through.
-        if failed and "alpha" in house.registry.manifest(number).routes:
-            raise failed.pop(0)
+        if errors and "alpha" in house.registry.manifest(number).routes:
+            raise errors.pop(0)
         return publish(number)
 
     house.replicas.publish = fails  # type: ignore[method-assign]
     house.send([*records_of("alpha", 24), ALPHA])
-    for expected in range(1, len(errors) + 1):
-        house.settle(lambda expected=expected: len(failed) == len(errors) - expected)  # type: ignore[misc]
-        stage = house.coordinator._stages["alpha"]
-        assert 0 < stage.retry_at - time.monotonic() <= 600
-        assert house.waiting("alpha") == 24
-        assert "next try in" in str(house.state("alpha").detail)  # type: ignore[union-attr]
-        stage.retry_at = 0.0
+    for left in range(len(errors) - 1, -1, -1):
+        house.settle(lambda left=left: len(errors) <= left)  # type: ignore[misc]
+        house.wait(700.0)
+    house.settle(lambda: "alpha" in house.replicas.shelves[0].adapters)
     house.learn("alpha")
     assert len(house.trainer.asked) == 1
-    assert set(house.replicas.shelves[0].adapters) == {"alpha"}
 
 
 def test_nothing_new_comes_into_force_while_the_directory_is_away(two_versions: House) -> None:
     house = two_versions
     before = house.current
-    replicas = house.replicas.replicas
+    replicas, in_force = house.replicas.replicas, house.replicas.in_force
 
     def away() -> Any:
         raise ConnectionError("the directory is away")
 
-    house.replicas.replicas = away  # type: ignore[method-assign]
+    house.replicas.replicas = house.replicas.in_force = away  # type: ignore[method-assign]
     house.send([*records_of("beta", 24, start=24), BETA])
     house.settle(lambda: house.is_in("beta", "failed"))
     for command in (
@@ -177,7 +174,7 @@ def test_nothing_new_comes_into_force_while_the_directory_is_away(two_versions: 
             command()
     assert house.current == before
     assert (house.waiting("beta"), house.router.counts()["alpha"]) == (24, 36)
-    house.replicas.replicas = replicas  # type: ignore[method-assign]
+    house.replicas.replicas, house.replicas.in_force = replicas, in_force  # type: ignore[method-assign]
     house.coordinator._stages["beta"].retry_at = 0.0
     house.learn("beta", 2)
     assert house.coordinator.rollback("alpha").number == house.current.number
@@ -228,9 +225,9 @@ def test_an_ingest_worker_that_does_not_answer_is_trouble_that_passes(build: Bui
 
     house.ingests[0].report = fails  # type: ignore[method-assign]
     house.coordinator.start(0.01)
-    _wait(lambda: "worker 0" in str(house.status().trouble))
+    _wait(lambda: "worker 0" in str(dict(house.status().troubles())))
     broken.clear()
-    _wait(lambda: house.status().trouble is None)
+    _wait(lambda: not list(house.status().troubles()))
 
 
 def test_the_whole_runs_by_itself(build: Build) -> None:
@@ -273,27 +270,25 @@ def _die_in(house: House, point: str) -> None:
 
 
 BOUNDARIES = [
-    ("ingest.seal.before", 0),
-    ("ingest.seal.after", 0),
+    ("router.seal.before", 0),
+    ("router.seal.after", 0),
     ("ingest.examples.before", 0),
     ("learner.train.before", 1),
     ("learner.train.after", 1),
     ("registry.add_adapter.before", 1),
     ("registry.add_adapter.after", 1),
     ("router.publish.before", 1),
-    ("router._commit.before", 1),
-    ("router._commit.after", 1),
+    ("router._commit.before", 0),
+    ("router._commit.after", 0),
     ("router.publish.after", 1),
     ("directory.publish.before", 1),
     ("directory.publish.after", 1),
-    ("ingest.release.before", 1),
-    ("ingest.release.after", 1),
-    ("registry.prune.before", 1),
+    ("registry.prune.before", None),
 ]
 
 
 @pytest.mark.parametrize(("point", "asked"), BOUNDARIES, ids=[point for point, _ in BOUNDARIES])
-def test_a_crash_at_a_boundary_ends_in_the_same_state(build: Build, point: str, asked: int) -> None:
+def test_a_crash_at_a_boundary_ends_in_the_same_state(build: Build, point: str, asked: int | None) -> None:
     house = build(workers=2)
     first, second = records_of("beta", 20), records_of("alpha", 24)
     house.send([*first, BETA])
@@ -303,7 +298,9 @@ def test_a_crash_at_a_boundary_ends_in_the_same_state(build: Build, point: str, 
     house.send([*second, ALPHA])
     with pytest.raises(Crash):
         house.settle(lambda: False)
-    assert len(house.trained("alpha")) == asked
+    # Files are deleted beside everything else, sooner or later.
+    assert asked in (None, len(house.trained("alpha")))
+    asked = len(house.trained("alpha"))
     kept = [adapter.name for adapter in house.registry.adapters("alpha")]
     house.crash()
     house.learn("alpha")
@@ -329,7 +326,7 @@ def test_a_crash_at_a_boundary_ends_in_the_same_state(build: Build, point: str, 
 
 def test_a_crash_between_a_rejection_and_its_opening(build: Build) -> None:
     house = build(gate=Gate(min_gain=100.0))
-    _die_in(house, "ingest.reopen.before")
+    _die_in(house, "router.reopen.before")
     house.send([*records_of("alpha", 24), ALPHA])
     with pytest.raises(Crash):
         house.settle(lambda: False)
@@ -340,16 +337,13 @@ def test_a_crash_between_a_rejection_and_its_opening(build: Build) -> None:
 
 
 def test_the_router_restarts_while_a_domain_is_learned(build: Build) -> None:
-    """Its rows are sealed already; publication waits until the router knows them again."""
+    """Its rows were sealed durably: the router knows them again."""
     house = build()
     records = records_of("alpha", 24)
     house.trainer.before = lambda _domain: house.start_router()
     house.send([*records, ALPHA])
-    house.settle(lambda: bool(house.registry.adapters("alpha")))
-    assert (house.registry.current(), house.router.counts()) == (None, {})
-    for ingest in house.ingests:
-        ingest._observer._asked_at = 0.0
     house.learn("alpha")
+    house.drain()
     house.check_exact(training(records))
     assert len(house.trainer.asked) == 1
 
@@ -382,7 +376,7 @@ class SlowLearner:
 def test_one_training_at_a_time(tmp_path: Path) -> None:
     """A coordinator that was restarted asks while its predecessor's training still runs."""
     learner = SlowLearner()
-    worker, order = LearnerWorker(learner, tmp_path, []), TrainingOrder("alpha", 1, 0, None, 0)
+    worker, order = LearnerWorker(learner, tmp_path, []), TrainingOrder("alpha", Seal(1, {}, 0, 0), None, 0)
     results: list[Trained] = []
     threads = [threading.Thread(target=lambda: results.append(worker.train(order))) for _ in range(2)]
     for thread in threads:
@@ -400,15 +394,15 @@ def test_nothing_is_trained_on_a_part_of_its_examples(build: Build) -> None:
     records = records_of("alpha", 40)
     examples, short = house.ingests[1].examples, [True]
 
-    def some(domain: str, version: int) -> Any:
-        train, held_out = examples(domain, version)
+    def some(domain: str, until: Any) -> Any:
+        train, held_out = examples(domain, until)
         return (train[1:], held_out) if short else (train, held_out)
 
     house.ingests[1].examples = some  # type: ignore[method-assign]
     house.send([*records, ALPHA])
     house.trainer.worker._learner = Refuses()  # type: ignore[assignment]
     house.settle(lambda: house.is_in("alpha", "failed"))
-    assert "expected the 40 examples sealed for it, got 39" in house.state("alpha").detail  # type: ignore[union-attr]
+    assert "39" in house.state("alpha").detail  # type: ignore[union-attr]
     assert house.registry.adapters() == [] and house.waiting("alpha") == 40
     short.clear()
     house.employ(house.parts.learner)

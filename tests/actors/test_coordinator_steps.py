@@ -61,6 +61,22 @@ def test_a_marker_with_nothing_before_it_does_not_close_what_comes_behind(build:
     assert ordered(scene) == [("alpha", 1, 3, 0)]
 
 
+def test_a_marker_that_comes_while_an_earlier_one_is_dropped_closes_its_domain(build: Build) -> None:
+    """Between the look at what waits and the dropping, rows and their own marker are counted."""
+    scene = build()
+    scene.mark("alpha")
+
+    def more_comes(name: str) -> None:
+        if name == "drop_markers":
+            scene.router.on_call = lambda _name: None
+            scene.send("alpha", 4)
+            scene.mark("alpha")
+
+    scene.router.on_call = more_comes
+    scene.tick(2)
+    assert ordered(scene) == [("alpha", 1, 4, 0)]
+
+
 def test_a_count_closes_behind_a_marker_too(build: Build) -> None:
     """In one partition only and not settled, the marker completes nothing; the number of rows does."""
     scene = build(closing=ClosingRule(count=4, quiet_seconds=None, settle_seconds=60.0))
@@ -140,6 +156,25 @@ def test_a_router_that_is_away_stops_neither_replicas_nor_the_tick(build: Build)
     scene.router.on_call = lambda _name: None
     scene.tick()
     assert scene.coordinator.status().trouble is None
+
+
+def test_a_failure_of_what_is_not_there_any_more_is_over(build: Build) -> None:
+    scene = build()
+    scene.mark("alpha")
+
+    def away(name: str) -> None:
+        if name == "drop_markers":
+            raise ConnectionError("router away")
+
+    scene.router.on_call = away
+    scene.tick()
+    assert [d.state for d in scene.coordinator.domains()] == ["failed"]
+    scene.tick()
+    scene.router.on_call = lambda _name: None
+    scene.send("alpha", 4)
+    skew.skip(700.0)
+    scene.tick()
+    assert [(d.state, d.detail) for d in scene.coordinator.domains()] == [("open", "")]
 
 
 # -- from wherever it was killed --------------------------------------------------------------------------------------
@@ -241,6 +276,25 @@ def test_a_full_worker_without_a_domain_to_close_is_named(build: Build) -> None:
     assert len(scene.learner.orders) == 1
 
 
+def test_a_training_of_what_fills_another_worker_keeps_nobody_from_making_room(build: Build) -> None:
+    scene = build()
+    scene.send("alpha", 5)
+    scene.send("beta", 8)
+    scene.spools[0].full, scene.spools[0].rows = True, {"alpha": 5}
+    meanwhile: list[set[str]] = []
+
+    def look() -> None:
+        scene.learner.before = lambda: None
+        scene.spools[1].full, scene.spools[1].rows = True, {"beta": 8}
+        scene.coordinator.tick()
+        meanwhile.append(set(scene.coordinator._jobs))
+
+    scene.learner.before = look
+    scene.tick(2)
+    assert meanwhile == [{"alpha", "beta"}]
+    assert scene.version("alpha") == scene.version("beta") == 1
+
+
 # -- removal ----------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +303,12 @@ def test_a_removal_covers_the_version_that_is_being_trained(build: Build) -> Non
     scene.learn("alpha")
     scene.send("alpha", 5)
     scene.mark("alpha")
-    scene.learner.before = lambda: scene.coordinator.remove("alpha") and None
+
+    def meanwhile() -> None:
+        scene.coordinator.remove("alpha")
+        scene.coordinator._upkeep.go_over(is_idle=False)
+
+    scene.learner.before = meanwhile
     scene.tick()
     scene.learner.before = lambda: None
     assert scene.current.removed == {"alpha": Tombstone(version=2, manifest=scene.current.number)}
@@ -301,6 +360,7 @@ def test_versions_of_a_removed_domain_are_refused_in_words(build: Build) -> None
     for _ in range(2):
         scene.learn("alpha")
     one, two = (adapter.name for adapter in scene.registry.adapters("alpha"))
+    files = dict(scene.registry.versions)
     removal = scene.coordinator.remove("alpha").number
     for _ in range(2):
         scene.learn("alpha")
@@ -310,6 +370,8 @@ def test_versions_of_a_removed_domain_are_refused_in_words(build: Build) -> None
             with pytest.raises(UnknownDomain, match=words):
                 command("alpha", name)
     assert scene.version("alpha") == 4
+    # Also while their files are still there.
+    scene.registry.versions |= files
     assert scene.coordinator.rollback("alpha").routes["alpha"].version == 3
     with pytest.raises(UnknownDomain, match="no accepted version before v3"):
         scene.coordinator.rollback("alpha")

@@ -294,3 +294,76 @@ async def test_the_question_is_answered_at_once_when_there_is_something_to_do(di
     assert await directory.next_directive("a", Standing(prepared=1), 5.0) == Directive("commit", 1)
     assert (await directory.next_directive("a", Standing(serves=1), 0.0)).action == "stay"
     assert (await publication).replicas == 1
+
+
+async def test_who_could_not_prepare_is_asked_again_by_the_next_publication(
+    directory: ReplicaDirectory, join: Join
+) -> None:
+    """Whoever leads replicas on does so for as long as it takes, under the same number."""
+    members = [join("a"), join("b")]
+    await known(directory, 2)
+    await directory.publish(1)
+    for member in members:
+        member.refuses = {2}
+    for _ in range(2):
+        with pytest.raises(PublicationFailed, match="can't"):
+            await directory.publish(2)
+        assert await directory.in_force() == 1
+    assert all(member.log.count(("prepare", 2)) == 2 for member in members)
+    for member in members:
+        member.refuses = set()
+    assert (await directory.publish(2)).replicas == 2
+    assert [(m.serves, m.fenced) for m in members] == [(2, None), (2, None)]
+    assert await directory.in_force() == 2
+
+
+async def test_a_restarted_directory_does_not_fence_everybody_for_what_nobody_can_take(join: Join) -> None:
+    """It takes as committed what the registry says; that no replica can take it only a publication to all finds."""
+    first = ReplicaDirectory(lambda: 0, silence_seconds=0.6, prepare_timeout_seconds=2.0)
+    members = [join("a", at=first), join("b", at=first)]
+    await known(first, 2)
+    await first.publish(1)
+    second = ReplicaDirectory(lambda: 2, silence_seconds=0.6, prepare_timeout_seconds=2.0)
+    for member in members:
+        member.refuses, member.directory = {2}, second
+    await until(lambda: all(m.standing.failed == 2 for m in members))
+    await asyncio.sleep(0.3)
+    assert [(m.serves, m.fenced) for m in members] == [(1, None), (1, None)]
+    with pytest.raises(PublicationFailed):
+        await second.publish(2)
+    assert (await second.publish(3)).replicas == 2
+    assert [m.serves for m in members] == [3, 3]
+
+
+async def test_once_somebody_serves_it_who_can_not_is_fenced(join: Join) -> None:
+    directory = ReplicaDirectory(lambda: 2, silence_seconds=0.6, prepare_timeout_seconds=2.0)
+    bad = join("bad", serves=1, at=directory)
+    bad.refuses = {2}
+    await until(lambda: bad.standing.failed == 2)
+    assert bad.fenced is None
+    join("good", serves=1, at=directory)
+    await until(lambda: bad.fenced is not None)
+
+
+async def test_how_long_a_replica_lags(directory: ReplicaDirectory, join: Join) -> None:
+    good, hung = join("good"), join("hung")
+    await known(directory, 2)
+    assert {r.lag_seconds for r in (await directory.replicas()).values()} == {0.0}
+    obey = hung.obey
+    hung.obey = lambda directive: setattr(hung, "standing", Standing(0, preparing=1))  # type: ignore[method-assign]
+    publication = asyncio.create_task(directory.publish(1))
+    await until(lambda: good.standing.prepared == 1 and hung.standing.preparing == 1)
+    await asyncio.sleep(1.0)
+    lags = {name: replica.lag_seconds for name, replica in (await directory.replicas()).items()}
+    assert lags["hung"] >= 1.0, "what is being published is in force already"
+    hung.obey = obey  # type: ignore[method-assign]
+    hung.standing = Standing(0, prepared=1)
+    await publication
+    assert (good.serves, hung.serves) == (1, 1)
+    assert {r.lag_seconds for r in (await directory.replicas()).values()} == {0.0}
+    late = join("late")
+    late.hangs = True
+    await asyncio.sleep(0.3)
+    lags = {name: replica.lag_seconds for name, replica in (await directory.replicas()).items()}
+    assert lags["late"] > 0 and lags["good"] == 0
+    late.hangs = False

@@ -40,7 +40,7 @@ def test_replicas_are_led_to_what_another_committed(scene: Scene) -> None:
 
 
 def test_a_replica_that_nobody_led_on_is_led_on_although_the_directory_believes_it_done(scene: Scene) -> None:
-    """A directory that was started again takes what is in force as done; that nobody stands there is seen all the same."""
+    """A directory that was started again takes what is in force as done, wherever the replicas stand."""
     number = scene.router.publish(Change(reason="x", domain="alpha", pinned=True)).number
     scene.replicas.led = number
     scene.tick()
@@ -188,6 +188,16 @@ def test_several_changes_that_no_replica_has_seen_are_put_back_together(scene: S
     assert scene.current.withdrawn == {"alpha": three, "beta": two}
     scene.tick()
     assert (scene.version("alpha"), scene.version("beta")) == (2, 2), "what was not to blame is back at once"
+
+
+def test_where_nobody_can_tell_what_is_new_nothing_is_put_back(scene: Scene) -> None:
+    """The manifest before is pruned after a removal, and replicas that start serve nothing yet."""
+    routes = dict(scene.current.routes)
+    scene.router.publish(Change(reason="x", domain="alpha", pinned=True))
+    del scene.registry.kept[scene.current.number - 1]
+    scene.replicas.served, scene.replicas.refuses = 0, {"beta"}
+    scene.tick()
+    assert scene.current.routes.keys() == routes.keys() and scene.current.withdrawn == {}
 
 
 def test_a_removal_is_never_put_back(scene: Scene) -> None:

@@ -95,7 +95,9 @@ def test_a_domain_in_service_has_not_failed_because_nothing_could_be_pruned(
     house.learn("alpha")
     alpha = house.state("alpha")
     assert alpha is not None and alpha.state == "published"
-    assert "No space left" in alpha.detail and str(alpha.version) in alpha.detail
+    house.tick()
+    assert alpha.detail == alpha.version
+    assert "No space left" in str(house.status().trouble)
 
 
 def test_a_learner_that_dies_while_it_trains_is_named(build: Build) -> None:
@@ -144,7 +146,7 @@ def test_all_trouble_of_all_loops_is_there(build: Build) -> None:
 
 def dead(ingest: Ingest) -> Callable[[], None]:
     """Let a worker answer nothing any more; returns what brings it back."""
-    names = [name for name in ("report", "seal", "sealed", "examples", "release", "reopen", "forget", "drop_markers")]
+    names = ["report", "held", "give_up", "examples"]
     for name in names:
         setattr(ingest, name, away)
 
@@ -155,55 +157,54 @@ def dead(ingest: Ingest) -> Callable[[], None]:
     return back
 
 
-def test_one_dead_worker_stops_neither_the_status_nor_for_good_the_others(build: Build) -> None:
+def test_one_dead_worker_stops_neither_the_status_nor_the_others(build: Build) -> None:
     house = build(workers=2)
-    house.send([*records_of("alpha", 24), ALPHA, *records_of("beta", 24)])
+    house.send([*records_of("alpha", 24), ALPHA])
     house.drain()
     back = dead(house.ingests[1])
-    for _ in range(3):
-        house.tick()
+    house.tick()
     status = house.status()
-    assert house.trainer.asked == [], "what the dead worker holds of alpha must not be left out of it"
     assert [(worker.name, worker.spooled > 0, set(worker.trouble)) for worker in status.ingest] == [
         ("ingest-0", True, set()),
         ("ingest-1", False, {"report"}),
     ]
-    assert "ingest-1 does not answer, so no domain can be closed" in str(status.trouble)
+    (alpha,) = status.domains
+    assert (alpha.state, alpha.waiting.sealed) == ("failed", (1,)), "sealed, and its rows there are waited for"
+    assert house.trainer.asked == [], "what the dead worker holds of alpha must not be left out of it"
     assert all(in_one_line(what) for _, what in status.troubles())
-    assert {domain.domain for domain in status.domains} == {"alpha", "beta"}
     back()
+    house.wait(60.0)
     house.learn("alpha")
     assert len(house.trained("alpha")[0]) == 18
-    assert house.status().trouble is None
+    assert list(house.status().troubles()) == []
 
 
-def test_a_worker_that_dies_during_a_training_only_delays_it(build: Build) -> None:
+def test_a_worker_that_dies_during_a_training_delays_nothing(build: Build) -> None:
     house = build(workers=2)
     house.send([*records_of("alpha", 24), ALPHA])
     house.drain()
     back: list[Callable[[], None]] = []
     house.trainer.before = lambda _domain: back.append(dead(house.ingests[1]))
     house.tick()
-    assert (house.version("alpha"), len(house.registry.adapters("alpha"))) == (None, 1)
+    assert house.version("alpha") == 1, "the rows were fetched, and the ledger settles them"
     house.trainer.before = lambda _domain: None
-    house.tick()
     back[0]()
-    house.coordinator._stages["alpha"].retry_at = 0.0
     house.learn("alpha")
-    assert len(house.trainer.asked) == 1, "what was learned is not learned again"
+    assert len(house.trainer.asked) == 1
 
 
-def test_no_domain_is_removed_in_halves(build: Build) -> None:
+def test_a_domain_is_removed_while_a_worker_is_dead_and_its_rows_go_when_it_is_back(build: Build) -> None:
     house = build(workers=2)
     house.send(records_of("alpha", 24))
     house.drain()
-    before = house.waiting("alpha")
     back = dead(house.ingests[1])
-    with pytest.raises(Exception, match="ingest-1"):
-        house.coordinator.remove("alpha")
-    assert house.waiting("alpha") == before and house.router.counts() == {"alpha": 18}
-    back()
     house.coordinator.remove("alpha")
+    assert house.router.counts() == {}
+    back()
+    for _ in range(3):
+        house.poll()
+        house.observe()
+        house.tick()
     assert house.waiting("alpha") == 0 and house.router.counts() == {}
 
 
@@ -218,7 +219,7 @@ def test_a_status_lists_the_adapters_once_and_reads_each_once_for_good(
         domain = f"domain-{number}"
         folder = peft_folder(tmp_path / "trained" / domain, seed=number)
         house.registry.add_adapter(domain, 1, folder, facts_of(domain))
-    house.router.inner._known.update({f"domain-{number}": {bytes(16)} for number in range(40)})
+    house.router.inner.examples = lambda: {f"domain-{number}": 1 for number in range(40)}  # type: ignore[method-assign]
     house.coordinator._registry = Registry(house.home / "registry")
     listed, read = [], []
     listdir, read_bytes = os.listdir, Path.read_bytes

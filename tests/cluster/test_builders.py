@@ -1,17 +1,13 @@
-"""Parts are built from the options that settings inherit, and an old home keeps the scale that it was made with."""
+"""Parts are built from the options that settings inherit."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cluster import builders
 from configs.loader import load
 from configs.settings import Settings
 from learning import calibration
-from learning.standardisation import Standardisation
-from registry.manifest import BaseRevision, Manifest
-from registry.registry import Registry
 
 
 @pytest.fixture
@@ -27,16 +23,14 @@ def test_a_new_home_is_scaled_by_the_calibration_text(settings: Settings) -> Non
     assert made.standardisation.name == calibration.name()
 
 
-def test_an_old_home_keeps_its_frozen_scale_everywhere(settings: Settings) -> None:
-    fresh = builders.extractor(settings).fingerprint
-    frozen = Standardisation(np.zeros(160), np.full(160, 2.0))
-    registry = Registry(builders.registry_root(settings), writer=True)
-    (registry.root / "frozen" / builders.STANDARDISATION).write_bytes(frozen.to_bytes())
-    made = builders.extractor(settings)
-    assert made.standardisation.digest == frozen.digest and made.fingerprint != fresh
-    revision = BaseRevision(model="b", revision="r0", digest="d")
-    manifest = Manifest.model_construct(number=1, base=revision)
-    assert builders.extractor_for(settings)(manifest).fingerprint == made.fingerprint
+def test_spools_lie_below_the_home_where_that_is_chosen(settings: Settings) -> None:
+    assert builders.spool_path(settings, 1) == settings.home / "spool" / "ingest-1.sqlite"
+
+
+def test_what_is_kept_and_held_is_the_settings(settings: Settings) -> None:
+    chosen = load("demo", [f"home={settings.home}", "registry.keep_versions=7", "ingest.spool_bytes=3000000"])
+    assert builders.coordinator_options(chosen).keep_versions == 7
+    assert builders.ingest_options(chosen).spool_bytes == 3_000_000
 
 
 def test_the_gate_is_the_one_of_the_settings(settings: Settings) -> None:

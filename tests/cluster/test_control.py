@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from actors.intake import read_records
 from cluster import builders
-from cluster.control import ClusterControl, read_records
+from cluster.control import ClusterControl
 from configs.loader import load
 from configs.settings import Settings
 from serving.errors import ControlUnavailable, InvalidRecord, Refused
@@ -137,9 +138,9 @@ async def test_appends_do_not_wait_in_turn_for_a_stream_that_is_away(
 ) -> None:
     """Those that stood behind the first when it gave up are answered with it; the next one tries, and gets through."""
     sink = Away()
-    control._sink = sink  # type: ignore[assignment]
+    control._intake._sink = sink  # type: ignore[assignment]
     waiting = [asyncio.ensure_future(control.append_records([record(f"r{number}")])) for number in range(8)]
-    while sink.waited == 0 or control._appending._work_queue.qsize() < 7:
+    while sink.waited == 0 or control._intake._appending._work_queue.qsize() < 7:
         await asyncio.sleep(0.01)
     sink.gate.set()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
@@ -155,7 +156,7 @@ async def test_a_client_that_goes_away_leaves_the_next_one_alone_with_the_sink(
     control: ClusterControl, settings: Settings
 ) -> None:
     sink = Away()
-    control._sink = sink  # type: ignore[assignment]
+    control._intake._sink = sink  # type: ignore[assignment]
     first = asyncio.ensure_future(control.append_records([record("a")]))
     while sink.waited == 0:
         await asyncio.sleep(0.01)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from cluster import builders
 from cluster.errors import ClusterError
 from cluster.preflight import check_surroundings
 from configs.loader import load
@@ -52,19 +50,18 @@ def test_a_base_without_layers_is_refused(tmp_path: Path) -> None:
     assert "num_hidden_layers" in refused(settings(tmp_path / "home", f"base.model={base}"))
 
 
-def test_a_spool_that_is_none_is_refused(tmp_path: Path) -> None:
-    chosen = settings(tmp_path)
-    path = builders.spool_path(chosen, 0)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"no database at all, and long enough to be taken for one" * 100)
-    assert str(tmp_path) in refused(chosen)
+def test_a_home_of_0_1_is_refused_in_one_line(tmp_path: Path) -> None:
+    snapshots = tmp_path / "registry" / "snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "000001.safetensors").write_bytes(b"what 0.1 wrote")
+    line = refused(settings(tmp_path))
+    assert "0.1" in line and str(tmp_path) in line and "\n" not in line
+    assert [path.name for path in snapshots.iterdir()] == ["000001.safetensors"]
 
 
-def test_a_spool_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    chosen = settings(tmp_path)
-    path = builders.spool_path(chosen, 0)
-    path.parent.mkdir(parents=True)
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA user_version=99")
-    database.close()
-    assert "format 99" in refused(chosen)
+def test_spools_that_are_no_spools_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    """They are caches: the worker puts them aside, and says so."""
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "ingest-0.sqlite").write_bytes(b"no database at all" * 100)
+    check_surroundings(settings(tmp_path)).release()
+    assert (tmp_path / "spool" / "ingest-0.sqlite").read_bytes().startswith(b"no database")

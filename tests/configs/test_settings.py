@@ -31,6 +31,14 @@ def test_every_field_of_every_section_says_what_it_does() -> None:
             assert inner.description and inner.description.endswith("."), f"{name}.{key}"
 
 
+def test_spools_are_bounded_and_versions_kept_by_default() -> None:
+    settings = Settings.model_validate(MINIMAL)
+    assert settings.ingest.spool_bytes == 2 << 30 and settings.ingest.spool_folder is None
+    assert settings.registry.keep_versions == 3
+    with pytest.raises(ValidationError):
+        Settings.model_validate(MINIMAL | {"registry": {"keep_versions": 0}})
+
+
 def test_frozen_all_the_way_down() -> None:
     settings = Settings.model_validate(MINIMAL)
     with pytest.raises(ValidationError):
@@ -55,6 +63,7 @@ def test_frozen_all_the_way_down() -> None:
         ({"learner": {"num_gpus": 1}}, "num_gpus"),
         ({"learner": {"patience": 2, "evaluate_every": 50, "max_steps": 50}}, "evaluate_every"),
         ({"learner": {"warmup_steps": 10, "max_steps": 10, "evaluate_every": 5}}, "warmup_steps"),
+        ({"ingest": {"spool_bytes": 2_000_000, "max_record_bytes": 2_000_001}}, "spool_bytes"),
         ({"stream": {"kind": "kafka"}}, "bootstrap"),
         ({"stream": {"bootstrap": "localhost:9092"}}, "bootstrap"),
         ({"stream": {"security_protocol": "SASL_SSL"}}, "sasl_mechanism"),

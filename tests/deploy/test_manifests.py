@@ -116,6 +116,23 @@ def test_compose_shares_the_home_folder(compose: dict[str, Any]) -> None:
         assert any(home.is_relative_to(mount) for mount in mounts), name
 
 
+def test_composes_spools_lie_on_a_volume_of_the_machine(compose: dict[str, Any]) -> None:
+    settings = settings_of(compose["services"]["head"]["command"])
+    folder = settings.ingest.spool_folder
+    assert folder is not None and folder.is_absolute() and not folder.is_relative_to(settings.home)
+    for name in ("head", "worker"):
+        mounts = dict(volume.split(":")[::-1] for volume in compose["services"][name]["volumes"])
+        assert mounts[str(folder)] in compose["volumes"], name
+    assert_image_gives(folder)
+
+
+def assert_image_gives(folder: Path) -> None:
+    """A new volume takes owner and mode from the image, where the folder has to be there."""
+    made = next(words for words in instructions() if words[0] == "RUN" and "useradd" in words)
+    assert made.count(str(folder)) == 3 and "700" in made
+    assert any(words[0] == "VOLUME" and str(folder) in words for words in instructions())
+
+
 def test_composes_broker_is_the_one_that_is_asked(compose: dict[str, Any]) -> None:
     bootstrap = settings_of(compose["services"]["head"]["command"]).stream.bootstrap
     broker = compose["services"]["kafka"]
@@ -213,6 +230,23 @@ def test_kubernetes_pods_share_the_home_folder(
         claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "home"}
         assert claims == {"home": claim["metadata"]["name"]}
         assert settings_on_kubernetes.home.is_relative_to(mounts["home"])
+
+
+def test_kubernetes_spools_lie_on_the_node_and_fit(
+    ray_cluster: dict[str, Any], settings_on_kubernetes: Settings
+) -> None:
+    ingest = settings_on_kubernetes.ingest
+    for group in (ray_cluster["headGroupSpec"], *ray_cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        (volume,) = [v for v in pod["volumes"] if v["name"] == mounts[str(ingest.spool_folder)]]
+        size = volume["emptyDir"]["sizeLimit"]
+        assert size.endswith("Gi")
+        # Every worker may come to lie on one node.
+        assert (
+            ingest.workers * (2 * ingest.spool_bytes + ingest.poll_records * ingest.max_record_bytes)
+            <= int(size.removesuffix("Gi")) * 2**30
+        )
 
 
 def test_kubernetes_pods_hold_all_reservations(ray_cluster: dict[str, Any], settings_on_kubernetes: Settings) -> None:

@@ -37,13 +37,19 @@ def run(
 
 
 class System:
-    """`anabranch up` on a home folder of its own; everything it started goes down with it, however it ends."""
+    """`anabranch up` on a home folder of its own; everything it started goes down with it, however it ends.
 
-    def __init__(self, config: str, home: Path, overrides: Sequence[str] = ()) -> None:
+    `command`, where given, is started in its place and told the home and the overrides alone.
+    """
+
+    def __init__(
+        self, config: str, home: Path, overrides: Sequence[str] = (), command: Sequence[str] | None = None
+    ) -> None:
         self.home = home
-        self._arguments = ["up", config, "--set", f"home={home}", "--set", "serving.port=0"]
-        for override in overrides:
-            self._arguments += ["--set", override]
+        sets = [f"home={home}", "serving.port=0", *overrides]
+        self._command = [*COMMAND, "up", config, *(word for each in sets for word in ("--set", each))]
+        if command is not None:
+            self._command = [*command, *sets]
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
@@ -60,7 +66,7 @@ class System:
         self._log = self.home / "up.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, *self._arguments],
+                self._command,
                 cwd=REPOSITORY,
                 stdout=log,
                 stderr=log,

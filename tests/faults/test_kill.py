@@ -14,7 +14,6 @@ from cluster import builders
 from configs.loader import load
 from configs.settings import Settings
 from learning.rls import RouterWeights
-from registry.registry import Registry
 from streaming.records import TaskRecord, read_jsonl
 from tests.e2e.system import System
 
@@ -111,7 +110,7 @@ def _counts_are_exact(system: System, settings: Settings, files: dict[str, Path]
 
 def _predicts_as_batch_ridge(settings: Settings, files: dict[str, Path]) -> None:
     """The published router's scores against one ridge solve over all training examples (relative 1e-10)."""
-    registry = Registry(builders.registry_root(settings))
+    registry = builders.registry(settings)
     manifest = registry.current()
     assert manifest is not None
     extractor = builders.extractor(settings)

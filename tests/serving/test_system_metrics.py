@@ -1,12 +1,12 @@
 """The status as Prometheus text: the figures by name, and everything that is failing."""
 
 from registry.manifest import BaseRevision
-from serving.api import DomainStatus, IngestStatus, ReplicaStatus, SystemStatus, Waiting
+from serving.api import DomainStatus, IngestStatus, ReplicaStatus, Stretch, SystemStatus, Waiting
 from serving.system_metrics import render_metrics
 
 
 def worker(name: str, **trouble: str) -> IngestStatus:
-    counted = {"spooled": 3, "full": False, "polled": 5, "dead_letters": 1, "duplicates": 2}
+    counted = {"spooled": 3, "spooled_bytes": 40, "full": False, "polled": 5, "dead_letters": 1, "duplicates": 2}
     return IngestStatus(name=name, partitions=("t[0]",), trouble=trouble, **counted)
 
 
@@ -23,7 +23,7 @@ def test_figures_and_every_trouble_of_everybody() -> None:
         base=BaseRevision(model="test"),
         domains=(domain("cats"), domain("dogs", "failed")),
         ingest=(worker("ingest-0", polling="broker away", observing="router away"), worker("ingest-1", polling="x")),
-        replicas={"r1": ReplicaStatus(manifest=6), "r2": ReplicaStatus(manifest=5, fenced="cut off")},
+        replicas={"r1": ReplicaStatus(manifest=6), "r2": ReplicaStatus(manifest=5, fenced="cut off", lag_seconds=7)},
         trouble="directory away",
     )
     lines = set(render_metrics(status).splitlines())
@@ -33,10 +33,14 @@ def test_figures_and_every_trouble_of_everybody() -> None:
         'anabranch_router_rows{domain="cats"} 8.0',
         'anabranch_domain_waiting_examples{domain="dogs"} 5.0',
         "anabranch_spool_rows 6.0",
+        "anabranch_spool_bytes 80.0",
         "anabranch_ingest_polled_records 10.0",
         "anabranch_ingest_dead_letters_records 2.0",
         "anabranch_ingest_duplicates_records 4.0",
         'anabranch_replica_manifest_number{replica="r2"} 5.0',
+        'anabranch_replica_lag_seconds{replica="r1"} 0.0',
+        'anabranch_replica_lag_seconds{replica="r2"} 7.0',
+        'anabranch_domain_lost_rows{domain="cats"} 0.0',
     }
     where = {line.split('"')[1] for line in lines if line.startswith("anabranch_trouble{")}
     assert where == {"coordinator", "ingest-0 polling", "ingest-0 observing", "ingest-1 polling", "dogs", "r2"}
@@ -45,3 +49,20 @@ def test_figures_and_every_trouble_of_everybody() -> None:
 def test_a_system_without_trouble_tells_of_none() -> None:
     quiet = SystemStatus(manifest=0, base=BaseRevision(model="test"), domains=(), ingest=(), replicas={})
     assert "anabranch_trouble{" not in render_metrics(quiet)
+
+
+def test_what_is_lost_is_told_until_it_is_there_again() -> None:
+    gaps = [Stretch(partition=f"t[{n}]", first=first, last=9, rows=rows) for n, first, rows in ((0, 5, 0), (0, 2, 0))]
+    lost = [Stretch(partition="t[1]", first=0, last=9, rows=rows) for rows in (3, 4)]
+    cats = domain("cats").model_copy(update={"lost": tuple(lost)})
+    status = SystemStatus(
+        manifest=0, base=BaseRevision(model="test"), domains=(cats,), ingest=(), replicas={}, unread=tuple(gaps)
+    )
+    lines = set(render_metrics(status).splitlines())
+    assert lines >= {
+        'anabranch_domain_lost_rows{domain="cats"} 7.0',
+        'anabranch_stream_unread_offsets{partition="t[0]"} 13.0',
+        'anabranch_trouble{where="cats lost"} 1.0',
+        'anabranch_trouble{where="stream t[0]"} 1.0',
+    }
+    assert len(list(status.troubles())) == 4

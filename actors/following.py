@@ -1,0 +1,83 @@
+"""How a worker follows the router's ledger: what it was told last, and which rows of its spool are confirmed.
+
+A row below where the router stands may have been counted from this spool, or have become anything else: after a start
+of this worker or of the router, and where the stream is read again, the router is asked before such a row is used. It
+knows neither the source nor features.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from actors.observation import LedgerView, Watermarks
+from actors.ports import SumsPort
+from actors.spool import Spool
+from streaming.source import TopicPartition
+
+_ASK_AGAIN_S = 2.0
+
+
+class Following:
+    """The ledger as this worker last heard of it; used by several threads."""
+
+    def __init__(self, spool: Spool, router: SumsPort) -> None:
+        self._spool, self._router = spool, router
+        self._lock = threading.RLock()
+        self._view: LedgerView | None = None
+        self._observed: Watermarks = {}
+        self._asked_at = 0.0
+        self._confirmed: dict[TopicPartition, int] = {}
+
+    def view(self) -> LedgerView:
+        """Return what the router says, of at most two seconds ago, after the spool has followed it.
+
+        Raises `SpoolAhead` where it can't, and whatever asking raises.
+        """
+        with self._lock:
+            if self._view is None or time.monotonic() - self._asked_at > _ASK_AGAIN_S:
+                self._ask()
+            if self._view is None:
+                raise AssertionError("asked, and nothing was kept")
+            return self._view
+
+    def ask_again(self) -> None:
+        """Let the next look be at a fresh view."""
+        with self._lock:
+            self._asked_at = 0.0
+
+    @property
+    def observed(self) -> Watermarks:
+        """Where the router stood when it last answered."""
+        return self._observed
+
+    def note(self, observed: Watermarks) -> None:
+        """Note where the router stands by its answer to an observation."""
+        with self._lock:
+            self._observed = dict(observed)
+
+    def _ask(self) -> None:
+        view = self._router.view(self._view.snapshot if self._view is not None else -1)
+        if self._view is not None and view.run != self._view.run:
+            # Another router: nothing that the last one said holds, nor do its fences.
+            self._view, self._confirmed = None, {}
+            view = self._router.view()
+        self._spool.follow(view)
+        self._view, self._observed, self._asked_at = view, dict(view.observed), time.monotonic()
+
+    # -- confirmations ------------------------------------------------------------------------------------------------
+
+    def confirmed(self, partition: TopicPartition) -> int:
+        """Return the offset below which every row in the spool is one that the router has counted."""
+        return self._confirmed.get(partition, 0)
+
+    def confirm(self, partition: TopicPartition, first: int, end: int) -> None:
+        """Note that rows from `first` up to `end` are confirmed; it counts where everything before is."""
+        with self._lock:
+            if first <= self.confirmed(partition) < end:
+                self._confirmed[partition] = end
+
+    def doubt(self, partition: TopicPartition, offset: int) -> None:
+        """Note that rows from `offset` on were read again."""
+        with self._lock:
+            self._confirmed[partition] = min(self.confirmed(partition), offset)

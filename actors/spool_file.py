@@ -1,0 +1,101 @@
+"""The file of a spool: opened for this process alone, private to its user, and put aside where it can't be read.
+
+A transaction is on disk when it returns (`synchronous=FULL`): coverage must not be remembered without its rows. The
+lock on the file also spares WAL its shared memory. What can't be read, damaged or in another format, is put aside and
+not deleted: it may hold rows that the log does not give any more. It knows nothing of what lies in the tables.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from actors.errors import ActorError
+
+FORMAT = 3
+"""Kept as SQLite's user_version."""
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_PARTS = ("", "-wal", "-shm")
+
+
+class UnreadableSpool(ActorError):
+    """A spool's file is damaged, or of another format."""
+
+
+def open_file(path: Path, schema: str, *, patience_s: float = 30.0) -> sqlite3.Connection:
+    """Open the file, made if missing, locked to this process.
+
+    Raises `UnreadableSpool` when it is damaged or in another format, and `sqlite3.OperationalError` when another
+    process still has it after `patience_s` seconds.
+    """
+    _make_private(path)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=patience_s)
+    try:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        # What is dropped is gone from the file, not only from its index.
+        db.execute("PRAGMA secure_delete=ON")
+        (written,) = db.execute("PRAGMA user_version").fetchone()
+        if written != FORMAT and db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise UnreadableSpool(f"it has format {written}, this version reads format {FORMAT}")
+        db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version={FORMAT}; COMMIT;")
+    except BaseException as error:
+        db.close()
+        if is_damage(error):
+            raise UnreadableSpool(f"it is damaged ({error})") from error
+        raise
+    return db
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell whether an error means that the file's content is broken, rather than busy, full or out of reach."""
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGE
+
+
+def put_aside(path: Path) -> Path:
+    """Move the file, with its log, out of the way; one that was put aside before is replaced."""
+    aside = path.with_name(f"{path.name}.set-aside")
+    for part in _PARTS:
+        aside.with_name(aside.name + part).unlink(missing_ok=True)
+    for part in _PARTS:
+        found = path.with_name(path.name + part)
+        if found.exists():
+            found.replace(aside.with_name(aside.name + part))
+    return aside
+
+
+def delete_file(path: Path) -> None:
+    """Delete the file with its log, which is of no use without it."""
+    for part in _PARTS:
+        path.with_name(path.name + part).unlink(missing_ok=True)
+
+
+class Transaction:
+    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK when the body or the commit raises."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+def _make_private(path: Path) -> None:
+    """Keep the examples from other users of the machine; a folder that is not ours stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.parent.stat().st_uid == os.geteuid():
+        path.parent.chmod(0o700)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

@@ -1,0 +1,91 @@
+"""The whole system but for the engine: `anabranch up` with a memory engine in the place of vLLM, to be killed often.
+
+    python -m tests.faults.program KEY=VALUE ...
+
+Real are Ray, every actor in a process of its own, the stream, the learner, the registry, publication and the front door
+over HTTP; only the tokens are made up. `GET /actors` tells the processes of the actors by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import ray
+import uvicorn
+
+from actors.replica import Replica
+from cluster import builders, names
+from cluster.actor_group import ActorGroup
+from cluster.control import ClusterControl
+from cluster.preflight import check_surroundings, free_port
+from cluster.remote import AsyncRemote
+from cluster.runtime import _ENVIRONMENT
+from configs.loader import load
+from configs.settings import Settings
+from serving.frontdoor import build_app
+from serving.service import RoutedService
+from tests.serving.memory_engine import MemoryEngine
+
+
+def main() -> None:
+    """Run until a signal."""
+    settings = load("demo", sys.argv[1:])
+    lock = check_surroundings(settings)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray.init(
+        num_cpus=settings.ray.num_cpus,
+        object_store_memory=settings.ray.object_store_bytes,
+        include_dashboard=False,
+        namespace=names.NAMESPACE,
+        log_to_driver=bool(os.environ.get("ANABRANCH_LOG_TO_DRIVER")),
+        logging_level="ERROR",
+    )
+    actors = ActorGroup(settings)
+    try:
+        asyncio.run(_serve(settings, actors))
+    finally:
+        actors.stop()
+        ray.shutdown()
+        lock.release()
+
+
+async def _serve(settings: Settings, actors: ActorGroup) -> None:
+    """Serve HTTP with one replica in this process."""
+    service = RoutedService(
+        MemoryEngine(),
+        builders.registry(settings),
+        builders.extractor_for(settings),
+        builders.template(settings),
+        settings.serving.max_lora_rank,
+        builders.base_revision(settings),
+    )
+    await service.catch_up()
+    await asyncio.to_thread(actors.wait_until_up, 120)
+    replica = Replica("replica-0", service, AsyncRemote.named(names.DIRECTORY))
+    await replica.join(120)
+    app = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)))
+    app.get("/actors")(_pids)
+    port = free_port(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.05)
+    print(f"ready: http://127.0.0.1:{port}/v1", flush=True)
+    await serving
+    await replica.leave()
+
+
+async def _pids() -> dict[str, int]:
+    """Process ids of the actors that run, by name."""
+    from ray._private.state import actors
+
+    found: dict[str, dict[str, Any]] = await asyncio.to_thread(actors)
+    return {each["Name"]: each["Pid"] for each in found.values() if each["State"] == "ALIVE" and each["Name"]}
+
+
+if __name__ == "__main__":
+    main()
