@@ -266,9 +266,8 @@ class World(House):
                 self._serving = {}
 
     def restart_all(self) -> None:
-        self.deaths.armed = None
-        self.zombies = []
-        self.crash()
+        self._stop_all()
+        self.up()
 
     def back_up_once(self) -> None:
         self.backups += 1
@@ -277,9 +276,7 @@ class World(House):
     def restore_last(self, *, keeps_spools: bool) -> None:
         if not self.backups:
             return
-        self.deaths.armed = None
-        self.zombies = []
-        self._die()
+        self._stop_all()
         shutil.rmtree(self.home / "registry")
         shutil.copytree(self.home / f"backup-{self.backups}", self.home / "registry")
         if not keeps_spools:
@@ -301,8 +298,35 @@ class World(House):
         return found
 
     def damage_and_go_back(self, what: str) -> None:
-        """A bit of the newest snapshot turns over; the router is not to start on it, and a person goes back."""
-        raise NotImplementedError
+        """A bit turns over in what is in force, while everything is down: nothing starts on it, and a person goes back.
+
+        Where there is nothing to go back to, the file is restored.
+        """
+        head = self.registry.head()
+        if head.snapshot == 0:
+            return
+        self._stop_all()
+        folder = self.home / "registry"
+        path = folder / "head.json" if what == "head" else next(folder.glob(f"snapshots/*{head.snapshot_digest}*"))
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        try:
+            self.up()
+        except RegistryError as error:
+            self.errors.append(f"start: {type(error).__name__}: {error}")
+        else:
+            raise Wrong(f"it starts on a damaged {path.name}")
+        try:
+            Registry(folder).go_back()
+        except RegistryError:
+            path.write_bytes(whole)
+        self.up()
+
+    def _stop_all(self) -> None:
+        self.deaths.calm()
+        self.zombies = []
+        self._die()
 
     def let_the_past_go(self) -> None:
         """As many commits, and prunings, as it takes until nothing of before is kept."""
