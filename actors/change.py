@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from actors.errors import UnknownDomain
-from registry.manifest import Route
+from actors.errors import NoLongerSealed, UnknownDomain
+from actors.observation import Watermarks
+from registry.manifest import Route, Tombstone
 from registry.registry import Registry
 
 
@@ -14,11 +15,12 @@ from registry.registry import Registry
 class Change:
     """One step from a manifest to the next.
 
-    `adapter` puts a version in service for its domain (unless the domain is pinned and `override` is false), and settles
+    `adapter` puts a version in service for its domain (unless the domain is pinned and `override` is false) and settles
     the rows that are sealed under it; `pinned` sets or clears the domain's pin. `withdraws` names, by domain, versions
     that no replica could load: the domain is served by the version before, or not at all, until the version named, or
     another, can be. `removes` are the domains that leave the sums and the ledger as well, each with the highest number
-    that was given to a version of it: none up to that may ever be served again.
+    that was given to a version of it: none up to that may ever be served again. `fence` says up to where spools have
+    read: rows of the removed domains below it are gone too, counted or not.
     """
 
     reason: str
@@ -28,11 +30,17 @@ class Change:
     override: bool = False
     withdraws: Mapping[str, str] = field(default_factory=dict)
     removes: Mapping[str, int] = field(default_factory=dict)
+    fence: Watermarks = field(default_factory=dict)
 
 
-def next_routes(routes: Mapping[str, Route], change: Change, registry: Registry) -> dict[str, Route]:
-    """Return the routes after a change; a domain that is not there raises `UnknownDomain`."""
-    gone = change.removes | change.withdraws
+def next_routes(
+    routes: Mapping[str, Route], change: Change, registry: Registry, removed: Mapping[str, Tombstone]
+) -> dict[str, Route]:
+    """Return the routes after a change.
+
+    Raises `UnknownDomain` for a domain that is not there, `NoLongerSealed` for a version of a domain that was removed.
+    """
+    gone = {*change.removes, *change.withdraws}
     after = {domain: route for domain, route in routes.items() if domain not in gone}
     if change.domain is None:
         return after
@@ -41,6 +49,11 @@ def next_routes(routes: Mapping[str, Route], change: Change, registry: Registry)
         adapter = registry.adapter(change.adapter)
         if adapter.domain != change.domain:
             raise UnknownDomain(f"version {adapter.name} belongs to domain {adapter.domain!r}, not {change.domain!r}")
+        tombstone = removed.get(change.domain)
+        if tombstone is not None and adapter.version <= tombstone.version:
+            raise NoLongerSealed(
+                f"{adapter.name} is not published: {change.domain!r} was removed with manifest {tombstone.manifest}"
+            )
         route = Route(
             adapter=adapter.name,
             digest=adapter.digest,

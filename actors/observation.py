@@ -21,8 +21,8 @@ Watermarks = Mapping[TopicPartition, int]
 
 Fate = Literal["new", "counted", "lost", "gone"]
 """What the ledger says of a row. `new`: not seen, to be counted and kept. `counted`: counted at this very place and not
-settled, to be kept. `lost`: counted, but its text could be read nowhere; to be kept, not counted again. `gone`: settled,
-removed, or counted at another place; to be dropped."""
+settled, to be kept. `lost`: counted, but its text could be read nowhere; to be kept, not counted again. `gone`: to be
+dropped, as it is settled, removed, or counted at another place."""
 
 
 class RowKey(NamedTuple):
@@ -90,6 +90,8 @@ class LedgerView:
 
     lineage: str
     """Random, once a home."""
+    run: str
+    """The run of the router that answers; it may not have committed anything yet."""
     runs: tuple[WriterRun, ...]
     """The runs that led to the snapshot in force, in order."""
     snapshot: int
@@ -120,7 +122,7 @@ class LedgerView:
 
 @dataclass(frozen=True)
 class Seal:
-    """The rows that version `version` of a domain is trained on: all counted ones below `until` that are not settled."""
+    """The rows that a version of a domain is trained on: all counted ones below `until` that are not settled."""
 
     version: int
     until: Watermarks
@@ -149,7 +151,9 @@ class OpenDomain:
     held_out: int = 0
     fresh: int = 0
     """Rows, train and held out, that no rejected version has been trained on; sealed ones are not among them."""
+    closable: int = 0
+    """Of the fresh ones, rows to train on that lie before the markers: in a partition without a marker, all of them."""
     markers: Mapping[TopicPartition, int] = field(default_factory=dict)
-    """Where its end was marked, by the last marker of each partition that lies beyond what was tried."""
+    """Where its end was marked, by the last marker of each partition that lies beyond what was sealed or tried."""
     seal: Seal | None = None
     lost: tuple[Loss, ...] = ()

@@ -21,7 +21,7 @@ from streaming.source import TopicPartition
 
 
 class ExamplesPort(Protocol):
-    """Ingest to a learner: the examples of a domain below `until` that the router has counted, from this worker's spool."""
+    """Ingest to a learner: the examples of a domain below `until` that the router has counted, from one spool."""
 
     def examples(self, domain: str, until: Watermarks) -> tuple[list[Example], list[Example]]: ...
 
@@ -58,6 +58,8 @@ class ManifestPort(Protocol):
     def seal(self, domain: str, version: int, until: Watermarks) -> Seal: ...
 
     def reopen(self, domain: str, version: int) -> None: ...
+
+    def drop_markers(self, domain: str, markers: Watermarks) -> None: ...
 
     def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int: ...
 

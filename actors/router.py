@@ -1,36 +1,46 @@
-"""The router: the single writer of the sums, the watermarks and the published manifests.
+"""The router: the single writer of the sums, the ledger and the published manifests.
 
-State is one value: the ridge sums, the watermark of each partition, and the digests of the examples counted. It is
-written whole into the snapshot of each publication and read back from there, so what a snapshot says was applied was
-applied exactly once. Between snapshots nothing is lost either: the spools keep every row beyond the last watermark.
+Sums and ledger are one state, committed together as a snapshot: with a manifest when something is published, without
+one when a domain is sealed for training. What a snapshot says was counted was counted exactly once, and rows counted
+since are read again from the spools after a crash. What may fail is done to copies, which take the place of the state
+once the commit has returned; where it can't be told whether it did, the state is read back from the registry.
 
-This module knows no transport; `observe` and `publish` must be called by one thread at a time.
+This module knows no transport; its methods must be called by one thread at a time.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from actors import ledger_state
 from actors.change import Change, next_routes
-from actors.errors import NotCaughtUp, OtherHome
-from actors.observation import Observation, Receipt, Watermarks
+from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
+from actors.ledger import Ledger, Offsets
+from actors.observation import (
+    Fate,
+    LedgerView,
+    Loss,
+    Observation,
+    OpenDomain,
+    Receipt,
+    RowKey,
+    Seal,
+    Watermarks,
+    WriterRun,
+)
 from actors.ports import ManifestPort, SumsPort
 from learning.rls import ClassWeighting, StreamingRidge
-from registry.manifest import BaseRevision, Manifest, Route, RouterRef
-from registry.registry import Registry
+from registry.digests import DigestRuns
+from registry.manifest import BaseRevision, Manifest, RouterRef, Tombstone
+from registry.registry import Registry, Snapshot
 from streaming.source import TopicPartition
-
-_DIGESTS = "digests."
 
 
 class Router:
-    """The central router over one registry, whose writer it is.
+    """The central router over one registry, whose writer it is from now on: earlier ones can commit nothing more.
 
     `ridge` is the penalty lambda (paper: 100); `abstain_below` the score under which a prompt goes to the base model.
     Raises `OtherHome` where the registry's sums belong to another base model.
@@ -47,52 +57,55 @@ class Router:
     ) -> None:
         self._registry, self._base = registry, base
         self._ridge_penalty, self._class_weighting, self._abstain_below = ridge, class_weighting, abstain_below
-        self._sums: StreamingRidge | None = None
-        self._watermarks: dict[TopicPartition, int] = {}
-        self._committed: dict[TopicPartition, int] = {}
-        """The watermarks of the snapshot in force: what a restart would go back to."""
-        self._known: dict[str, set[bytes]] = {}
+        self._epoch = registry.begin_epoch()
+        self._is_sound = False
+        """Whether the state in memory is what the registry holds and what was counted since."""
         self._restore()
 
-    # -- observing ----------------------------------------------------------------------------------------------------
+    # -- counting -----------------------------------------------------------------------------------------------------
 
-    def watermarks(self) -> Watermarks:
-        """Return the next offset to be applied of each partition; one that is absent stands at 0."""
-        return dict(self._watermarks)
+    def view(self, known: int = -1) -> LedgerView:
+        """Say where the router stands, and what the snapshot in force says; fences only if it isn't `known`."""
+        self._check()
+        return LedgerView(
+            lineage=self._registry.lineage,
+            run=self._epoch.name,
+            runs=self._runs,
+            snapshot=self._snapshot,
+            logs=dict(self._ledger.logs),
+            observed=dict(self._ledger.observed),
+            durable=dict(self._durable),
+            low=dict(self._low),
+            fences=None if known == self._snapshot else dict(self._fences),
+        )
 
-    def published_watermarks(self) -> Watermarks:
-        """Return the watermarks as of the manifest in force."""
-        return dict(self._committed)
-
-    def examples(self) -> dict[str, int]:
-        """Return the number of distinct examples known of each domain, held-out ones included."""
-        return {domain: len(known) for domain, known in sorted(self._known.items())}
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of rows in the sums of each domain."""
-        return dict(self._sums.counts) if self._sums else {}
+    def fates(self, rows: Sequence[RowKey]) -> tuple[Fate, ...]:
+        """Say what becomes of each row, were it alone."""
+        self._check()
+        return self._ledger.fates(rows)
 
     def observe(self, observation: Observation) -> Receipt:
-        """Apply an observation once; refuse it when a span does not start at the watermark or an example is known.
+        """Apply an observation once; refuse it when a span does not start where the router stands, or a row of it is
+        neither new nor lost.
 
-        Raises `learning.errors.FingerprintMismatch` when the rows come from another feature map.
+        Raises `learning.errors.FingerprintMismatch` when the rows come from another feature map, `OtherHome` when the
+        log is another one; the state is then as it was.
         """
-        for partition, (start, _) in observation.spans.items():
-            if self._watermarks.get(partition, 0) != start:
-                return Receipt(False, self.watermarks())
-        duplicates = frozenset(
-            digest
-            for domain, digests in observation.digests.items()
-            for digest in self._known.get(domain, set()).intersection(digests)
-        )
-        if duplicates:
-            return Receipt(False, self.watermarks(), duplicates)
+        self._check()
+        ledger = self._ledger
+        ledger.check_logs(observation.logs)
+        fates = ledger.fates(observation.rows)
+        repeated = len({row.digest for row in observation.rows}) < len(observation.rows)
+        moved = any(ledger.observed.get(p, 0) != start for p, (start, _) in observation.spans.items())
+        if repeated or moved or any(fate not in ("new", "lost") for fate in fates):
+            return Receipt(False, dict(ledger.observed))
+        _check_counts(observation, fates)
         if observation.statistics is not None:
             self._sums_for(observation).absorb(observation.statistics)
-        for domain, digests in observation.digests.items():
-            self._known.setdefault(domain, set()).update(digests)
-        self._watermarks.update({partition: end for partition, (_, end) in observation.spans.items()})
-        return Receipt(True, self.watermarks())
+        self._is_sound = False
+        ledger.apply(observation, fates)
+        self._is_sound = True
+        return Receipt(True, dict(ledger.observed))
 
     def _sums_for(self, observation: Observation) -> StreamingRidge:
         statistics = observation.statistics
@@ -102,90 +115,252 @@ class Router:
                 self._ridge_penalty,
                 class_weighting=self._class_weighting,
                 fingerprint=statistics.fingerprint,
+                store=self._registry.segments,
             )
         if self._sums is None:
             raise ValueError("an observation without statistics has no sums")
         return self._sums
 
+    # -- what the coordinator asks ------------------------------------------------------------------------------------
+
+    def observed(self) -> Watermarks:
+        """Return the next offset to be counted of each partition; one that is absent stands at 0."""
+        self._check()
+        return dict(self._ledger.observed)
+
+    def open(self) -> dict[str, OpenDomain]:
+        """Describe what is not settled of each domain."""
+        self._check()
+        return self._ledger.open()
+
+    def unread(self) -> tuple[Loss, ...]:
+        """Return the stretches of the stream that could not be read before they were gone."""
+        self._check()
+        return tuple(self._ledger.unread)
+
+    def examples(self) -> dict[str, int]:
+        """Return the number of distinct examples known of each domain, held-out ones included."""
+        self._check()
+        return self._ledger.examples()
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows in the sums of each domain."""
+        self._check()
+        return dict(self._sums.counts) if self._sums else {}
+
+    def seal(self, domain: str, version: int, until: Watermarks) -> Seal:
+        """Seal the domain's open rows below `until` for a version, durably; repeating it returns the same seal.
+
+        Raises `NotCaughtUp` where the router has not counted up to `until`, `UnknownDomain` where there is nothing to
+        train.
+        """
+        self._check()
+        ledger = self._ledger.copy()
+        seal = ledger.seal(domain, version, until)
+        known = self._ledger.entries[domain].seal
+        if known is None:
+            self._commit(ledger, self._sums)
+        return seal
+
+    def reopen(self, domain: str, version: int) -> None:
+        """Open the rows of a rejected version again. Repeatable, so it is durable with the next commit only."""
+        self._check()
+        self._ledger.reopen(domain, version)
+
+    def drop_markers(self, domain: str, markers: Watermarks) -> None:
+        """Drop the domain's markers at or below these offsets: it has nothing to train on before them."""
+        self._check()
+        self._ledger.drop_markers(domain, markers)
+
+    def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int:
+        """Note, durably, that offsets `first` up to `end` are gone but for those that some spool has.
+
+        Returns the number of counted rows that can't be trained on any more.
+        """
+        self._check()
+        ledger = self._ledger.copy()
+        rows = ledger.lose(partition, first, end, held)
+        if rows or ledger.unread != self._ledger.unread:
+            self._commit(ledger, self._sums)
+        return rows
+
+    def tidy(self) -> None:
+        """Join small files into larger ones: the same state, named by the next snapshot. Takes its time."""
+        self._check()
+        self._ledger.tidy()
+        if self._sums is not None:
+            self._sums.tidy()
+
     # -- publishing ---------------------------------------------------------------------------------------------------
 
-    def publish(self, change: Change, required: Watermarks) -> Manifest:
-        """Solve, write the snapshot, and return the new manifest; it is in force once this returns.
+    def publish(self, change: Change) -> Manifest:
+        """Commit the change, and return the manifest that is in force then: the present one where nothing changes.
 
-        `required` are the watermarks the change rests on. Raises `NotCaughtUp` when the sums do not cover them yet.
-        A change that leaves everything as it is returns the manifest in force, unless its snapshot lies behind
-        `required`: whoever asks will then delete what only a new snapshot remembers.
+        A version's publication settles the rows sealed under it. Raises `NoLongerSealed` for a learned version that is
+        neither sealed nor known to manifests, `UnknownDomain` for what is not there; nothing has changed then.
         """
-        behind = {
-            f"{p.topic}[{p.partition}]": (end, self._watermarks.get(p, 0))
-            for p, end in required.items()
-            if self._watermarks.get(p, 0) < end
-        }
-        if behind:
-            raise NotCaughtUp(f"the router is behind the examples to be published (needed, reached): {behind}")
+        self._check()
         current = self._registry.current()
-        routes = next_routes(current.routes if current else {}, change, self._registry)
-        unknown = sorted(set(routes) - set(self.counts()))
+        routes = next_routes(current.routes if current else {}, change, self._registry, _removed(current))
+        ledger, sums = self._ledger.copy(), self._sums
+        settles = self._settle(ledger, change, current)
+        for domain in change.removes:
+            ledger.remove(domain, change.fence)
+            sums = sums.without(domain) if sums is not None and domain in sums.counts else sums
+        unknown = sorted(set(routes) - set(sums.counts if sums else ()))
         if unknown:
             raise NotCaughtUp(f"the router has no examples of {unknown}: feed them before their adapters are published")
-        removed = set(self._known) & change.removes
-        covered = all(self._committed.get(partition, 0) >= end for partition, end in required.items())
-        if current is not None and routes == current.routes and not removed and covered:
+        number = self._registry.next_number()
+        withdrawn = _withdrawn(current, change)
+        moves_rows = settles or bool(change.removes)
+        if current is not None and not moves_rows and (routes, withdrawn) == (current.routes, current.withdrawn):
             return current
-        for domain in removed:
-            self._known.pop(domain)
-            if self._sums is not None and domain in self._sums.domains:
-                self._sums.remove(domain)
-        return self._commit(current, routes, change.reason)
-
-    def _commit(self, current: Manifest | None, routes: Mapping[str, Route], reason: str) -> Manifest:
-        weights: bytes | None = None
-        router: RouterRef | None = None
-        if routes and self._sums is not None:
-            weights = self._sums.weights().restrict(sorted(routes)).to_bytes()
-            router = RouterRef(fingerprint=self._sums.fingerprint, abstain_below=self._abstain_below)
+        weights, router = self._weights(current, sums, routes, moves_rows=moves_rows)
         manifest = Manifest(
-            number=current.number + 1 if current else 1,
+            number=number,
             parent=current.number if current else None,
+            parent_digest=current.digest() if current else "",
             created_at=datetime.now(UTC),
             base=self._base,
-            routes=dict(routes),
+            routes=routes,
             router=router,
-            examples=self.counts(),
-            reason=reason,
+            examples=dict(sums.counts) if sums else {},
+            removed=_tombstones(current, change, number),
+            withdrawn=withdrawn,
+            reason=change.reason,
         )
-        tensors, metadata = self._sums.to_tensors() if self._sums else ({}, {})
-        tensors = dict(tensors)
-        for domain, known in self._known.items():
-            tensors[_DIGESTS + domain] = np.frombuffer(b"".join(sorted(known)), dtype=np.uint8).reshape(-1, 16)
-        watermarks = [[*partition, offset] for partition, offset in sorted(self._watermarks.items())]
-        metadata = {**metadata, "watermarks": json.dumps(watermarks)}
-        committed = self._registry.commit(manifest, weights, tensors, metadata)
-        self._committed = dict(self._watermarks)
+        return self._commit(ledger, sums, manifest, weights) or manifest
+
+    def _settle(self, ledger: Ledger, change: Change, current: Manifest | None) -> bool:
+        """Settle what was sealed for the version to be published; return whether there was anything."""
+        if change.adapter is None or change.domain is None:
+            return False
+        adapter = self._registry.adapter(change.adapter)
+        entry = ledger.entries.get(change.domain)
+        if entry is not None and entry.seal is not None and entry.seal.version == adapter.version:
+            ledger.settle(change.domain)
+            return True
+        routed = current.routes.get(change.domain) if current else None
+        known = {routed.adapter if routed else None, current.withdrawn.get(change.domain) if current else None}
+        if not change.override and adapter.name not in known:
+            raise NoLongerSealed(f"{adapter.name} is not published: its examples are not sealed for it any more")
+        return False
+
+    def _weights(
+        self, current: Manifest | None, sums: StreamingRidge | None, routes: Mapping[str, Any], *, moves_rows: bool
+    ) -> tuple[bytes | None, RouterRef | None]:
+        """Return the weights to publish; those in force where only pins or versions change."""
+        if not routes or sums is None:
+            return None, None
+        before = current.router if current else None
+        same = current is not None and not moves_rows and set(routes) == set(current.routes)
+        if same and before is not None and before.abstain_below == self._abstain_below:
+            return None, before
+        weights = sums.weights().restrict(sorted(routes)).to_bytes()
+        return weights, RouterRef(fingerprint=sums.fingerprint, abstain_below=self._abstain_below)
+
+    # -- the registry -------------------------------------------------------------------------------------------------
+
+    def _commit(
+        self,
+        ledger: Ledger,
+        sums: StreamingRidge | None,
+        manifest: Manifest | None = None,
+        weights: bytes | None = None,
+    ) -> Manifest | None:
+        """Commit ledger and sums, and make them the state; returns the manifest as committed, if one was given."""
+        store = self._registry.segments
+        self._is_sound = False
+        document = ledger_state.save(ledger, store)
+        ridge = sums.seal() if sums is not None else None
+        runs = self._runs
+        if not runs or runs[-1].name != self._epoch.name:
+            runs = (*runs, WriterRun(self._epoch.name, self._snapshot + 1))
+        state = {"ledger": document, "ridge": ridge, "runs": [list(run) for run in runs]}
+        names = ledger_state.segments(document) | (sums.segments() if sums is not None else frozenset())
+        head, committed = self._registry.commit(
+            state, names, epoch=self._epoch, parent=self._digest, manifest=manifest, weights=weights
+        )
+        self._ledger, self._sums = ledger, sums
+        self._stand_on(head.snapshot, head.snapshot_digest, runs)
+        self._is_sound = True
         return committed
 
+    def _stand_on(self, snapshot: int, digest: str, runs: tuple[WriterRun, ...]) -> None:
+        """Note what the snapshot in force says: spools follow that, never what was counted since."""
+        self._snapshot, self._digest, self._runs = snapshot, digest, runs
+        self._durable: Offsets = dict(self._ledger.observed)
+        self._low = self._ledger.low()
+        self._fences = self._ledger.fences()
+
+    def _check(self) -> None:
+        """Read the state back where the last call may have left it half changed."""
+        if not self._is_sound:
+            self._restore()
+
     def _restore(self) -> None:
-        snapshot = self._registry.snapshot()
-        if snapshot is None:
-            return
-        made_with = snapshot.manifest.base
-        if made_with.digest and self._base.digest and made_with.digest != self._base.digest:
+        snapshot, head = self._registry.snapshot(), self._registry.head()
+        store = self._registry.segments
+        self._sums: StreamingRidge | None = None
+        self._ledger = Ledger(DigestRuns.empty(store))
+        runs: tuple[WriterRun, ...] = ()
+        if snapshot is not None:
+            self._check_base()
+            runs = tuple(WriterRun(name, first) for name, first in snapshot.state["runs"])
+            self._ledger = ledger_state.restore(snapshot.state["ledger"], store)
+            self._sums = self._restored_sums(snapshot)
+        self._stand_on(snapshot.number if snapshot else 0, head.snapshot_digest if head else "", runs)
+        self._is_sound = True
+
+    def _restored_sums(self, snapshot: Snapshot) -> StreamingRidge | None:
+        ridge = snapshot.state["ridge"]
+        if ridge is None:
+            return None
+        return StreamingRidge.restore(
+            ridge, self._registry.segments, ridge=self._ridge_penalty, class_weighting=self._class_weighting
+        )
+
+    def _check_base(self) -> None:
+        current = self._registry.current()
+        made_with = current.base if current else None
+        if made_with and made_with.digest and self._base.digest and made_with.digest != self._base.digest:
             raise OtherHome(
-                f"manifest {snapshot.manifest.number} was made with base {Path(made_with.model).name} "
+                f"manifest {current.number if current else 0} was made with base {Path(made_with.model).name} "
                 f"({made_with.digest[:8]}), this system runs with {Path(self._base.model).name} "
                 f"({self._base.digest[:8]}); set base.model back or begin a new home folder"
             )
-        digests = {name: value for name, value in snapshot.tensors.items() if name.startswith(_DIGESTS)}
-        sums = {name: value for name, value in snapshot.tensors.items() if name not in digests}
-        if sums:
-            self._sums = StreamingRidge.from_tensors(
-                sums, snapshot.metadata, ridge=self._ridge_penalty, class_weighting=self._class_weighting
-            )
-        for name, value in digests.items():
-            self._known[name.removeprefix(_DIGESTS)] = {bytes(row) for row in value}
-        for topic, partition, offset in json.loads(snapshot.metadata["watermarks"]):
-            self._watermarks[TopicPartition(topic, partition)] = offset
-        self._committed = dict(self._watermarks)
+
+
+def _check_counts(observation: Observation, fates: Sequence[Fate]) -> None:
+    """Rows that are said to be new must be what the statistics hold, or the sums would not be those of the ledger."""
+    named: dict[str, int] = {}
+    for row, fate in zip(observation.rows, fates, strict=True):
+        if fate == "new" and not row.held_out:
+            named[row.domain] = named.get(row.domain, 0) + 1
+    summed = dict(observation.statistics.counts) if observation.statistics is not None else {}
+    if named != summed:
+        raise ActorError(f"an observation names {named} new rows to train on, its statistics hold {summed}")
+
+
+def _removed(current: Manifest | None) -> Mapping[str, Tombstone]:
+    return current.removed if current else {}
+
+
+def _tombstones(current: Manifest | None, change: Change, number: int) -> dict[str, Tombstone]:
+    """Return the tombstones after a change, for each domain that was ever removed."""
+    removed = dict(_removed(current))
+    for domain, version in change.removes.items():
+        before = removed[domain].version if domain in removed else 0
+        removed[domain] = Tombstone(version=max(version, before), manifest=number)
+    return removed
+
+
+def _withdrawn(current: Manifest | None, change: Change) -> dict[str, str]:
+    """Return what could not be loaded after a change: a domain that gets a version, or goes, is not among it."""
+    withdrawn = dict(current.withdrawn) if current else {}
+    for domain in (*change.removes, *((change.domain,) if change.domain and change.adapter else ())):
+        withdrawn.pop(domain, None)
+    return {**withdrawn, **change.withdraws}
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,32 @@
+"""What a person may decide about a home that lies still: none of it is done by the system itself."""
+
+from __future__ import annotations
+
+from actors import ledger_state
+from actors.errors import UnknownDomain
+from actors.observation import WriterRun
+from registry.registry import Registry
+
+
+def take_log(registry: Registry, topic: str) -> int:
+    """Accept that another log stands under a topic's name: its partitions are read from their beginning.
+
+    What was counted stays counted; examples that were still to be trained on are lost unless they are sent again.
+    Returns their number. Raises `UnknownDomain` where the ledger knows no such topic.
+    """
+    epoch = registry.begin_epoch()
+    snapshot, head = registry.snapshot(), registry.head()
+    if snapshot is None or head is None:
+        raise UnknownDomain(f"{registry.root}: nothing was counted yet, so any log may stand under {topic!r}")
+    store, state = registry.segments, snapshot.state
+    ledger = ledger_state.restore(state["ledger"], store)
+    known = {*ledger.logs, *(partition.topic for partition in ledger.observed)}
+    if topic not in known:
+        raise UnknownDomain(f"{registry.root}: nothing was counted from topic {topic!r}; known: {sorted(known)}")
+    lost = ledger.take_log(topic)
+    document = ledger_state.save(ledger, store)
+    runs = [*state["runs"], list(WriterRun(epoch.name, head.snapshot + 1))]
+    before = ledger_state.segments(state["ledger"])
+    names = (snapshot.segments - before) | ledger_state.segments(document)
+    registry.commit({**state, "ledger": document, "runs": runs}, names, epoch=epoch, parent=head.snapshot_digest)
+    return lost

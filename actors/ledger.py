@@ -1,0 +1,344 @@
+"""The ledger: what has become of every row of the stream, known once.
+
+Of each partition it holds up to where rows were decided on (`observed`), of each domain its examples in three states:
+
+    open       counted in the sums, to be trained on or held out; the row is the one at the place where it was counted
+    settled    part of a version's training or exam that was published: nothing is asked of the row any more
+    lost       counted, but its text can be read nowhere; the same example sent again is taken in its place
+
+and a fence: offsets below which no row of the domain is ever taken. A seal names the open rows that a version is
+trained on, before it is trained, so that a crash in between changes nothing about which these are. Everything that
+spools and coordinator hold is a cache of this, or follows from it.
+
+Values and rules only: it knows neither sums nor publication, and of storage only that settled digests lie there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from actors.errors import NotCaughtUp, OtherHome, UnknownDomain
+from actors.observation import Fate, Loss, Marker, Observation, OpenDomain, RowKey, Seal, Watermarks
+from registry.digests import DigestRuns
+from streaming.source import TopicPartition
+
+Offsets = dict[TopicPartition, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRow:
+    """Where an example was counted, and whether it is held out."""
+
+    partition: TopicPartition
+    offset: int
+    held_out: bool
+
+    def is_below(self, watermarks: Watermarks) -> bool:
+        """Tell whether it lies below its partition's offset."""
+        return self.offset < watermarks.get(self.partition, 0)
+
+
+@dataclass
+class Entry:
+    """One domain in the ledger."""
+
+    settled: DigestRuns
+    open: dict[bytes, OpenRow] = field(default_factory=dict)
+    lost: dict[bytes, OpenRow] = field(default_factory=dict)
+    fence: Offsets = field(default_factory=dict)
+    markers: Offsets = field(default_factory=dict)
+    tried: Offsets = field(default_factory=dict)
+    """Up to where the last rejected version was trained: rows below are tried again together with fresh ones only."""
+    seal: Seal | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    """Segments that hold `open` and `lost` as they are; one that is absent is to be written."""
+    described: OpenDomain | None = None
+    """What `Ledger.open` said last, while nothing has changed since."""
+
+    def copy(self) -> Entry:
+        """Return an entry that may be changed apart from this one."""
+        return replace(
+            self,
+            open=dict(self.open),
+            lost=dict(self.lost),
+            fence=dict(self.fence),
+            markers=dict(self.markers),
+            tried=dict(self.tried),
+            files=dict(self.files),
+        )
+
+    @property
+    def examples(self) -> int:
+        """Distinct examples, whatever has become of them."""
+        return len(self.open) + len(self.lost) + self.settled.count
+
+    def fate(self, row: RowKey, observed: int) -> Fate:
+        """Say what becomes of a row, by the offset up to which its partition was decided on."""
+        if row.offset < self.fence.get(row.partition, 0):
+            return "gone"
+        known = self.open.get(row.digest)
+        if known is not None:
+            return "counted" if (known.partition, known.offset) == (row.partition, row.offset) else "gone"
+        if row.offset < observed:
+            # Decided on before, and not kept: settled, removed, refused, or counted elsewhere.
+            return "gone"
+        return "lost" if row.digest in self.lost else "new"
+
+
+class Ledger:
+    """The state of all rows. Changes are made on a `copy` where they are to be committed with something else."""
+
+    def __init__(self, nothing: DigestRuns) -> None:
+        self._nothing = nothing
+        self.observed: Offsets = {}
+        """Next offset to be decided on; a partition that is absent stands at 0."""
+        self.logs: dict[str, str] = {}
+        self.unread: list[Loss] = []
+        self.entries: dict[str, Entry] = {}
+        self._shared: set[str] = set()
+
+    def copy(self) -> Ledger:
+        """Return a ledger that may be changed while this one stays as it is, for as long as only one of them is."""
+        other = Ledger(self._nothing)
+        other.observed, other.logs, other.unread = dict(self.observed), dict(self.logs), list(self.unread)
+        other.entries, other._shared = dict(self.entries), set(self.entries)
+        return other
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def fates(self, rows: Sequence[RowKey]) -> tuple[Fate, ...]:
+        """Say what becomes of each row, were it alone."""
+        found: list[Fate] = []
+        unknown: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            entry = self.entries.get(row.domain)
+            observed = self.observed.get(row.partition, 0)
+            fate = (entry or Entry(self._nothing)).fate(row, observed)
+            found.append(fate)
+            if fate == "new" and entry is not None:
+                unknown.setdefault(row.domain, []).append(place)
+        for domain, places in unknown.items():
+            settled = self.entries[domain].settled.contains([rows[place].digest for place in places])
+            for place, is_settled in zip(places, settled, strict=True):
+                if is_settled:
+                    found[place] = "gone"
+        return tuple(found)
+
+    def check_logs(self, logs: Mapping[str, str]) -> None:
+        """Raise `OtherHome` where a topic's log is another than the one that was counted."""
+        for topic, found in logs.items():
+            known = self.logs.get(topic, found)
+            if known != found:
+                raise OtherHome(
+                    f"topic {topic!r} is another log than the one that was counted: expected identity {known}, got "
+                    f"{found}; put the old one back, or go on with the new one by: anabranch home take-log HOME {topic}"
+                )
+
+    def apply(self, observation: Observation, fates: Sequence[Fate]) -> None:
+        """Take in an observation whose rows have these fates, `new` or `lost`."""
+        self.logs.update(observation.logs)
+        for row, fate in zip(observation.rows, fates, strict=True):
+            entry = self._change(row.domain)
+            if fate == "lost":
+                entry.lost.pop(row.digest)
+                entry.files.pop("lost", None)
+            entry.open[row.digest] = OpenRow(row.partition, row.offset, row.held_out)
+            entry.files.pop("open", None)
+        for marker in observation.markers:
+            self._mark(marker)
+        self.observed.update({partition: end for partition, (_, end) in observation.spans.items()})
+
+    def _mark(self, marker: Marker) -> None:
+        entry = self._change(marker.domain)
+        if marker.offset >= entry.fence.get(marker.partition, 0):
+            entry.markers[marker.partition] = max(marker.offset, entry.markers.get(marker.partition, 0))
+
+    # -- what a version is trained on ---------------------------------------------------------------------------------
+
+    def seal(self, domain: str, version: int, until: Watermarks) -> Seal:
+        """Seal the domain's open rows below `until`; one that is sealed already keeps its seal, which is returned.
+
+        Raises `NotCaughtUp` where not everything below is decided on, `UnknownDomain` where there is nothing to train.
+        """
+        behind = {f"{p}": (end, self.observed.get(p, 0)) for p, end in until.items() if self.observed.get(p, 0) < end}
+        if behind:
+            raise NotCaughtUp(f"the router is behind what is to be sealed of {domain} (needed, reached): {behind}")
+        known = self.entries.get(domain)
+        if known is not None and known.seal is not None:
+            return known.seal
+        seal = _sealed(known.open.values() if known else (), version, until)
+        if seal.train == 0:
+            raise UnknownDomain(f"domain {domain!r} has no example to train on that is not settled")
+        self._change(domain).seal = seal
+        return seal
+
+    def settle(self, domain: str) -> None:
+        """Settle what is sealed of a domain, and fence it off."""
+        entry = self._change(domain)
+        if entry.seal is None:
+            raise UnknownDomain(f"domain {domain!r} has nothing sealed to settle")
+        until = entry.seal.until
+        done = [digest for digest, row in entry.open.items() if row.is_below(until)]
+        entry.settled = entry.settled.plus(done)
+        for digest in done:
+            del entry.open[digest]
+        entry.files.pop("open", None)
+        _raise_to(entry.fence, until)
+        entry.markers = {p: offset for p, offset in entry.markers.items() if offset >= until.get(p, 0)}
+        entry.tried, entry.seal = {}, None
+
+    def reopen(self, domain: str, version: int) -> None:
+        """Open the rows of a rejected version again: they join the next training of the domain."""
+        known = self.entries.get(domain)
+        if known is None or known.seal is None or known.seal.version != version:
+            return
+        entry = self._change(domain)
+        _raise_to(entry.tried, known.seal.until)
+        entry.seal = None
+
+    def drop_markers(self, domain: str, markers: Watermarks) -> None:
+        """Drop the markers of a domain at or below these offsets."""
+        if domain in self.entries:
+            entry = self._change(domain)
+            entry.markers = {p: offset for p, offset in entry.markers.items() if offset > markers.get(p, -1)}
+
+    # -- what goes ----------------------------------------------------------------------------------------------------
+
+    def remove(self, domain: str, fence: Watermarks) -> None:
+        """Forget a domain's examples, and fence off everything up to `observed` and up to `fence`."""
+        entry = Entry(self._nothing, fence=dict(self.entries[domain].fence) if domain in self.entries else {})
+        _raise_to(entry.fence, self.observed)
+        _raise_to(entry.fence, fence)
+        self.entries[domain] = entry
+        self._shared.discard(domain)
+
+    def lose(self, partition: TopicPartition, first: int, end: int, held: Collection[int]) -> int:
+        """Note that offsets `first` up to `end` can't be read any more; `held` are those that some spool has.
+
+        Returns the number of counted rows that are lost by it. What was not decided on yet is noted as unread.
+        """
+        rows = 0
+        for domain, known in list(self.entries.items()):
+            lost = {
+                digest: row
+                for digest, row in known.open.items()
+                if row.partition == partition and first <= row.offset < end and row.offset not in held
+            }
+            if not lost:
+                continue
+            entry = self._change(domain)
+            entry.lost.update(lost)
+            for digest in lost:
+                del entry.open[digest]
+            entry.files.clear()
+            if entry.seal is not None:
+                seal = _sealed(entry.open.values(), entry.seal.version, entry.seal.until)
+                entry.seal = seal if seal.train else None
+            rows += len(lost)
+        self._note_unread(partition, max(first, self.observed.get(partition, 0)), end)
+        return rows
+
+    def _note_unread(self, partition: TopicPartition, first: int, end: int) -> None:
+        touching = [each for each in self.unread if each.partition == partition and each.last + 1 >= first]
+        reached = max((each.last + 1 for each in touching), default=first)
+        if first < end and reached < end:
+            begin = min([first, *(each.first for each in touching)])
+            self.unread = [each for each in self.unread if each not in touching]
+            self.unread.append(Loss(partition, begin, end - 1, 0))
+
+    def take_log(self, topic: str) -> int:
+        """Begin the topic's partitions anew, as another log stands under its name; returns the rows lost by it."""
+        rows = 0
+        for partition in [p for p in self.observed if p.topic == topic]:
+            rows += self.lose(partition, 0, self.observed[partition], ())
+            del self.observed[partition]
+        for domain in self.entries:
+            entry = self._change(domain)
+            for offsets in (entry.fence, entry.markers, entry.tried):
+                for partition in [p for p in offsets if p.topic == topic]:
+                    del offsets[partition]
+            if entry.seal is not None:
+                until = {p: offset for p, offset in entry.seal.until.items() if p.topic != topic}
+                seal = _sealed(entry.open.values(), entry.seal.version, until)
+                entry.seal = seal if seal.train else None
+        self.logs.pop(topic, None)
+        return rows
+
+    # -- what it says -------------------------------------------------------------------------------------------------
+
+    def low(self) -> Offsets:
+        """Return, of each partition, the offset below which everything is settled, lost or gone."""
+        low = dict(self.observed)
+        for entry in self.entries.values():
+            for row in entry.open.values():
+                if row.offset < low.get(row.partition, 0):
+                    low[row.partition] = row.offset
+        return low
+
+    def fences(self) -> dict[str, Watermarks]:
+        """Return the fence of each domain that has one."""
+        return {domain: dict(entry.fence) for domain, entry in self.entries.items() if entry.fence}
+
+    def examples(self) -> dict[str, int]:
+        """Return the number of distinct examples of each domain, held-out ones included."""
+        return {domain: entry.examples for domain, entry in sorted(self.entries.items()) if entry.examples}
+
+    def open(self) -> dict[str, OpenDomain]:
+        """Describe every domain that has open or lost rows or a marker."""
+        found = {domain: self._describe(entry) for domain, entry in self.entries.items()}
+        return {domain: each for domain, each in found.items() if each != OpenDomain()}
+
+    def tidy(self) -> None:
+        """Join the runs of settled digests of each domain: the same sets in fewer files."""
+        for domain, entry in list(self.entries.items()):
+            merged = entry.settled.merged()
+            if merged is not entry.settled:
+                self._change(domain).settled = merged
+
+    def _describe(self, entry: Entry) -> OpenDomain:
+        if entry.described is None:
+            entry.described = _describe(entry)
+        return entry.described
+
+    def _change(self, domain: str) -> Entry:
+        """Return the domain's entry, this ledger's own, about to be changed."""
+        if domain not in self.entries:
+            self.entries[domain] = Entry(self._nothing)
+        elif domain in self._shared:
+            self.entries[domain] = self.entries[domain].copy()
+        self._shared.discard(domain)
+        entry = self.entries[domain]
+        entry.described = None
+        return entry
+
+
+def _raise_to(offsets: Offsets, others: Watermarks) -> None:
+    for partition, offset in others.items():
+        offsets[partition] = max(offset, offsets.get(partition, 0))
+
+
+def _sealed(rows: Iterable[OpenRow], version: int, until: Watermarks) -> Seal:
+    below = [row.held_out for row in rows if row.is_below(until)]
+    return Seal(version, dict(until), len(below) - sum(below), sum(below))
+
+
+def _describe(entry: Entry) -> OpenDomain:
+    seal = entry.seal
+    markers = {p: offset for p, offset in entry.markers.items() if seal is None or offset >= seal.until.get(p, 0)}
+    train = held_out = fresh = closable = 0
+    for row in entry.open.values():
+        train, held_out = train + (not row.held_out), held_out + row.held_out
+        if row.is_below(entry.tried) or (seal is not None and row.is_below(seal.until)):
+            continue
+        fresh += 1
+        if not row.held_out and row.offset <= markers.get(row.partition, row.offset):
+            closable += 1
+    return OpenDomain(train, held_out, fresh, closable, markers, seal, _losses(entry.lost.values()))
+
+
+def _losses(rows: Iterable[OpenRow]) -> tuple[Loss, ...]:
+    offsets: dict[TopicPartition, list[int]] = {}
+    for row in rows:
+        offsets.setdefault(row.partition, []).append(row.offset)
+    return tuple(Loss(p, min(lost), max(lost), len(lost)) for p, lost in sorted(offsets.items()))
