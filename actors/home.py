@@ -5,7 +5,20 @@ from __future__ import annotations
 from actors import ledger_state
 from actors.errors import UnknownDomain
 from actors.observation import WriterRun
+from registry.errors import RegistryError
 from registry.registry import Registry
+
+
+def go_back(registry: Registry, to: int | None) -> list[str]:
+    """Put an earlier whole snapshot in force, number `to` or the newest there is; returns what that means, in lines."""
+    try:
+        before = registry.manifests()
+    except RegistryError:
+        # What is damaged can't tell what is undone.
+        before = []
+    after = registry.go_back(to)
+    undone = [f"undone: manifest {each.number}, {each.reason}" for each in before if each.number > after.manifest]
+    return [f"in force are snapshot {after.number} and manifest {after.manifest}", *undone]
 
 
 def take_log(registry: Registry, topic: str) -> int:

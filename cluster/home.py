@@ -16,6 +16,7 @@ from actors.errors import ActorError
 from cluster.builders import registry_root, stream_file
 from cluster.errors import ClusterError
 from cluster.preflight import HomeLock
+from registry.backup import back_up
 from registry.errors import RegistryError
 from registry.registry import Registry
 from registry.verification import verify
@@ -60,21 +61,22 @@ class Home:
             wrong.append(str(error))
         return there, list(dict.fromkeys(wrong))
 
-    def backup(self, target: Path) -> None:
-        """Copy the home to `target`, a new folder, as it is now. Spools are left out: they are read again."""
+    def backup(self, target: Path) -> list[str]:
+        """Copy the home to `target`, a new folder, as it is now, without its spools; returns what is wrong with it."""
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ClusterError(f"backup to {target}: expected a new or an empty folder, got something in it")
         target.mkdir(parents=True, exist_ok=True)
         with self._registry() as registry:
             # The log last: then it holds everything that the snapshot says was counted.
-            registry.backup(registry_root(target))
+            wrong = back_up(registry, registry_root(target.absolute()))
         if stream_file(self.folder).exists():
             copy_log(stream_file(self.folder), stream_file(target))
+        return wrong
 
     def go_back(self, to: int | None) -> list[str]:
         """Put an earlier whole snapshot in force: `to`, or the newest there is; returns what that means, in lines."""
         with self._registry(at_rest=True) as registry:
-            return list(registry.go_back(to))
+            return home.go_back(registry, to)
 
     def reread(self) -> list[Path]:
         """Delete this machine's spools of the home; returns them."""

@@ -25,11 +25,7 @@ def home_check(home: Place, set_: Sets = []) -> None:  # noqa: B006
         there, wrong = _home(home, set_).check()
         for line in there:
             out.print(line)
-        for line in wrong:
-            print(line, file=sys.stderr)
-        out.print(f"{len(wrong)} faults" if wrong else "all is well")
-        if wrong:
-            raise typer.Exit(1)
+        _say(wrong)
 
 
 @home_app.command("backup")
@@ -38,10 +34,14 @@ def home_backup(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     set_: Sets = [],  # noqa: B006
 ) -> None:
-    """Copy it, also while the system runs; start on the copy with `anabranch up CONFIG --set home=DIR`."""
+    """Copy it, also while the system runs; exit code 1 if something is wrong with it.
+
+    Start on the copy with `anabranch up CONFIG --set home=DIR`.
+    """
     with one_line():
-        _home(home, set_).backup(folder)
+        wrong = _home(home, set_).backup(folder)
         out.print(f"backed up to {folder}; spools are left out, they are read again from the stream")
+        _say(wrong)
 
 
 @home_app.command("back")
@@ -75,6 +75,15 @@ def home_take_log(home: Place, topic: str, set_: Sets = []) -> None:  # noqa: B0
     with one_line():
         lost = _home(home, set_).take_log(topic)
         out.print(f"topic {topic} is read from its beginning; {lost} examples that waited for a training are lost")
+
+
+def _say(wrong: list[str]) -> None:
+    """Print what is wrong, and end with exit code 1 if anything is."""
+    for line in wrong:
+        print(line, file=sys.stderr)
+    out.print(f"{len(wrong)} faults" if wrong else "all is well")
+    if wrong:
+        raise typer.Exit(1)
 
 
 def _home(name: str, sets: list[str]) -> Home:

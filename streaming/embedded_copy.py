@@ -39,7 +39,8 @@ def check_log(path: Path) -> int:
             (records,) = database.execute("SELECT count(*) FROM record").fetchone()
             return int(records)
     except sqlite3.Error as error:
-        raise StreamError(f"embedded stream {path}: {error}; restore the file from a backup") from error
+        said = " ".join(str(error).split())
+        raise StreamError(f"embedded stream {path}: {said}; restore the file from a backup") from error
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,91 @@
+"""A copy of a registry as it is in force at one moment, made while its writer goes on.
+
+Files never change, so copying is all there is to it; the head is written last, and a folder without one is no registry.
+What has gone meanwhile is copied anew from what is in force then, and only what is new of it. What this module does not
+know: what else lies in a home.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from registry.atomic import sync_folder, write_file
+from registry.errors import RegistryError
+from registry.head import Head
+from registry.layout import Layout
+from registry.registry import Registry
+from registry.verification import verify
+
+
+def back_up(registry: Registry, target: Path) -> list[str]:
+    """Copy the snapshot and the manifest in force, with all they name and all versions, into the new folder `target`.
+
+    Returns what is wrong with the copy, in lines: it is as the original was. Raises RegistryError where what is in
+    force can't be read, and where the copy can't be written.
+    """
+    source, copy = Layout(registry.root), Layout(target)
+    try:
+        copy.create()
+        for path in (source.lineage, source.epoch):
+            if path.exists():
+                _copy(path, copy.root / path.name)
+        while True:
+            head = registry.head()
+            try:
+                wanted = set(_in_force(registry, source, head))
+                for path in sorted(wanted):
+                    _copy(source.root / path, copy.root / path)
+                break
+            except FileNotFoundError:
+                if registry.head() == head:
+                    raise
+        _drop_all_but(wanted, copy)
+        write_file(copy.head, head.to_bytes())
+        for folder in {copy.root, *(path.parent for path in copy.root.rglob("*"))}:
+            sync_folder(folder)
+    except OSError as error:
+        raise RegistryError(f"backup of {registry.root} to {target}: {error}; mend that and begin a new one") from error
+    return verify(Registry(target))
+
+
+def _in_force(registry: Registry, layout: Layout, head: Head) -> Iterator[Path]:
+    """Every file that is needed, relative to the root; raises FileNotFoundError for what has gone meanwhile."""
+    snapshot = registry.snapshot() if head.snapshot else None
+    if registry.head() != head:
+        raise FileNotFoundError("a commit came in between")
+    paths: list[Path] = []
+    if snapshot is not None:
+        paths.append(layout.snapshot(head.snapshot, head.snapshot_digest))
+        paths += map(registry.segments.path, snapshot.segments)
+    for manifest in registry.manifests():
+        paths.append(layout.manifest(manifest.number))
+        if manifest.router is not None:
+            paths.append(layout.root / manifest.router.path)
+    adapters, _ = registry.survey()
+    for adapter in adapters:
+        paths += [path for path in adapter.path.iterdir() if path.is_file()]
+    yield from (path.relative_to(layout.root) for path in paths)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file durably, unless an earlier try has."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partly = target.with_name(f"{target.name}.part")
+    shutil.copyfile(path, partly)
+    with partly.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(partly, target)
+
+
+def _drop_all_but(wanted: set[Path], layout: Layout) -> None:
+    """Delete what earlier tries copied and the last did not need."""
+    for folder in (layout.snapshots, layout.segments, layout.manifests, layout.routers, layout.adapters):
+        for path in [each for each in folder.rglob("*") if each.is_file()]:
+            if path.relative_to(layout.root) not in wanted:
+                path.unlink()
+    for path in list(layout.adapters.iterdir()):
+        if not any(path.iterdir()):
+            path.rmdir()

@@ -1,0 +1,211 @@
+"""Any byte that is changed and any file that is lost is said by verifying; a backup is whole and of one moment."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from registry import backup
+from registry.backup import back_up
+from registry.errors import DamagedSnapshot, RegistryError
+from registry.manifest import BaseRevision, Manifest, RouterRef
+from registry.registry import Registry
+from registry.snapshots import Epoch
+from registry.verification import verify
+from tests.registry.conftest import facts_of, peft_folder
+
+
+class Writer:
+    """A run of the writer over a registry, and what it committed last."""
+
+    def __init__(self, root: Path, trained: Path) -> None:
+        self.registry, self._trained = Registry(root, writer=True), trained
+        self.epoch: Epoch = self.registry.begin_epoch()
+        self.count = self.registry.head().snapshot
+
+    def checkpoint(self, **changes: object) -> None:
+        """Commit a state of one new segment and one that stays."""
+        self.count += 1
+        put = self.registry.segments.put
+        names = [put({"x": np.arange(500)}), put({"x": np.full(500, self.count)})]
+        state = {"count": self.count, "segments": names}
+        parent = self.registry.head().snapshot_digest
+        self.registry.commit(state, names, epoch=self.epoch, parent=parent, **changes)  # type: ignore[arg-type]
+
+    def publish(self, domain: str) -> None:
+        """Commit the next version of a domain with the manifest that serves it."""
+        registry, current = self.registry, self.registry.current()
+        version = registry.newest_version(domain) + 1
+        folder = peft_folder(self._trained / f"{domain}{version}", seed=version)
+        adapter = registry.add_adapter(domain, version, folder, facts_of(domain, version))
+        manifest = Manifest(
+            number=registry.next_number(),
+            parent=current.number if current else None,
+            parent_digest=current.digest() if current else "",
+            created_at=datetime.now(UTC),
+            base=BaseRevision(model="owner/model", digest="b" * 64),
+            routes={**(current.routes if current else {}), domain: adapter.route()},
+            router=RouterRef(fingerprint="f"),
+        )
+        self.checkpoint(manifest=manifest, weights=b"weights %d" % manifest.number)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Writer:
+    made = Writer(tmp_path / "registry", tmp_path / "trained")
+    for domain in ("news", "sport", "news"):
+        made.publish(domain)
+        made.checkpoint()
+    assert verify(made.registry) == []
+    return made
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in ("lock", "epoch.json")]
+
+
+def test_every_file_and_any_byte_of_it_counts(writer: Writer, tmp_path: Path) -> None:
+    root = writer.registry.root
+    kinds = set()
+    for path in files(root):
+        content = path.read_bytes()
+        for place in (0, len(content) // 2, len(content) - 2):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+            lines = _told(root)
+            assert lines and not any("\n" in line for line in lines), f"byte {place} of {path}"
+        path.write_bytes(content)
+        kinds.add(path.relative_to(root).parts[0])
+    assert kinds == {"head.json", "lineage.json", "snapshots", "segments", "manifests", "routers", "adapters"}
+    assert _told(root) == []
+
+
+def test_every_file_has_to_be_there(writer: Writer, tmp_path: Path) -> None:
+    root = writer.registry.root
+    for path in files(root):
+        path.rename(tmp_path / "away")
+        # Of these, one that is not there may have been pruned.
+        in_force = {"snapshots": "000006", "manifests": "000003"}.get(path.parent.name, "")
+        before = not path.name.startswith(in_force)
+        assert _told(root) or before, f"{path} is gone, and nobody says so"
+        (tmp_path / "away").rename(path)
+
+
+def _told(root: Path) -> list[str]:
+    """What verifying says, or opening already."""
+    try:
+        return verify(Registry(root))
+    except RegistryError as error:
+        return [str(error)]
+
+
+def test_what_commits_and_prunes_leave_behind_is_no_fault(writer: Writer) -> None:
+    root = writer.registry.root
+    (root / "snapshots" / f"000007-{'0' * 64}.json").write_bytes(b"a commit on its way")
+    (root / "manifests" / "000004.json").write_bytes(b"{")
+    writer.registry.segments.put({"x": np.zeros(3)})
+    assert verify(writer.registry) == []
+    writer.registry.prune(1, 1, 1)
+    assert verify(writer.registry) == []
+
+
+def test_a_line_that_was_left_is_no_fault(writer: Writer) -> None:
+    newest = max((writer.registry.root / "snapshots").iterdir())
+    newest.write_bytes(b"damaged")
+    assert any("anabranch home back" in line for line in verify(writer.registry))
+    writer.registry.go_back()
+    assert verify(writer.registry) == []
+
+
+# -- backup -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_what_is_in_force(writer: Writer, tmp_path: Path) -> None:
+    registry = writer.registry
+    assert back_up(registry, tmp_path / "copy") == []
+    copy = Registry(tmp_path / "copy")
+    assert copy.lineage == registry.lineage and copy.head() == registry.head()
+    assert copy.snapshot() == registry.snapshot() and copy.manifests() == registry.manifests()
+    assert {a.name for a in copy.adapters()} == {a.name for a in registry.adapters()}
+    # And goes on from there.
+    again = Writer(tmp_path / "copy", tmp_path / "trained-again")
+    again.publish("third")
+    assert verify(again.registry) == [] and again.epoch.counter == writer.epoch.counter + 1
+
+
+def test_of_an_empty_registry_too(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    assert back_up(registry, tmp_path / "copy") == []
+    assert Registry(tmp_path / "copy").lineage == registry.lineage
+
+
+def test_commits_and_prunes_in_between_leave_a_whole_copy(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every file that is copied in the first rounds, a version comes into force and what is old is pruned."""
+    copy_file, copied = shutil.copyfile, 0
+
+    def copy(path: Path, target: Path) -> None:
+        nonlocal copied
+        copied += 1
+        if copied % 3 == 0 and copied < 40:
+            writer.publish("news")
+            writer.registry.prune(1, 1, 1)
+        copy_file(path, target)
+
+    monkeypatch.setattr(backup.shutil, "copyfile", copy)
+    assert back_up(writer.registry, tmp_path / "copy") == []
+    found = Registry(tmp_path / "copy")
+    assert found.head() == writer.registry.head() and copied >= 40
+    assert len(files(tmp_path / "copy")) <= len(files(writer.registry.root))
+
+
+def test_a_backup_beside_a_writer(writer: Writer, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            writer.publish("news")
+            writer.registry.prune(2, 2, 2)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        assert [back_up(Registry(writer.registry.root), tmp_path / f"copy-{n}") for n in range(3)] == [[], [], []]
+        assert verify(Registry(writer.registry.root)) == []
+    finally:
+        stop.set()
+        writing.join()
+
+
+@pytest.mark.parametrize("at", [0, 3, 10])
+def test_a_backup_that_did_not_end_is_no_registry(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    copy_file, left = shutil.copyfile, at
+
+    def copy(path: Path, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+        copy_file(path, target)
+
+    monkeypatch.setattr(backup.shutil, "copyfile", copy)
+    with pytest.raises(RegistryError, match="No space left"):
+        back_up(writer.registry, tmp_path / "copy")
+    if at > 0:
+        with pytest.raises(DamagedSnapshot, match="backup that never ended"):
+            Registry(tmp_path / "copy").head()
+
+
+def test_a_backup_of_a_damaged_registry_says_so_and_keeps_the_rest(writer: Writer, tmp_path: Path) -> None:
+    weights = next(writer.registry.root.glob("adapters/sport@*/adapter_model.safetensors"))
+    weights.write_bytes(b"damaged")
+    (line,) = back_up(writer.registry, tmp_path / "copy")
+    assert "sport@v1" in line
+    assert Registry(tmp_path / "copy").head() == writer.registry.head()
