@@ -154,7 +154,10 @@ class MemoryRouter:
         self.on_call("publish")
         current = self.registry.current()
         routes = next_routes(
-            current.routes if current else {}, change, self.registry, current.removed if current else {}  # type: ignore[arg-type]
+            current.routes if current else {},
+            change,
+            self.registry,
+            current.removed if current else {},  # type: ignore[arg-type]
         )
         withdrawn = dict(current.withdrawn) if current else {}
         settles = self._settle(change, current)
@@ -163,7 +166,12 @@ class MemoryRouter:
         for domain in (*change.removes, *([change.domain] if change.domain and change.adapter else [])):
             withdrawn.pop(domain, None)
         withdrawn |= change.withdraws
-        if current and not settles and not change.removes and (routes, withdrawn) == (current.routes, current.withdrawn):
+        if (
+            current
+            and not settles
+            and not change.removes
+            and (routes, withdrawn) == (current.routes, current.withdrawn)
+        ):
             return current
         number = max(self.registry.kept, default=0) + 1
         removed = dict(current.removed) if current else {}

@@ -134,7 +134,11 @@ def test_a_coordinator_that_died_between_the_failure_and_putting_back(scene: Sce
     one = scene.current.routes["beta"].adapter
 
     def dies(name: str) -> None:
-        if name == "publish" and scene.router.changes[-1].reason.endswith("learned") and "beta" in scene.replicas.refuses:
+        if (
+            name == "publish"
+            and scene.router.changes[-1].reason.endswith("learned")
+            and "beta" in scene.replicas.refuses
+        ):
             raise ConnectionError("the router is away")
 
     scene.send("beta", 8)
