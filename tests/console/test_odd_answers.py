@@ -82,6 +82,24 @@ def test_words_are_printed_as_they_are_and_whole() -> None:
     assert DOMAIN["version"] in row and DOMAIN["detail"] in row
 
 
+def test_what_was_lost_and_never_read_and_who_lags_is_printed() -> None:
+    """Both as JSON, and in words where a person looks."""
+    gap = {"partition": "t[2]", "first": 7, "last": 9, "rows": 2}
+    replicas = {"slow": {"manifest": 1, "fenced": None, "lag_seconds": 41.6}, "quick": {"manifest": 3, "fenced": None}}
+    status = {
+        **STATUS,
+        "domains": [{**DOMAIN, "lost": [gap]}],
+        "unread": [{**gap, "partition": "t[0]", "rows": 0}],
+        "replicas": replicas,
+    }
+    with front_door(FrontDoor(body=json.dumps(status).encode())) as door:
+        shown, done = door.run("domains", "show", "cats"), door.run("status")
+    assert json.loads(shown.stdout)["lost"] == [gap]
+    assert shown.stderr == "lost: 2 examples in t[2], offsets 7 to 9; send them again under the same ids\n"
+    assert "slow: serves manifest 1, for 42 s" in done.stdout and "quick: serves" not in done.stdout
+    assert "t[2], offsets 7 to 9" in done.stderr and "stream t[0]: offsets 7 to 9" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a/b", "a b", "ä", "%2e", "../pin"])
 def test_a_domain_of_any_name_is_the_one_asked_for(name: str) -> None:
     body = {"domain": "x", "manifest": 1, "reason": "because [of] it"}
