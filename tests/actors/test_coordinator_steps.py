@@ -108,7 +108,8 @@ def test_nothing_is_trained_on_of_a_domain_that_was_removed_before_its_training_
             scene.coordinator.remove("alpha")
 
     scene.router.on_call = removed_once_sealed
-    scene.send("alpha", 4, mark=True)
+    scene.send("alpha", 4)
+    scene.mark("alpha")
     scene.tick(2)
     assert ordered(scene) == [] and scene.router.examples() == {}
 
