@@ -8,14 +8,17 @@ know: what else lies in a home.
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from registry.atomic import sync_folder, write_file
+from registry.atomic import exclusive, sync_folder, write_file
 from registry.errors import RegistryError
 from registry.head import Head
 from registry.layout import Layout
 from registry.registry import Registry
 from registry.verification import verify
+
+_TRIES_BESIDE_A_WRITER = 5
 
 
 def back_up(registry: Registry, target: Path) -> list[str]:
@@ -30,16 +33,14 @@ def back_up(registry: Registry, target: Path) -> list[str]:
         for path in (source.lineage, source.epoch):
             if path.exists():
                 _copy(path, copy.root / path.name)
-        while True:
-            head = registry.head()
-            try:
-                wanted = set(_in_force(registry, source, head))
-                for path in sorted(wanted):
-                    _copy(source.root / path, copy.root / path)
+        for _ in range(_TRIES_BESIDE_A_WRITER):
+            with suppress(FileNotFoundError):
+                head, wanted = _copy_in_force(registry, source, copy)
                 break
-            except FileNotFoundError:
-                if registry.head() == head:
-                    raise
+        else:
+            # Overtaken each time: what is left to copy is little, and the writer waits for it.
+            with exclusive(source.lock):
+                head, wanted = _copy_in_force(registry, source, copy)
         _drop_all_but(wanted, copy)
         write_file(copy.head, head.to_bytes())
         for folder in {copy.root, *(path.parent for path in copy.root.rglob("*"))}:
@@ -47,6 +48,14 @@ def back_up(registry: Registry, target: Path) -> list[str]:
     except OSError as error:
         raise RegistryError(f"backup of {registry.root} to {target}: {error}; mend that and begin a new one") from error
     return verify(Registry(target))
+
+
+def _copy_in_force(registry: Registry, source: Layout, copy: Layout) -> tuple[Head, set[Path]]:
+    head = registry.head()
+    wanted = set(_in_force(registry, source, head))
+    for path in sorted(wanted):
+        _copy(source.root / path, copy.root / path)
+    return head, wanted
 
 
 def _in_force(registry: Registry, layout: Layout, head: Head) -> Iterator[Path]:

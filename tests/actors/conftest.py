@@ -22,6 +22,7 @@ from streaming.records import EndOfDomain
 from tests.actors.clock import ImpatientLoop, clock, skew
 from tests.actors.house import House, HouseParts, records_of
 from tests.actors.remembering import RememberingLearner
+from tests.actors.router_rows import add, registry, start  # noqa: F401 - fixtures
 
 TERMINATOR = "\n"
 # As many templates do, it refuses conversations that it was not made for.
