@@ -251,17 +251,26 @@ class Coordinator:
 
     def _advance(self, domain: str, seal: Seal, stage: Stage) -> None:
         """Take a sealed version as far as it goes, from wherever it is."""
-        adapter = self._adapter(domain, seal.version) or self._learn(domain, seal, stage)
-        if adapter.facts.status == "rejected":
-            self._router.reopen(domain, seal.version)
-            stage.succeed("rejected", adapter.facts.reason)
-            return
         try:
+            adapter = self._adapter(domain, seal.version) or self._learn(domain, self._still(domain, seal), stage)
+            if adapter.facts.status == "rejected":
+                self._router.reopen(domain, seal.version)
+                stage.succeed("rejected", adapter.facts.reason)
+                return
             self._publish(adapter, f"{adapter.name} learned", stage)
         except NoLongerSealed as error:
-            # The domain was removed while it was learned: what was learned is not to be served, and goes.
+            # The domain was removed meanwhile: nothing is learned of it, and what was learned goes.
             stage.succeed("open", in_words(error))
             self._upkeep.prune_again()
+
+    def _still(self, domain: str, seal: Seal) -> Seal:
+        """Return the seal as the ledger has it by now; raises `NoLongerSealed` where it has none of this version."""
+        found = self._router.open().get(domain)
+        if found is None or found.seal is None or found.seal.version != seal.version:
+            raise NoLongerSealed(
+                f"{domain} v{seal.version} is not learned: its examples are not sealed for it any more"
+            )
+        return found.seal
 
     def _learn(self, domain: str, seal: Seal, stage: Stage) -> Adapter:
         order = TrainingOrder(domain, seal, self._continued(domain), self._options.seed)

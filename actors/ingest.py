@@ -336,7 +336,8 @@ class Ingest:
 
     def held(self, partition: TopicPartition, first: int, end: int) -> Held:
         """Say what the spool has of a stretch that another worker can't read any more."""
-        return Held(self._spool.held(partition, first, end), bool(self._spool.covered(partition, first, end)))
+        read = self._spool.covered(partition, first, end)
+        return Held(self._spool.held(partition, first, end), read[0].first if read else None)
 
     def give_up(self, partition: TopicPartition, first: int, end: int) -> None:
         """Count a stretch as read: nobody can read it, and the ledger says what is lost by that."""

@@ -20,17 +20,17 @@ class StillThere(Exception):
 def give_up_what_is_lost(spools: Spools, router: ManifestPort, observed: Watermarks) -> list[str]:
     """Have what no worker has noted as lost, and its readers go on; returns what is to be said of the rest.
 
-    A stretch waits while a worker doesn't answer, as that one may hold rows of it, and while another one has rows of it
-    that the router has not counted, as those will be.
+    A stretch waits while a worker doesn't answer, as that one may hold rows of it. What another one has read and the
+    router has not counted will be; what lies before that is given up, as nothing behind it can be counted otherwise.
     """
     waiting = []
     for name, report in spools.reports.items():
         for missing in report.missing:
             where = f"{missing.partition} offsets {missing.first} to {missing.end - 1}"
             try:
-                held = _held_elsewhere(spools, name, missing, observed)
-                router.lose(missing.partition, missing.first, missing.end, held)
-                spools.worker(name).give_up(missing.partition, missing.first, missing.end)
+                held, end = _held_elsewhere(spools, name, missing, observed)
+                router.lose(missing.partition, missing.first, end, held)
+                spools.worker(name).give_up(missing.partition, missing.first, end)
             except StillThere as reason:
                 waiting.append(f"{where} can't be read by {name} any more; {reason}")
             except Exception as error:
@@ -38,16 +38,17 @@ def give_up_what_is_lost(spools: Spools, router: ManifestPort, observed: Waterma
     return waiting
 
 
-def _held_elsewhere(spools: Spools, name: str, missing: Missing, observed: Watermarks) -> frozenset[int]:
-    """Return the offsets of the stretch whose rows other workers hold."""
+def _held_elsewhere(spools: Spools, name: str, missing: Missing, observed: Watermarks) -> tuple[frozenset[int], int]:
+    """Return the offsets of the stretch whose rows other workers hold, and up to where nobody is going to count it."""
     held: set[int] = set()
-    begin = max(missing.first, observed.get(missing.partition, 0))
+    begin, end = max(missing.first, observed.get(missing.partition, 0)), missing.end
     for other, ingest in spools.others(name).items():
         try:
             held |= ingest.held(missing.partition, missing.first, missing.end).offsets
-            counts_on = begin < missing.end and ingest.held(missing.partition, begin, missing.end).covers
+            begins = ingest.held(missing.partition, begin, end).begins if begin < end else None
         except Exception as error:
             raise StillThere(f"{other} may hold them and does not answer: {in_words(error)}") from error
-        if counts_on:
+        if begins == begin:
             raise StillThere(f"{other} has read on from there and its rows are being counted")
-    return frozenset(held)
+        end = end if begins is None else begins
+    return frozenset(held), end

@@ -70,7 +70,11 @@ class Observer:
                 continue
             rows = self._spool.recall(partition, first, end, self._block_rows)
             fates = self._router.fates([_key(row) for row in rows])
-            self._discard([row for row, fate in zip(rows, fates, strict=True) if fate != "counted"])
+            if not {"new", "lost"}.isdisjoint(fates):
+                # Started again since the view was taken: it stands further back, and these rows are still to come.
+                self._following.ask_again()
+                return 0
+            self._discard([row for row, fate in zip(rows, fates, strict=True) if fate == "gone"])
             if len(rows) == self._block_rows:
                 end = rows[-1].offset + 1
             self._following.confirm(partition, first, end)

@@ -19,10 +19,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Held:
-    """What a spool has of a stretch of a partition: the offsets of its rows, and whether its coverage touches it."""
+    """What a spool has of a stretch of a partition: the offsets of its rows, and the first offset that it has read."""
 
     offsets: frozenset[int]
-    covers: bool
+    begins: int | None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import httpx
 import psutil
 
 from actors.change import Change
-from actors.observation import Observation, example_digest
+from actors.observation import Observation, RowKey, example_digest
 from benchmarks.hardware import describe
 from cluster import builders, control_actors
 from configs.loader import load
@@ -35,6 +35,7 @@ from configs.settings import Settings
 from learning.statistics import Statistics
 from registry.adapters import AdapterFacts
 from streaming.broker import free_port
+from streaming.source import TopicPartition
 
 RESULT = Path(__file__).parent / "results" / "start.json"
 DOMAINS = ("news", "sport")
@@ -88,8 +89,12 @@ def publish(settings: Settings, folder: Path) -> dict[str, Path]:
     template = builders.template(settings)
     texts = [template.render([{"role": "user", "content": f"{domain} {n}"}]) for domain in DOMAINS for n in range(64)]
     domains = [domain for domain in DOMAINS for _ in range(64)]
-    digests = {domain: tuple(example_digest(domain, str(n)) for n in range(64)) for domain in DOMAINS}
-    router.observe(Observation({}, digests, Statistics.of(extractor.extract(texts), domains, extractor.fingerprint)))
+    stream = TopicPartition("start", 0)
+    rows = tuple(
+        RowKey(domain, example_digest(domain, str(place)), stream, place, False) for place, domain in enumerate(domains)
+    )
+    statistics = Statistics.of(extractor.extract(texts), domains, extractor.fingerprint)
+    router.observe(Observation({stream: (0, len(rows))}, rows, statistics=statistics))
     folders: dict[str, Path] = {}
     for domain in DOMAINS:
         _write_adapter(settings, folder / domain)
@@ -105,7 +110,8 @@ def publish(settings: Settings, folder: Path) -> dict[str, Path]:
             created_at=datetime.now(UTC),
         )
         adapter = registry.add_adapter(domain, 1, folder / domain, facts)
-        router.publish(Change(reason=f"{domain} added", domain=domain, adapter=adapter.name), {})
+        router.seal(domain, 1, {stream: len(rows)})
+        router.publish(Change(reason=f"{domain} added", domain=domain, adapter=adapter.name))
         folders[domain] = adapter.path
     return folders
 

@@ -25,6 +25,8 @@ class Head:
     manifest: int
     """0 before the first."""
     manifest_digest: str
+    previous: str
+    """Digest of the snapshot before the one in force, should that turn out damaged; empty for the first."""
     issued: int
     """Highest number ever given to a manifest; also those that a person went back behind stay given."""
 
@@ -32,7 +34,7 @@ class Head:
         return sealed(asdict(self), "head.json")
 
 
-NOTHING = Head(snapshot=0, snapshot_digest="", manifest=0, manifest_digest="", issued=0)
+NOTHING = Head(snapshot=0, snapshot_digest="", manifest=0, manifest_digest="", previous="", issued=0)
 
 
 def way_back(root: Path) -> str:

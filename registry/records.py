@@ -34,8 +34,8 @@ def unsealed(text: bytes, where: Path, remedy: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DigestMismatch(f"{where}: expected a record with its sha256, got {text[:40]!r}; {remedy}") from error
     found = _checksum(content, str(where))
-    if found != expected:
-        raise DigestMismatch(f"{where}: expected sha256 {expected}, got {found}; {remedy}")
+    if found != expected or canonical({**content, "sha256": expected}, str(where)) != text:
+        raise DigestMismatch(f"{where}: expected the record with sha256 {expected}, got one with {found}; {remedy}")
     return dict(content)
 
 

@@ -6,12 +6,12 @@ What this module does not know: how anything in the files is used; what the stat
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from registry.adapters import Adapter, AdapterFacts, AdapterStore
-from registry.atomic import Staging, discard, exclusive, remove_folder, replace_file, sync_folder
+from registry.atomic import Staging, exclusive, replace_file, sync_folder
 from registry.errors import (
     CommitConflict,
     DamagedSnapshot,
@@ -23,7 +23,8 @@ from registry.errors import (
 from registry.head import NOTHING, Head, HeadFile, way_back
 from registry.layout import Layout
 from registry.manifest import Manifest, RouterRef
-from registry.retention import Keeping, retain
+from registry.pruning import Pruning
+from registry.retention import Keeping
 from registry.segments import SegmentStore
 from registry.snapshots import Epoch, Snapshot
 
@@ -118,7 +119,7 @@ class Registry:
                 self.segments.size(name)
             snapshot = self._next(head, state, segments, epoch, complete)
             content = snapshot.to_bytes()
-            after = _head_after(head, snapshot, hashlib.sha256(content).hexdigest())
+            after = _head_of(snapshot, hashlib.sha256(content).hexdigest(), head.issued)
             if weights is not None and complete is not None and complete.router is not None:
                 self._place_weights(complete.router, weights)
             if complete is not None:
@@ -134,28 +135,30 @@ class Registry:
         no such snapshot is whole. The running writer, if there is one, can commit nothing more.
         """
         with exclusive(self._layout.lock):
+            issued = max(self._layout.manifest_numbers(), default=0)
             try:
                 head = self.head()
+                issued = max(issued, head.issued)
+                found = self._line(head.previous)
             except DamagedSnapshot:
-                issued = max(self._layout.manifest_numbers(), default=0)
-                head = Head(snapshot=1 << 62, snapshot_digest="", manifest=0, manifest_digest="", issued=issued)
-            for name in reversed(self._layout.snapshot_names()):
-                if name.digest == head.snapshot_digest or name.number > head.snapshot or to not in (None, name.number):
-                    continue
-                try:
-                    snapshot = Snapshot.read(self._layout.snapshot(*name), name.digest)
-                    for segment in snapshot.segments:
-                        self.segments.size(segment)
-                except RegistryError:
-                    continue
-                self._head.begin()
-                self._head.place(
-                    Head(name.number, name.digest, snapshot.manifest, snapshot.manifest_digest, head.issued)
-                )
-                return snapshot
-        kept = sorted({name.number for name in self._layout.snapshot_names()})
-        wanted = "whole snapshot before the one in force" if to is None else f"whole snapshot {to}"
+                # Nothing says which line was in force: the youngest whole one is.
+                names = self._layout.snapshot_names()
+                youngest = max(names, key=lambda name: self._layout.snapshot(*name).stat().st_mtime_ns, default=None)
+                found = self._line(youngest.digest) if youngest else []
+            for digest, snapshot in reversed(found):
+                if to in (None, snapshot.number) and self._has_segments(snapshot):
+                    self._head.begin()
+                    self._head.place(_head_of(snapshot, digest, issued))
+                    return snapshot
+        kept = [snapshot.number for _, snapshot in found]
+        wanted = "whole snapshot before the one in force" if to is None else f"whole snapshot {to} before it"
         raise RegistryError(f"{self.root}: there is no {wanted}; kept are {kept}: restore a backup")
+
+    def _has_segments(self, snapshot: Snapshot) -> bool:
+        try:
+            return all(self.segments.size(name) > 0 for name in snapshot.segments)
+        except RegistryError:
+            return False
 
     # What is in force
 
@@ -249,8 +252,8 @@ class Registry:
     ) -> list[str]:
         """Remove what `retention` lets go; returns the paths removed, relative to the root.
 
-        What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests were
-        published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
+        What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests
+        were published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
         An adapter that can't be read is left to whoever restores it.
         """
         if min(keep_snapshots, keep_manifests, keep_versions) < 1:
@@ -258,48 +261,18 @@ class Registry:
                 f"prune: expected to keep at least 1, got {keep_snapshots}, {keep_manifests} and {keep_versions}"
             )
         with exclusive(self._layout.lock):
-            head, manifests = self.head(), self.manifests()
+            head = self.head()
             if head.snapshot == 0:
                 return []
-            names = {name.digest: name for name in self._layout.snapshot_names() if name.number <= head.snapshot}
-            line = self._line(head)
             adapters, _ = self.survey()
             keeping = Keeping(keep_snapshots, keep_manifests, keep_versions, serving)
-            if not manifests:
-                digests = {digest for digest, _ in line[-keep_snapshots:]}
-                return self._remove([self._layout.snapshot(*names[d]) for d in names if d not in digests])
-            kept = retain(manifests, [(s.number, s.manifest) for _, s in line], adapters, keeping)
-            digests = {digest for digest, snapshot in line if snapshot.number in kept.snapshots}
-            segments = {name for digest, snapshot in line if digest in digests for name in snapshot.segments}
-            # From what refers to what is referred to, so that an interruption leaves orphans and nothing dangling.
-            doomed = [self._layout.snapshot(*name) for digest, name in names.items() if digest not in digests]
-            doomed += [
-                self._layout.manifest(number)
-                for number in self._layout.manifest_numbers()
-                if number <= head.manifest and number not in kept.manifests
-            ]
-            removed = self._remove(doomed)
-            removed += self._remove(
-                [
-                    path
-                    for path in self._old(head, self._layout.routers.iterdir())
-                    if self._layout.relative(path) not in kept.routers
-                ]
-            )
-            removed += self._remove(
-                [
-                    path
-                    for path in self._old(head, map(self.segments.path, self.segments.names()))
-                    if path.stem not in segments
-                ]
-            )
-            return removed + self._remove_folders([a.path for a in adapters if a.name not in kept.adapters])
+            pruning = Pruning(self._layout, self._staging, self.segments)
+            return pruning.prune(head, self._line(head.snapshot_digest), self.manifests(), adapters, keeping)
 
-    def _line(self, head: Head) -> list[tuple[str, Snapshot]]:
-        """The snapshot in force and those it descends from, as far as they are kept and whole; oldest first."""
+    def _line(self, digest: str) -> list[tuple[str, Snapshot]]:
+        """The snapshot of that digest and those it descends from, as far as they are kept and whole; oldest first."""
         names = {name.digest: name for name in self._layout.snapshot_names()}
         found: list[tuple[str, Snapshot]] = []
-        digest = head.snapshot_digest
         while digest in names:
             try:
                 snapshot = Snapshot.read(self._layout.snapshot(*names[digest]), digest)
@@ -308,23 +281,6 @@ class Registry:
             found.append((digest, snapshot))
             digest = snapshot.parent
         return found[::-1]
-
-    def _old(self, head: Head, paths: Iterable[Path]) -> list[Path]:
-        """Those that were there before the head: later ones may belong to a commit that is on its way."""
-        committed = self._layout.head.stat().st_mtime_ns
-        return [path for path in paths if path.stat().st_mtime_ns < committed]
-
-    def _remove(self, doomed: Sequence[Path]) -> list[str]:
-        for path in doomed:
-            discard(path)
-        for folder in {path.parent for path in doomed}:
-            sync_folder(folder)
-        return [self._layout.relative(path) for path in doomed]
-
-    def _remove_folders(self, folders: Sequence[Path]) -> list[str]:
-        for folder in folders:
-            remove_folder(self._staging, folder)
-        return [self._layout.relative(folder) for folder in folders]
 
     # Within a commit
 
@@ -402,7 +358,7 @@ class Registry:
             snapshot = Snapshot.read(self._layout.snapshot(*name), parent)
         except (StopIteration, FileNotFoundError, RegistryError):
             return None
-        return Head(snapshot.number, parent, snapshot.manifest, snapshot.manifest_digest, head.issued)
+        return _head_of(snapshot, parent, head.issued)
 
     def _place_weights(self, router: RouterRef, weights: bytes) -> None:
         path = self.root / router.path
@@ -466,7 +422,12 @@ class Registry:
         return content
 
 
-def _head_after(head: Head, snapshot: Snapshot, digest: str) -> Head:
+def _head_of(snapshot: Snapshot, digest: str, issued: int) -> Head:
     return Head(
-        snapshot.number, digest, snapshot.manifest, snapshot.manifest_digest, max(head.issued, snapshot.manifest)
+        snapshot=snapshot.number,
+        snapshot_digest=digest,
+        manifest=snapshot.manifest,
+        manifest_digest=snapshot.manifest_digest,
+        previous=snapshot.parent,
+        issued=max(issued, snapshot.manifest),
     )

@@ -46,9 +46,9 @@ def retain(
 
     A snapshot is its number and the number of the manifest that it stands with.
     """
-    current = manifests[-1]
-    served = current.number if keeping.serving is None else min(keeping.serving, current.number)
-    gone = {of: stone for of, stone in current.removed.items() if stone.manifest <= served}
+    number, removed = (manifests[-1].number, manifests[-1].removed) if manifests else (0, {})
+    served = number if keeping.serving is None else min(keeping.serving, number)
+    gone = {of: stone for of, stone in removed.items() if stone.manifest <= served}
     since_removal = max((stone.manifest for stone in gone.values()), default=0)
     kept_snapshots = [
         number

@@ -118,7 +118,7 @@ class Own:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        if not callable(found) or name.startswith("_"):
+        if not callable(found) or name == "close":
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:

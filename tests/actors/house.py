@@ -24,6 +24,7 @@ from actors.ingest import Ingest, IngestOptions
 from actors.learner import LearnerWorker, merged_examples
 from actors.router import Router
 from actors.spool import Spool
+from actors.spool_file import delete_file
 from actors.takeover import left_behind
 from actors.training import Trained, TrainingOrder
 from learning.contract import Learner, Progress, TrainingJob, TrainingResult
@@ -225,15 +226,16 @@ class House:
     def delete_spool(self, index: int = 0) -> None:
         """Start a worker anew whose spool is gone."""
         self._close(self.ingests[index])
-        for path in self.spool_path(index).parent.glob(f"{index}.sqlite*"):
-            path.unlink()
+        delete_file(self.spool_path(index))
         self.ingests[index] = self._ingest(index)
 
     def employ_workers(self, count: int) -> None:
-        """Stop all ingest workers, and start another number of them over what spools there are."""
+        """Stop all ingest workers, and start another number of them over what spools there are; others are dropped."""
         self.coordinator.stop()
         for ingest in self.ingests:
             self._close(ingest)
+        for index in range(count, self.workers):
+            delete_file(self.spool_path(index))
         self.workers = count
         self.ingests = [self._ingest(index) for index in range(count)]
         self.employ(self.parts.learner)

@@ -218,7 +218,7 @@ class MemorySpool:
     missing: tuple[Missing, ...] = ()
     positions: dict[TopicPartition, int] = field(default_factory=dict)
     offsets: frozenset[int] = frozenset()
-    covers: bool = False
+    begins: int | None = None
     away: bool = False
     given_up: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
 
@@ -243,7 +243,10 @@ class MemorySpool:
 
     def held(self, partition: TopicPartition, first: int, end: int) -> Held:
         self._answer()
-        return Held(frozenset(o for o in self.offsets if first <= o < end), self.covers)
+        return Held(frozenset(o for o in self.offsets if first <= o < end), self._read_from(first, end))
+
+    def _read_from(self, first: int, end: int) -> int | None:
+        return None if self.begins is None or self.begins >= end else max(first, self.begins)
 
     def give_up(self, partition: TopicPartition, first: int, end: int) -> None:
         self._answer()

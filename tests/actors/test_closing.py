@@ -81,6 +81,8 @@ def test_ages_begin_anew_with_the_worker(build: Build) -> None:
     house.drain()
     house.wait(LONG_AGO)
     house.restart_ingest()
+    while house.poll() + house.observe():
+        pass
     assert closed(house) == set()
     house.wait(61.0)
     assert closed(house) == {"alpha"}

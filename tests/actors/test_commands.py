@@ -83,10 +83,7 @@ def test_removal(two_versions: House) -> None:
     manifest = house.coordinator.remove("alpha")
     assert (set(manifest.routes), manifest.examples) == ({"beta"}, {"beta": 18})
     assert set(house.replicas.shelves[0].adapters) == {"beta"}
-    house.drain()
-    house.tick()
-    house.poll()
-    assert house.waiting("alpha") == 0
+    house.settle(lambda: house.waiting("alpha") == 0)
     house.check_exact(training(records_of("beta", 24)))
     assert [adapter.domain for adapter in house.registry.adapters()] == ["beta"], "nothing of it stays"
     assert "alpha" not in [each.domain for each in house.coordinator.domains()]
@@ -117,7 +114,7 @@ def test_removal_while_the_domain_is_learned(build: Build) -> None:
     for _ in range(3):
         house.tick()
     assert house.current.routes == {}
-    assert house.waiting("alpha") == 24
+    house.settle(lambda: house.waiting("alpha") == 24)
     house.check_exact(training(again))
     house.send([ALPHA])
     house.learn("alpha", 2)
@@ -152,7 +149,7 @@ def test_removal_between_polling_and_observing(build: Build) -> None:
     house.send(second[18:])
     house.drain()
     house.check_exact(training(second[18:]))
-    assert house.waiting("alpha") == 6
+    house.settle(lambda: house.waiting("alpha") == 6)
     house.send([ALPHA])
     house.learn("alpha", 2)
     assert house.trained("alpha")[-1] == ids(training(second[18:]))

@@ -318,7 +318,7 @@ def test_rows_that_come_while_a_version_is_learned_wait_for_the_next(build: Buil
     house.send([*first, ALPHA])
     house.settle(lambda: house.version("alpha") == 1)
     assert house.trained("alpha") == [ids(training(first))]
-    assert house.waiting("alpha") == 24
+    house.settle(lambda: house.waiting("alpha") == 24)
     house.send([ALPHA])
     house.learn("alpha", 2)
     assert house.trained("alpha")[1] == ids(training(second))

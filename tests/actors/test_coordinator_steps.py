@@ -98,6 +98,22 @@ def test_a_domain_of_held_out_rows_says_so(build: Build) -> None:
     assert (alpha.detail, scene.version("alpha")) == (alpha.version, 1)
 
 
+def test_nothing_is_trained_on_of_a_domain_that_was_removed_before_its_training_began(build: Build) -> None:
+    """Its rows still lie in the spools for a moment, and would be given."""
+    scene = build()
+
+    def removed_once_sealed(name: str) -> None:
+        if name == "open" and any(entry.seal for entry in scene.router.ledger.entries.values()):
+            scene.router.on_call = lambda _name: None
+            scene.coordinator.remove("alpha")
+
+    scene.router.on_call = removed_once_sealed
+    scene.send("alpha", 4)
+    scene.mark("alpha")
+    scene.tick(2)
+    assert ordered(scene) == [] and scene.router.examples() == {}
+
+
 # -- workers that do not answer ---------------------------------------------------------------------------------------
 
 

@@ -88,7 +88,19 @@ def test_a_full_spool_pauses_the_stream_and_a_released_one_resumes_it(build: Bui
     # What takes the rows away is publication; the largest domain is closed though nobody said it was complete.
     house.settle(lambda: sum(house.router.examples().values()) == 120, timeout_s=60)
     house.check_exact(training(records))
-    assert not house.ingests[0].report().full
+    house.settle(lambda: not house.ingests[0].report().full)
+
+
+def test_a_spool_is_full_by_its_bytes_too(build: Build) -> None:
+    house = build(partitions=1, options=limits(spool_bytes=200_000, poll_records=10))
+    long = [record.model_copy(update={"completion": "y" * 5000}) for record in records_of("alpha", 100)]
+    house.send(long)
+    for _ in range(30):
+        house.poll()
+        house.observe()
+    report = house.ingests[0].report()
+    assert report.full and report.spooled < 60
+    assert 200_000 <= report.spooled_bytes <= 300_000, "it overshoots by one poll at most"
 
 
 def test_a_full_worker_pauses_partitions_that_come_later(build: Build) -> None:

@@ -6,14 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from tests.actors.house import Failing, House, limits, records_of, training
+from tests.actors.house import Failing, House, limits, partition, records_of, training
 
 Build = Callable[..., House]
-
-
-def rows_of(house: House, worker: int = 0) -> list[tuple[str, str, int]]:
-    spool = house.ingests[worker]._spool
-    return spool._db.execute("SELECT domain, record_id, held_out FROM rows ORDER BY record_id").fetchall()
 
 
 # -- loops ------------------------------------------------------------------------------------------------------------
@@ -54,7 +49,7 @@ def test_dead_letters_that_were_lost_are_said(build: Build) -> None:
     assert "3 could not be written" in house.ingests[0].report().trouble["dead letters"]
 
 
-def test_reports_and_seals_may_be_asked_for_while_the_loops_run(build: Build) -> None:
+def test_what_others_ask_may_be_asked_while_the_loops_run(build: Build) -> None:
     house = build(options=limits(poll_records=5, block_rows=3))
     records = records_of("alpha", 200)
     ingest = house.ingests[0]
@@ -65,10 +60,9 @@ def test_reports_and_seals_may_be_asked_for_while_the_loops_run(build: Build) ->
         try:
             while not done.is_set():
                 report = ingest.report()
-                waiting = report.backlog.get("alpha")
-                assert waiting is None or waiting.train + waiting.held_out <= report.polled
-                ingest.seal("beta", 1, house.router.watermarks())
-                ingest.examples("beta", 1)
+                assert report.unobserved.get("alpha", 0) <= report.rows.get("alpha", 0) <= 200
+                ingest.examples("alpha", house.router.observed())
+                ingest.held(partition(0), 0, 50)
         except BaseException as error:
             errors.append(error)
 
@@ -86,41 +80,13 @@ def test_reports_and_seals_may_be_asked_for_while_the_loops_run(build: Build) ->
     house.check_exact(training(records))
 
 
-def test_forgetting_waits_for_what_is_on_its_way(build: Build) -> None:
-    house = build(partitions=1)
-    house.send(records_of("alpha", 8))
-    house.poll()
-    ingest = house.ingests[0]
-    on_its_way, go_on = threading.Event(), threading.Event()
-
-    def hold(name: str) -> None:
-        if name == "observe":
-            on_its_way.set()
-            go_on.wait(10)
-
-    house.router.on_call = hold
-    observing = threading.Thread(target=ingest.observe_once)
-    observing.start()
-    assert on_its_way.wait(10)
-    forgetting = threading.Thread(target=ingest.forget, args=("alpha",))
-    forgetting.start()
-    forgetting.join(0.2)
-    assert forgetting.is_alive(), "a row that is forgotten now would still reach the router"
-    go_on.set()
-    observing.join(10)
-    forgetting.join(10)
-    assert rows_of(house) == []
-
-
 def test_a_partition_unknown_to_all_is_read_from_its_beginning(build: Build) -> None:
     """Committed offsets say what somebody polled, not what was learned."""
     house = build(partitions=1)
     records = records_of("alpha", 20)
     house.send(records)
     house.poll()  # commits offset 20, and then the machine is lost with its spool
-    house._close(house.ingests[0])
-    (house.home / "spool" / "0.sqlite").unlink()
-    house.ingests[0] = house._ingest(0)
+    house.delete_spool()
     house.drain()
     house.check_exact(training(records))
 

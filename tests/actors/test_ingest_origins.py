@@ -9,8 +9,8 @@ import pytest
 
 from actors.errors import OtherHome
 from streaming.errors import StreamError
-from streaming.location import ensure_topic, open_sink
 from streaming.records import EndOfDomain
+from tests.actors.file_stream import FileStream
 from tests.actors.house import House, records_of, training
 
 Build = Callable[..., House]
@@ -80,7 +80,7 @@ def test_another_template_is_refused_while_rows_of_the_old_one_wait(build: Build
     ingest = house.ingests[0]
     template, ingest._template = ingest._template, OtherTemplate(ingest._template)  # type: ignore[assignment]
     house.send(records[16:])
-    for act in (ingest.poll_once, ingest.observe_once, lambda: ingest.examples("alpha", 1)):
+    for act in (ingest.poll_once, ingest.observe_once, lambda: ingest.examples("alpha", house.router.observed())):
         with pytest.raises(OtherHome, match="another prompt template"):
             act()
     assert len(rows_of(house)) == 16
@@ -98,12 +98,10 @@ def test_another_log_under_the_same_name_is_refused(build: Build) -> None:
     house.send(records_of("alpha", 10))
     house.drain()
     house._close(house.ingests[0])
-    for handle in (house.sink, house.letters, house._reader):
-        handle.close()
+    house.stream.close()
     for file in house.home.glob("stream.sqlite*"):
         file.unlink()
-    ensure_topic(house.location, 1)
-    house.sink = open_sink(house.location)
+    house.stream = FileStream(house.home / "stream.sqlite", 1)
     house.send(records_of("beta", 30))
     house.ingests[0] = house._ingest(0)
     for _ in range(2):

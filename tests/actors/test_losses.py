@@ -60,7 +60,7 @@ def test_nothing_is_given_up_while_a_worker_that_may_have_it_is_silent(scene: Sc
 
 
 def test_what_another_is_going_to_count_is_waited_for(scene: Scene) -> None:
-    scene.spools[1].covers = True
+    scene.spools[1].begins = 10
     scene.tick()
     assert scene.spools[0].given_up == [] and "being counted" in str(scene.coordinator.status().trouble)
     # Once the router has counted up to there, that somebody covers it is no reason to wait.
@@ -69,6 +69,14 @@ def test_what_another_is_going_to_count_is_waited_for(scene: Scene) -> None:
     scene.tick()
     assert scene.spools[0].given_up == [(P0, 2, 12)]
     assert scene.coordinator.status().domains[0].lost == () and scene.coordinator.status().unread == ()
+
+
+def test_what_lies_before_another_ones_rows_is_given_up_as_they_are_not_counted_otherwise(scene: Scene) -> None:
+    """Who has read on from 11 can't have it counted while nobody has read 10, and is not asked for that itself."""
+    scene.spools[1].begins = 11
+    scene.tick()
+    assert scene.spools[0].given_up == [(P0, 2, 11)]
+    assert scene.coordinator.status().unread == (Stretch(partition="stream[0]", first=10, last=10, rows=0),)
 
 
 def test_a_coordinator_that_died_after_noting_the_loss_tells_the_worker(scene: Scene) -> None:

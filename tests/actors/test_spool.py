@@ -1,4 +1,4 @@
-"""The spool: what was stored once is there once, through every stage and any end of the process."""
+"""The spool: what was stored once is there once, until the ledger says otherwise, through any end of the process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from actors.backlog import DomainBacklog
-from actors.errors import OtherHome
-from actors.spool import Spool, SpooledMarker, SpooledRow
+from actors.coverage import Span
+from actors.errors import OtherHome, SpoolAhead
+from actors.observation import Marker
+from actors.spool import SnapshotNote, Spool, SpooledRow
 from streaming.source import TopicPartition
+from tests.actors.views import LINEAGE, view
 
 P0, P1 = TopicPartition("stream", 0), TopicPartition("stream", 1)
 
@@ -53,28 +56,24 @@ def spool(reopen: Callable[[], Spool]) -> Spool:
 
 def test_storing_twice_is_storing_once(spool: Spool) -> None:
     for _ in range(2):
-        spool.append(rows(P0, range(3)), [SpooledMarker(P0, 3, "alpha")], {P0: (0, 4)})
+        spool.append(rows(P0, range(3)), [Marker(P0, 3, "alpha")], [Span(P0, 0, 4)])
     assert spool.size() == 3
-    assert spool.backlog({P0: 4}) == {
-        "alpha": DomainBacklog(
-            train=3,
-            fresh=3,
-            markers=frozenset({P0}),
-        )
-    }
+    assert spool.counts() == {"alpha": 3}
+    block = spool.block({}, 9)
+    assert block is not None and block.markers == (Marker(P0, 3, "alpha"),)
 
 
 def test_a_transaction_that_fails_leaves_nothing(spool: Spool) -> None:
     bad = SpooledRow(P0, 1, "alpha", None, False, "ask", "say")  # type: ignore[arg-type]
     with pytest.raises(sqlite3.IntegrityError):
-        spool.append([row(P0, 0), bad], [], {P0: (0, 2)})
+        spool.append([row(P0, 0), bad], [], [Span(P0, 0, 2)])
     assert (spool.size(), spool.continuation(P0, 0)) == (0, 0)
-    spool.append([row(P0, 0)], [], {P0: (0, 1)})
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     assert spool.size() == 1
 
 
 def test_blocks_are_cut_at_the_limit_over_partitions(spool: Spool) -> None:
-    spool.append([*rows(P0, range(5)), *rows(P1, range(4))], [], {P0: (0, 5), P1: (0, 4)})
+    spool.append([*rows(P0, range(5)), *rows(P1, range(4))], [], [Span(P0, 0, 5), Span(P1, 0, 4)])
     first = spool.block({}, 3)
     assert first is not None
     assert (offsets(first.rows), dict(first.spans)) == ([(0, 0), (0, 1), (0, 2)], {P0: (0, 3)})
@@ -87,7 +86,7 @@ def test_blocks_are_cut_at_the_limit_over_partitions(spool: Spool) -> None:
 
 def test_offsets_without_rows_belong_to_a_block(spool: Spool) -> None:
     # 0-1 unreadable, 2 a row, 3-6 a hole in the log, 7-8 rows, 9 a marker
-    spool.append([row(P0, 2), *rows(P0, [7, 8])], [SpooledMarker(P0, 9, "alpha")], {P0: (0, 10)})
+    spool.append([row(P0, 2), *rows(P0, [7, 8])], [Marker(P0, 9, "alpha")], [Span(P0, 0, 10)])
     first = spool.block({}, 2)
     assert first is not None
     assert (offsets(first.rows), dict(first.spans)) == ([(0, 2), (0, 7)], {P0: (0, 8)})
@@ -97,28 +96,28 @@ def test_offsets_without_rows_belong_to_a_block(spool: Spool) -> None:
 
 
 def test_a_block_without_rows_still_moves_the_watermark(spool: Spool) -> None:
-    spool.append([], [SpooledMarker(P0, 0, "alpha")], {P0: (0, 1)})
+    spool.append([], [Marker(P0, 0, "alpha")], [Span(P0, 0, 1)])
     found = spool.block({}, 5)
     assert found is not None
     assert (found.rows, dict(found.spans)) == ((), {P0: (0, 1)})
 
 
 def test_an_unknown_partition_begins_at_its_beginning_or_not_at_all(spool: Spool) -> None:
-    spool.append(rows(P0, range(5, 8)), [], {P0: (5, 8)})
+    spool.append(rows(P0, range(5, 8)), [], [Span(P0, 5, 8)])
     assert spool.block({}, 9) is None, "what lies before offset 5 would be skipped for good"
     assert spool.block({P0: 5}, 9) is not None
 
 
 def test_coverage_with_a_hole_and_its_mending(spool: Spool) -> None:
-    spool.append(rows(P0, range(3)), [], {P0: (0, 3)})
-    spool.append(rows(P0, range(10, 12)), [], {P0: (10, 12)})
+    spool.append(rows(P0, range(3)), [], [Span(P0, 0, 3)])
+    spool.append(rows(P0, range(10, 12)), [], [Span(P0, 10, 12)])
     assert [spool.continuation(P0, at) for at in (0, 2, 3, 9, 10, 12)] == [3, 3, 3, 9, 12, 12]
     inside = spool.block({P0: 1}, 9)
     assert inside is not None and dict(inside.spans) == {P0: (1, 3)}
     assert spool.block({P0: 3}, 9) is None, "3 to 9 are another worker's to supply"
     beyond = spool.block({P0: 10}, 9)
     assert beyond is not None and offsets(beyond.rows) == [(0, 10), (0, 11)]
-    spool.append(rows(P0, range(3, 10)), [], {P0: (3, 10)})
+    spool.append(rows(P0, range(3, 10)), [], [Span(P0, 3, 10)])
     assert spool.continuation(P0, 0) == 12
     whole = spool.block({}, 99)
     assert whole is not None and dict(whole.spans) == {P0: (0, 12)}
@@ -130,107 +129,170 @@ def test_positions_of_what_was_never_read(spool: Spool) -> None:
     assert spool.block({P0: 41}, 5) is None
 
 
-def test_the_backlog_counts_only_what_was_observed(spool: Spool) -> None:
-    spool.append(
-        [row(P0, 0), row(P0, 1, held_out=True), row(P0, 2, "beta"), row(P1, 0), row(P1, 1)],
-        [SpooledMarker(P0, 3, "alpha"), SpooledMarker(P1, 2, "alpha")],
-        {P0: (0, 4), P1: (0, 3)},
-    )
-    nothing = spool.backlog({})
-    assert {domain: (b.train, b.held_out, b.fresh, b.unobserved, b.markers) for domain, b in nothing.items()} == {
-        "alpha": (0, 0, 0, 4, frozenset()),
-        "beta": (0, 0, 0, 1, frozenset()),
-    }
-    some = spool.backlog({P0: 4, P1: 1})
-    assert (some["alpha"].train, some["alpha"].held_out, some["alpha"].fresh, some["alpha"].unobserved) == (2, 1, 3, 1)
-    assert some["alpha"].markers == {P0}
-    assert (some["beta"].train, some["beta"].markers) == (1, frozenset())
-    assert spool.backlog({P0: 4, P1: 3})["alpha"].markers == {P0, P1}
-
-
-def test_sealing_takes_observed_rows_and_markers_and_may_be_repeated(spool: Spool) -> None:
-    spool.append(
-        [*rows(P0, range(4)), row(P0, 4, "beta")],
-        [SpooledMarker(P0, 5, "alpha"), SpooledMarker(P0, 6, "beta")],
-        {P0: (0, 7)},
-    )
-    assert spool.seal("alpha", 1, {P0: 2}).rows == 2
-    assert spool.backlog({P0: 7})["alpha"].markers == {P0}, "the marker lies beyond what was observed"
-    again = spool.seal("alpha", 1, {P0: 6})
-    assert (again.rows, dict(again.watermarks)) == (4, {P0: 6})
-    assert spool.seal_of("alpha", 1) == again
-    left = spool.backlog({P0: 7})
-    assert (left["alpha"].train, left["alpha"].fresh, left["alpha"].markers) == (0, 0, frozenset())
-    assert left["alpha"].sealed == {1}
-    assert (left["beta"].train, left["beta"].markers) == (1, {P0})
-    assert offsets(spool.sealed("alpha", 1)) == [(0, 0), (0, 1), (0, 2), (0, 3)]
-    assert spool.seal_of("alpha", 2).rows == 0
-
-
-def test_what_comes_after_a_seal_waits_for_the_next_version(spool: Spool) -> None:
-    spool.append(rows(P0, range(2)), [], {P0: (0, 2)})
-    spool.seal("alpha", 1, {P0: 2})
-    spool.append(rows(P0, range(2, 5)), [], {P0: (2, 5)})
-    assert spool.backlog({P0: 5})["alpha"].fresh == 3
-    assert spool.release("alpha", 1, {P0: 2}) == 2
-    assert (spool.size(), spool.backlog({P0: 5})["alpha"].sealed) == (3, frozenset())
-
-
-def test_release_takes_copies_below_the_seals_of_all_and_nothing_else(spool: Spool) -> None:
-    spool.append([*rows(P0, range(6)), row(P0, 6, "beta"), *rows(P1, range(2))], [], {P0: (0, 7), P1: (0, 2)})
-    # Another worker has sealed P0 up to 4 as version 1 and it was published; here nothing was sealed in time.
-    assert spool.release("alpha", 1, {P0: 4}) == 0
-    block = spool.block({}, 99)
-    assert block is not None
-    assert [(r.domain, r.partition.partition, r.offset) for r in block.rows] == [
-        ("alpha", 0, 4),
-        ("alpha", 0, 5),
-        ("beta", 0, 6),
-        ("alpha", 1, 0),
-        ("alpha", 1, 1),
-    ]
-    spool.seal("alpha", 2, {P0: 5})
-    spool.release("alpha", 1, {P0: 7})
-    assert offsets(spool.sealed("alpha", 2)) == [(0, 4)], "another version's seal is not touched"
-
-
-def test_a_rejected_version_is_opened_again_but_is_not_fresh(spool: Spool) -> None:
-    spool.append(rows(P0, range(3)), [], {P0: (0, 3)})
-    spool.seal("alpha", 1, {P0: 3})
-    spool.reopen("alpha", 1)
-    found = spool.backlog({P0: 3})["alpha"]
-    assert (found.train, found.fresh, found.sealed) == (3, 0, frozenset())
-    spool.append([row(P0, 3)], [], {P0: (3, 4)})
-    assert spool.backlog({P0: 4})["alpha"].fresh == 1
-    assert spool.seal("alpha", 2, {P0: 4}).rows == 4
-
-
-def test_forgetting_a_domain(spool: Spool) -> None:
-    spool.append(
-        [*rows(P0, range(4)), row(P0, 4, "beta")],
-        [SpooledMarker(P0, 5, "alpha"), SpooledMarker(P0, 9, "alpha")],
-        {P0: (0, 10)},
-    )
-    spool.seal("alpha", 1, {P0: 2})
-    assert spool.forget("alpha", {P0: 3}) == 3
-    assert spool.backlog({P0: 10})["alpha"].train == 1
-    assert spool.forget("alpha") == 1
-    assert set(spool.backlog({P0: 10})) == {"beta"}
+def test_markers_go_with_the_block_that_covers_them(spool: Spool) -> None:
+    markers = [Marker(P0, 1, "beta"), Marker(P0, 4, "alpha"), Marker(P1, 0, "beta")]
+    spool.append([row(P0, 0), row(P0, 2), row(P0, 3)], markers, [Span(P0, 0, 5), Span(P1, 0, 1)])
+    first = spool.block({}, 2)
+    assert first is not None and (first.markers, dict(first.spans)) == ((markers[0],), {P0: (0, 3)})
+    rest = spool.block({P0: 3}, 9)
+    assert rest is not None and rest.markers == (markers[1], markers[2])
+    many = [Marker(P1, offset, "beta") for offset in range(1, 8)]
+    spool.append([], many, [Span(P1, 1, 8)])
+    some = spool.block({P0: 5, P1: 1}, 3)
+    assert some is not None and (len(some.markers), dict(some.spans)) == (3, {P1: (1, 4)})
 
 
 def test_everything_is_there_after_reopening(reopen: Callable[[], Spool]) -> None:
     spool = reopen()
-    spool.append([*rows(P0, range(4)), row(P1, 0, "beta")], [SpooledMarker(P1, 1, "beta")], {P0: (0, 4), P1: (0, 2)})
-    spool.seal("alpha", 1, {P0: 3})
+    spool.append([*rows(P0, range(4)), row(P1, 0, "beta")], [Marker(P1, 1, "beta")], [Span(P0, 0, 4), Span(P1, 0, 2)])
     spool.discard([(P0, 3)])
-    watermarks = {P0: 4, P1: 2}
-    before = spool.backlog(watermarks)
+    spool.follow(view(3, fences={}))
     spool = reopen()
-    assert spool.backlog(watermarks) == before
-    assert offsets(spool.sealed("alpha", 1)) == [(0, 0), (0, 1), (0, 2)]
+    assert (spool.counts(), spool.snapshot()) == ({"alpha": 3, "beta": 1}, SnapshotNote(LINEAGE, "first", 3))
     assert (spool.continuation(P0, 0), spool.continuation(P1, 0)) == (4, 2)
     block = spool.block({}, 99)
-    assert block is not None and len(block.rows) == 4
+    assert block is not None and (len(block.rows), block.markers) == (4, (Marker(P1, 1, "beta"),))
+
+
+# -- following the ledger ---------------------------------------------------------------------------------------------
+
+
+def test_rows_below_a_fence_and_markers_that_are_durable_are_dropped(spool: Spool) -> None:
+    spool.append(
+        [*rows(P0, range(4)), row(P0, 4, "beta"), row(P1, 0)],
+        [Marker(P0, 5, "alpha"), Marker(P0, 6, "beta")],
+        [Span(P0, 0, 7), Span(P1, 0, 1)],
+    )
+    spool.follow(view(1, fences={"alpha": {P0: 3}, "beta": {P1: 9}}, durable={P0: 6}))
+    assert offsets(spool.examples("alpha", {P0: 9, P1: 9})) == [(0, 3), (1, 0)]
+    assert spool.counts() == {"alpha": 2, "beta": 1}
+    block = spool.block({}, 99)
+    assert block is not None and block.markers == (Marker(P0, 6, "beta"),)
+    assert spool.continuation(P0, 0) == 7, "what was dropped was read"
+    spool.append(rows(P0, [1, 2, 7]), [], [Span(P0, 7, 8)])
+    assert offsets(spool.examples("alpha", {P0: 9})) == [(0, 3), (0, 7)], "nor are they taken again"
+    spool.follow(view(2, fences=None))
+    spool.follow(view(3, fences={"alpha": {P0: 8}}))
+    assert spool.counts() == {"alpha": 1, "beta": 1}
+
+
+@pytest.mark.parametrize(
+    ("later", "refused"),
+    [
+        ({"snapshot": 5}, False),
+        ({"snapshot": 9}, False),
+        ({"snapshot": 9, "runs": (("first", 1), ("second", 6))}, False),
+        ({"snapshot": 4}, True),
+        ({"snapshot": 0}, True),
+        ({"snapshot": 9, "runs": (("first", 1), ("second", 5))}, True),
+        ({"snapshot": 9, "runs": (("other", 1),)}, True),
+        ({"snapshot": 9, "lineage": "0" * 32}, True),
+    ],
+)
+def test_a_router_that_stands_before_what_was_dropped_is_refused(
+    reopen: Callable[[], Spool], later: dict[str, Any], refused: bool
+) -> None:
+    reopen().follow(view(5, fences={}))
+    spool = reopen()
+    spool.append(rows(P0, range(3)), [], [Span(P0, 0, 3)])
+    if not refused:
+        spool.follow(view(fences={"alpha": {P0: 2}}, **later))
+        assert spool.size() == 1
+        return
+    for _ in range(2):
+        with pytest.raises(
+            SpoolAhead, match=r"spool.sqlite: was led after snapshot 5 \(run first, .*home reread"
+        ) as error:
+            spool.follow(view(fences={"alpha": {P0: 2}}, **later))
+        assert "\n" not in str(error.value)
+    assert spool.size() == 3, "nothing is dropped by it"
+
+
+def test_rows_of_another_log_are_dropped(spool: Spool) -> None:
+    spool.note_log("stream", "old")
+    spool.append(rows(P0, range(3)), [Marker(P0, 3, "alpha")], [Span(P0, 0, 4)])
+    spool.follow(view(1, fences={}, logs={"stream": "old"}))
+    assert spool.size() == 3
+    spool.follow(view(2, fences={}, logs={"stream": "new"}))
+    assert (spool.size(), spool.continuation(P0, 0), spool.log_of("stream")) == (0, 0, None)
+
+
+def test_what_is_dropped_is_gone_from_the_file(spool: Spool, tmp_path: Path) -> None:
+    secret = SpooledRow(P0, 0, "alpha", "a", False, "a secret that nobody is to find", "say")
+    spool.append([secret, *rows(P0, range(1, 50), "beta")], [], [Span(P0, 0, 50)])
+    spool.follow(view(1, fences={"alpha": {P0: 1}}))
+    spool.close()
+    for path in tmp_path.iterdir():
+        assert b"a secret" not in path.read_bytes(), path.name
+
+
+def test_what_is_held_and_covered_of_a_stretch(spool: Spool) -> None:
+    spool.append(rows(P0, [1, 2, 5]), [], [Span(P0, 0, 3), Span(P0, 5, 6)])
+    assert spool.held(P0, 1, 6) == {1, 2, 5}
+    assert spool.covered(P0, 2, 9) == [Span(P0, 2, 3), Span(P0, 5, 6)]
+    assert spool.holes(P0, 0, 9) == [Span(P0, 3, 5), Span(P0, 6, 9)]
+    assert (spool.held(P1, 0, 9), spool.covered(P1, 0, 9), spool.holes(P1, 3, 3)) == (frozenset(), [], [])
+
+
+def test_a_stretch_is_recalled_in_order(spool: Spool) -> None:
+    spool.append([*rows(P0, range(6)), *rows(P1, range(2))], [], [Span(P0, 0, 6), Span(P1, 0, 2)])
+    assert offsets(spool.recall(P0, 1, 5, 3)) == [(0, 1), (0, 2), (0, 3)]
+    assert spool.counts_from(P0, 4) == {"alpha": 2}
+
+
+def test_its_bytes_grow_and_shrink_with_what_it_holds(spool: Spool) -> None:
+    empty = spool.bytes()
+    spool.append(
+        [SpooledRow(P0, n, "alpha", str(n), False, "x" * 1000, "y" * 1000) for n in range(200)], [], [Span(P0, 0, 200)]
+    )
+    full = spool.bytes()
+    assert full - empty > 300_000
+    spool.follow(view(1, fences={"alpha": {P0: 200}}))
+    assert spool.bytes() < empty + (full - empty) / 10
+
+
+# -- files that can't be read -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_file_that_is_no_spool_is_put_aside_and_said(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "spool.sqlite"
+    path.write_bytes(content)
+    spool = Spool(path)
+    try:
+        assert spool.trouble is not None and "put aside as spool.sqlite.set-aside" in spool.trouble
+        assert (tmp_path / "spool.sqlite.set-aside").read_bytes() == content
+        assert (spool.size(), spool.continuation(P0, 0)) == (0, 0)
+    finally:
+        spool.close()
+
+
+def test_a_file_of_another_format_is_put_aside(reopen: Callable[[], Spool], tmp_path: Path) -> None:
+    spool = reopen()
+    assert spool.trouble is None
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    spool._db.execute("PRAGMA user_version=2")
+    spool = reopen()
+    assert spool.trouble is not None and "format 2, this version reads format 3" in spool.trouble
+    assert spool.size() == 0 and reopen().trouble is None
+
+
+def test_it_begins_anew_where_its_file_breaks(spool: Spool, tmp_path: Path) -> None:
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    spool.begin_anew("it is damaged")
+    assert (spool.size(), spool.continuation(P0, 0)) == (0, 0)
+    assert spool.trouble is not None and "it is damaged" in spool.trouble
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    assert spool.size() == 1
+
+
+def test_the_file_is_its_users_alone(tmp_path: Path) -> None:
+    Spool(tmp_path / "own" / "spool.sqlite").close()
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "own" / "spool.sqlite").stat().st_mode & 0o077 == 0
+
+
+# -- ends of the process ----------------------------------------------------------------------------------------------
 
 
 def test_what_was_stored_survives_a_kill(tmp_path: Path, repository: Path) -> None:
@@ -238,13 +300,13 @@ def test_what_was_stored_survives_a_kill(tmp_path: Path, repository: Path) -> No
     script = f"""
 import os, signal
 from pathlib import Path
+from actors.coverage import Span
 from actors.spool import Spool, SpooledRow
 from streaming.source import TopicPartition
 partition = TopicPartition("stream", 0)
 spool = Spool(Path({str(path)!r}))
 rows = [SpooledRow(partition, n, "alpha", str(n), False, "ask", "say") for n in range(5)]
-spool.append(rows, [], {{partition: (0, 5)}})
-spool.seal("alpha", 1, {{partition: 3}})
+spool.append(rows, [], [Span(partition, 0, 5)])
 spool._db.execute("BEGIN IMMEDIATE")
 spool._db.execute("DELETE FROM rows")
 os.kill(os.getpid(), signal.SIGKILL)
@@ -253,103 +315,23 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert died.returncode == -9, died.stderr.decode()
     spool = Spool(path)
     try:
-        assert (spool.size(), spool.seal_of("alpha", 1).rows, spool.continuation(P0, 0)) == (5, 3, 5)
+        assert (spool.size(), spool.continuation(P0, 0)) == (5, 5)
     finally:
         spool.close()
 
 
 def test_transactions_are_forced_to_the_disk_and_the_file_is_not_shared(spool: Spool, tmp_path: Path) -> None:
     assert spool._db.execute("PRAGMA synchronous").fetchone() == (2,)
-    spool.append([row(P0, 0)], [], {P0: (0, 1)})
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     other = sqlite3.connect(tmp_path / "spool.sqlite", timeout=0)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("SELECT count(*) FROM rows")
     other.close()
 
 
-# -- files written before ---------------------------------------------------------------------------------------------
-
-FORMAT_1 = """
-CREATE TABLE rows (
-    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL,
-    domain TEXT NOT NULL, record_id TEXT NOT NULL, held_out INTEGER NOT NULL, body BLOB NOT NULL,
-    arrived REAL NOT NULL, sealed INTEGER, tried INTEGER,
-    PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
-CREATE INDEX rows_stage ON rows (domain, sealed, tried, held_out, arrived);
-CREATE TABLE markers (
-    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, arrived REAL NOT NULL,
-    PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
-CREATE TABLE coverage (
-    topic TEXT NOT NULL, part INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL,
-    PRIMARY KEY (topic, part, first)) WITHOUT ROWID;
-CREATE TABLE seals (
-    domain TEXT NOT NULL, version INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL, next INTEGER NOT NULL,
-    PRIMARY KEY (domain, version, topic, part)) WITHOUT ROWID;
-INSERT INTO coverage VALUES ('stream', 0, 0, 7);
-INSERT INTO markers VALUES ('stream', 0, 6, 'alpha', 1.0);
-"""
-
-
-@pytest.fixture
-def format_1(tmp_path: Path) -> sqlite3.Connection:
-    """A file of the first format, in which nothing waits but a marker."""
-    made = sqlite3.connect(tmp_path / "spool.sqlite")
-    made.executescript(FORMAT_1)
-    return made
-
-
-def test_an_old_file_with_nothing_waiting_is_taken_over(
-    format_1: sqlite3.Connection, reopen: Callable[[], Spool]
-) -> None:
-    format_1.close()
-    for _ in range(2):
-        spool = reopen()
-        assert (spool.size(), spool.continuation(P0, 0)) == (0, 7)
-        assert spool.backlog({P0: 7})["alpha"].markers == {P0}
-    spool.append([row(P0, 7)], [], {P0: (7, 8)})
-    assert reopen().size() == 1
-
-
-def test_an_old_file_with_rows_is_refused_in_one_line_and_left_as_it_is(
-    format_1: sqlite3.Connection, tmp_path: Path
-) -> None:
-    format_1.execute("INSERT INTO rows VALUES ('stream', 0, 1, 'alpha', 'a', 0, '{}', 1.0, NULL, NULL)")
-    format_1.commit()
-    format_1.close()
-    for _ in range(2):
-        with pytest.raises(OtherHome, match=r"^spool spool.sqlite: holds 1 examples in the format of an earlier.*$"):
-            Spool(tmp_path / "spool.sqlite")
-    again = sqlite3.connect(tmp_path / "spool.sqlite")
-    assert again.execute("SELECT body FROM rows").fetchall() == [("{}",)]
-    again.close()
-
-
-def test_a_spool_beside_one_that_is_refused_is_left_as_it_was(format_1: sqlite3.Connection, tmp_path: Path) -> None:
-    """Else the version that is to publish what waits there could not run any more."""
-    format_1.execute("VACUUM INTO ?", (str(tmp_path / "beside.sqlite"),))
-    format_1.execute("INSERT INTO rows VALUES ('stream', 0, 1, 'alpha', 'a', 0, '{}', 1.0, NULL, NULL)")
-    format_1.commit()
-    format_1.close()
-    before = (tmp_path / "beside.sqlite").read_bytes()
-    for name in ("beside", "new"):
-        with pytest.raises(OtherHome, match=r"^spool spool.sqlite: holds 1 examples in the format of an earlier.*$"):
-            Spool(tmp_path / f"{name}.sqlite")
-    assert (tmp_path / "beside.sqlite").read_bytes() == before and not (tmp_path / "new.sqlite").exists()
-    (tmp_path / "spool.sqlite").unlink()
-    beside = Spool(tmp_path / "beside.sqlite")
-    Spool(tmp_path / "new.sqlite").close()
-    beside.close()
-
-
-def test_a_file_of_a_later_format_is_refused(reopen: Callable[[], Spool], tmp_path: Path) -> None:
-    reopen()._db.execute("PRAGMA user_version=99")
-    with pytest.raises(OtherHome, match="format 99"):
-        reopen()
-
-
 def test_rows_rendered_by_another_template_are_refused_and_others_are_not(spool: Spool) -> None:
     spool.check_template("one")
-    spool.append([row(P0, 0)], [], {P0: (0, 1)})
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     spool.check_template("one")
     for _ in range(2):
         with pytest.raises(OtherHome, match="1 examples rendered by another prompt template"):
@@ -361,6 +343,6 @@ def test_rows_rendered_by_another_template_are_refused_and_others_are_not(spool:
 def test_texts_come_back_as_they_were(reopen: Callable[[], Spool]) -> None:
     texts = ["a\0b", "\n", " \U0001f600 \u00e4 ", "'; DROP TABLE rows; --", ""]
     written = [SpooledRow(P0, n, "alpha", str(n), False, text, text) for n, text in enumerate(texts)]
-    reopen().append(written, [], {P0: (0, len(texts))})
+    reopen().append(written, [], [Span(P0, 0, len(texts))])
     block = reopen().block({}, 99)
     assert block is not None and list(block.rows) == written

@@ -87,7 +87,7 @@ def test_a_domain_in_service_has_not_failed_because_nothing_could_be_pruned(
 ) -> None:
     house = build()
 
-    def full(*_: Any) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(house.registry, "prune", full)
@@ -201,11 +201,8 @@ def test_a_domain_is_removed_while_a_worker_is_dead_and_its_rows_go_when_it_is_b
     house.coordinator.remove("alpha")
     assert house.router.counts() == {}
     back()
-    for _ in range(3):
-        house.poll()
-        house.observe()
-        house.tick()
-    assert house.waiting("alpha") == 0 and house.router.counts() == {}
+    house.settle(lambda: house.waiting("alpha") == 0)
+    assert house.router.counts() == {}
 
 
 # -- many domains -----------------------------------------------------------------------------------------------------

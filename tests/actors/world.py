@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ class World(House):
     def __init__(self, home: Path, *, workers: int = 2, spool_limit: int = 10_000) -> None:
         self.deaths, self.books, self.recorder = Deaths(), Books(), RecordingLearner()
         self.zombies: list[Witness] = []
+        self.down: set[str] = set()
+        """Processes that died and could not be started again yet."""
         self.during_training: list[Callable[[], None]] = []
         self.errors: list[str] = []
         self.at: dict[tuple[TopicPartition, int], TaskRecord] = {}
@@ -151,7 +154,7 @@ class World(House):
             Own(self.deaths, name, Spool(self.spool_path(index))),  # type: ignore[arg-type]
             self.parts.extractor,
             self.parts.template,
-            Link(self.deaths, name, "router", lambda: self._serving.get(index, self.router), self.revive),  # type: ignore[arg-type]
+            Link(self.deaths, name, "router", lambda: self._serving.get(index) or self._filling("router"), self.revive),  # type: ignore[arg-type]
             self.options,
             left_behind(self.spool_path(index), self.workers),
         )
@@ -160,6 +163,7 @@ class World(House):
         return Link(self.deaths, caller, callee, lambda: self._filling(callee), self.revive)
 
     def _filling(self, place: str) -> Any:
+        self._try_to_start(place)
         if place.startswith("ingest-"):
             index = int(place.removeprefix("ingest-"))
             if index >= len(self.ingests):
@@ -169,7 +173,25 @@ class World(House):
         return {**places, "directory": self.replicas, "learner": self.trainer.worker}[place]
 
     def revive(self, who: str) -> None:
-        """Start a dead process anew, from what is on the disk."""
+        """Start a dead process anew, from what is on the disk; where it can't start, whoever needs it tries again."""
+        self.down.add(who)
+        with suppress(Unreachable):
+            self._try_to_start(who)
+
+    def _try_to_start(self, who: str) -> None:
+        if who not in self.down:
+            return
+        try:
+            self._start(who)
+        except Death as death:
+            if death.who != who:
+                raise
+            self._try_to_start(who)
+        except ORDINARY as error:
+            raise Unreachable(f"the {who} does not start: {error}") from error
+        self.down.discard(who)
+
+    def _start(self, who: str) -> None:
         if who == "router":
             self.start_router()
         elif who == "coordinator":
@@ -188,6 +210,7 @@ class World(House):
         outer = list(self.deaths.stack)
         self.deaths.stack += [DRIVER, who]
         try:
+            self._try_to_start(who)
             return act()
         except Death as death:
             if death.who != who or who in outer:
@@ -266,9 +289,8 @@ class World(House):
                 self._serving = {}
 
     def restart_all(self) -> None:
-        self.deaths.armed = None
-        self.zombies = []
-        self.crash()
+        self._stop_all()
+        self.up()
 
     def back_up_once(self) -> None:
         self.backups += 1
@@ -277,9 +299,7 @@ class World(House):
     def restore_last(self, *, keeps_spools: bool) -> None:
         if not self.backups:
             return
-        self.deaths.armed = None
-        self.zombies = []
-        self._die()
+        self._stop_all()
         shutil.rmtree(self.home / "registry")
         shutil.copytree(self.home / f"backup-{self.backups}", self.home / "registry")
         if not keeps_spools:
@@ -301,8 +321,35 @@ class World(House):
         return found
 
     def damage_and_go_back(self, what: str) -> None:
-        """A bit of the newest snapshot turns over; the router is not to start on it, and a person goes back."""
-        raise NotImplementedError
+        """A bit turns over in what is in force, while everything is down: nothing starts on it, and a person goes back.
+
+        Where there is nothing to go back to, the file is restored.
+        """
+        head = self.registry.head()
+        if head.snapshot == 0:
+            return
+        self._stop_all()
+        folder = self.home / "registry"
+        path = folder / "head.json" if what == "head" else next(folder.glob(f"snapshots/*{head.snapshot_digest}*"))
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        try:
+            self.up()
+        except RegistryError as error:
+            self.errors.append(f"start: {type(error).__name__}: {error}")
+        else:
+            raise Wrong(f"it starts on a damaged {path.name}")
+        try:
+            Registry(folder).go_back()
+        except RegistryError:
+            path.write_bytes(whole)
+        self.up()
+
+    def _stop_all(self) -> None:
+        self.deaths.calm()
+        self.zombies, self.down = [], set()
+        self._die()
 
     def let_the_past_go(self) -> None:
         """As many commits, and prunings, as it takes until nothing of before is kept."""

@@ -14,6 +14,7 @@ import safetensors.numpy
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest, RouterRef
 from registry.registry import Registry
+from registry.snapshots import Epoch
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -52,6 +53,7 @@ def next_manifest(current: Manifest | None, *adapters: Adapter, **changes: Any) 
     fields: dict[str, Any] = {
         "number": number,
         "parent": current.number if current else None,
+        "parent_digest": current.digest() if current else "",
         "created_at": START + timedelta(minutes=number),
         "base": BaseRevision(model="owner/model", digest="b" * 64),
         "routes": routes | {adapter.domain: adapter.route() for adapter in adapters},
@@ -62,10 +64,50 @@ def next_manifest(current: Manifest | None, *adapters: Adapter, **changes: Any) 
     return Manifest(**fields | changes)
 
 
-def state_of(number: int) -> tuple[bytes, dict[str, np.ndarray[Any, Any]], dict[str, str]]:
-    """Weights, tensors and metadata that tell which manifest they belong to."""
-    tensors = {"router.gram": np.full((4, 4), number, dtype=np.float64), "router.n": np.array(number)}
-    return f"weights {number}".encode(), tensors, {"watermarks": json.dumps({"anabranch-0": number})}
+def content_of(number: int) -> dict[str, np.ndarray[Any, Any]]:
+    """What a segment holds that belongs to a manifest of this number."""
+    return {"gram": np.full((4, 4), number, dtype=np.float64), "count": np.array(number, dtype=np.int64)}
+
+
+def run_of(registry: Registry) -> Epoch:
+    """The run that may commit now; the first where none has begun."""
+    return registry._head.epoch() or registry.begin_epoch()
+
+
+def commit(
+    registry: Registry,
+    manifest: Manifest | None,
+    number: int | None = None,
+    *,
+    weights: bytes | None = b"",
+    epoch: Epoch | None = None,
+    parent: str | None = None,
+) -> Manifest:
+    """Commit a manifest, or none, with a state that tells its number; returns the manifest in force then."""
+    number = (manifest.number if manifest else 0) if number is None else number
+    segment = registry.segments.put(content_of(number))
+    if weights == b"":
+        weights = f"weights {number}".encode() if manifest is not None and manifest.router is not None else None
+    _, committed = registry.commit(
+        {"number": number, "segment": segment},
+        [segment],
+        epoch=epoch or run_of(registry),
+        parent=registry.head().snapshot_digest if parent is None else parent,
+        manifest=manifest,
+        weights=weights,
+    )
+    found = committed or registry.current()
+    assert found is not None
+    return found
+
+
+def check_state(registry: Registry, number: int) -> None:
+    """The snapshot in force is that of this number, with its segment whole."""
+    snapshot = registry.snapshot()
+    assert snapshot is not None and snapshot.state["number"] == number
+    assert snapshot.segments == {snapshot.state["segment"]}
+    found = registry.segments.get(snapshot.state["segment"])
+    assert (found["gram"] == number).all() and found["count"] == number
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +137,6 @@ def publish(registry: Registry) -> Callable[..., Manifest]:
     """Commit the next manifest of `registry` with these adapters routed."""
 
     def _publish(*adapters: Adapter, **changes: Any) -> Manifest:
-        manifest = next_manifest(registry.current(), *adapters, **changes)
-        return registry.commit(manifest, *state_of(manifest.number))
+        return commit(registry, next_manifest(registry.current(), *adapters, **changes))
 
     return _publish

@@ -30,13 +30,19 @@ class _Change:
 
 
 class Machine:
-    """Counts the calls below `root`, and dies before the one numbered `dies_at`, halfway through if it is a write."""
+    """Counts the calls below `root`, and dies before the one numbered `dies_at`, halfway through if it is a write.
 
-    def __init__(self, root: Path, shadows: Path, dies_at: int | None = None) -> None:
+    With `error` that call alone fails, with an OSError of this number, and the process goes on.
+    """
+
+    def __init__(self, root: Path, shadows: Path, dies_at: int | None = None, *, error: int | None = None) -> None:
         self.root = root
         self.calls = 0
         self._dies_at = dies_at
         self._dead = False
+        self._error = error
+        self.failed = False
+        """Whether a call has failed."""
         self._shadows = shadows
         self._changes: list[_Change] = []
         self._unforced: set[int] = set()
@@ -70,9 +76,12 @@ class Machine:
             raise Died
         self.calls += 1
         if self.calls == self._dies_at:
-            self._dead = True
             if halfway:
                 halfway()
+            if self._error is not None:
+                self.failed = True
+                raise OSError(self._error, os.strerror(self._error))
+            self._dead = True
             raise Died
 
     def _path_of(self, inode: int) -> Path | None:

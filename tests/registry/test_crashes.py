@@ -1,5 +1,6 @@
 """A death at every single system call: the registry is then in the old state or the new, whole, and can go on."""
 
+import errno
 import os
 import shutil
 import signal
@@ -8,14 +9,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from registry.manifest import Manifest
+from registry.manifest import Manifest, Tombstone
 from registry.registry import Registry
-from tests.registry.conftest import facts_of, next_manifest, peft_folder, state_of
+from tests.registry.conftest import check_state, commit, facts_of, next_manifest, peft_folder
 from tests.registry.machine import Machine
 
 
@@ -24,7 +26,7 @@ def prepared(root: Path, trained: Path) -> Manifest:
     registry = Registry(root)
     news = registry.add_adapter("news", 1, peft_folder(trained / "news1", 1), facts_of("news"))
     sport = registry.add_adapter("sport", 1, peft_folder(trained / "sport1", 2), facts_of("sport"))
-    first = registry.commit(next_manifest(None, news, sport), *state_of(1))
+    first = commit(registry, next_manifest(None, news, sport))
     registry.add_adapter("news", 2, peft_folder(trained / "news2", 3), facts_of("news", 2))
     return first
 
@@ -34,17 +36,12 @@ def check_whole(registry: Registry) -> int:
     current = registry.current()
     if current is None:
         return 0
-    snapshot = registry.snapshot()
-    assert snapshot is not None and snapshot.manifest == current
-    weights, tensors, metadata = state_of(current.number)
-    assert registry.weights(current) == weights
-    assert snapshot.metadata == metadata
-    assert all((snapshot.tensors[name] == tensor).all() for name, tensor in tensors.items())
+    check_state(registry, current.number)
+    assert registry.weights(current) == f"weights {current.number}".encode()
     for route in current.routes.values():
         registry.adapter(route.adapter).verify()
     for adapter in registry.adapters():
         adapter.verify()
-    assert registry.manifests()[-1] == current
     assert [manifest.number for manifest in registry.manifests()] == list(range(1, current.number + 1))
     return current.number
 
@@ -78,19 +75,21 @@ def at_every_call(
 @pytest.mark.parametrize("power", [False, True], ids=["killed", "power-lost"])
 class TestAtEveryCall:
     def test_commit(self, tmp_path: Path, power: bool) -> None:
-        def commit(root: Path) -> None:
+        def second(root: Path) -> None:
             registry = Registry(root)
             (waiting,) = [adapter for adapter in registry.adapters("news") if adapter.version == 2]
-            manifest = next_manifest(registry.manifest(1), waiting)
-            registry.commit(manifest, *state_of(2))
+            parent = registry.snapshot(1)
+            assert parent is not None
+            digest = sha256(parent.to_bytes()).hexdigest()
+            commit(registry, next_manifest(registry.manifest(1), waiting), parent=digest)
 
         def check(root: Path, finished: bool) -> None:
             number = check_whole(Registry(root, writer=True))
             assert number == 2 if finished else number in (1, 2)
-            commit(root)
+            second(root)
             assert check_whole(Registry(root)) == 2
 
-        assert at_every_call(tmp_path, commit, check, power=power) > 12
+        assert at_every_call(tmp_path, second, check, power=power) > 12
 
     def test_add_adapter(self, tmp_path: Path, power: bool) -> None:
         trained = peft_folder(tmp_path / "law", 9)
@@ -111,12 +110,12 @@ class TestAtEveryCall:
 
     def test_first_opening(self, tmp_path: Path, power: bool) -> None:
         def open_new(root: Path) -> None:
-            Registry(root / "new").commit(next_manifest(None), *state_of(1))
+            commit(Registry(root / "new"), next_manifest(None), parent="")
 
         def check(root: Path, finished: bool) -> None:
             if finished:
                 assert Registry(root / "new").current() is not None
-            assert Registry(root / "new", writer=True).commit(next_manifest(None), *state_of(1)).number == 1
+            assert commit(Registry(root / "new", writer=True), next_manifest(None), parent="").number == 1
 
         at_every_call(tmp_path, open_new, check, power=power)
 
@@ -125,25 +124,23 @@ class TestAtEveryCall:
             registry = Registry(root)
             for number in range(2, 5):
                 newest = registry.adapters("news")[-1]
-                manifest = next_manifest(registry.manifest(number - 1), newest)
-                registry.commit(manifest, *state_of(number))
+                commit(registry, next_manifest(registry.manifest(number - 1), newest))
 
         def prune(root: Path) -> None:
-            Registry(root).prune(keep_snapshots=1, keep_manifests=1)
+            Registry(root).prune(1, 1, 1)
 
         def check(root: Path, finished: bool) -> None:
             registry = Registry(root, writer=True)
             current = registry.current()
             assert current is not None
-            registry.snapshot()
-            registry.weights(current)
+            check_state(registry, current.number)
             for route in current.routes.values():
                 registry.adapter(route.adapter).verify()
             for manifest in registry.manifests():
                 for route in manifest.routes.values():
                     registry.adapter(route.adapter).verify()
                 registry.weights(manifest)
-            registry.prune(keep_snapshots=1, keep_manifests=1)
+            registry.prune(1, 1, 1)
             assert registry.current() == current
             assert len(list((root / "snapshots").iterdir())) == 1
 
@@ -156,7 +153,10 @@ def test_what_a_second_attempt_returns_is_durable(tmp_path: Path) -> None:
 
     def work(registry: Registry) -> None:
         law = registry.add_adapter("law", 1, trained, facts_of("law"))
-        registry.commit(next_manifest(registry.manifest(1), law), *state_of(2))
+        parent = registry.snapshot(1)
+        assert parent is not None
+        digest = sha256(parent.to_bytes()).hexdigest()
+        commit(registry, next_manifest(registry.manifest(1), law), parent=digest)
 
     prepared(tmp_path / "prepared", tmp_path / "trained")
     for dies_at in range(1, 1000):
@@ -188,13 +188,89 @@ def test_what_returns_is_durable(tmp_path: Path) -> None:
     def work() -> None:
         registry = Registry(root)
         news = registry.add_adapter("news", 1, trained, facts_of("news"))
-        registry.commit(next_manifest(None, news), *state_of(1))
+        commit(registry, next_manifest(None, news))
 
     root.mkdir()
     assert machine.run(work)
     machine.lose_power()
     registry = Registry(root)
     assert check_whole(registry) == 1
+
+
+def fail_at_every_call(tmp_path: Path, action: Callable[[Registry], Any], check: Callable[[Registry], None]) -> int:
+    """One call after another fails and the process goes on: each with a full disk, then with one that can't write."""
+    prepared(tmp_path / "prepared", tmp_path / "trained")
+    for fails_at in range(1, 1000):
+        for number in (errno.ENOSPC, errno.EIO):
+            case = tmp_path / f"{fails_at}-{number}"
+            root, shadows = case / "registry", case / "shadows"
+            shadows.mkdir(parents=True)
+            shutil.copytree(tmp_path / "prepared", root)
+            registry = Registry(root)
+            machine = Machine(root, shadows, fails_at, error=number)
+            finished = False
+            try:
+                finished = machine.run(lambda registry=registry: action(registry))
+            except OSError as error:
+                assert error.errno == number
+            if not machine.failed:
+                assert finished
+                return fails_at - 1
+            check(registry)
+            # The disk has room again, and the very same process goes on.
+            action(registry)
+            if (registry.root / "staging").exists():
+                Registry(root, writer=True)
+            machine.run(lambda registry=registry: action(registry))
+            check_action_done(registry)
+    raise AssertionError("the action never ended")
+
+
+def check_action_done(registry: Registry) -> None:
+    assert check_whole(registry) == 2
+
+
+class TestADiskThatFails:
+    def test_commit(self, tmp_path: Path) -> None:
+        def act(registry: Registry) -> None:
+            if (current := registry.current()) is not None and current.number == 2:
+                return
+            (waiting,) = [adapter for adapter in registry.adapters("news") if adapter.version == 2]
+            commit(registry, next_manifest(registry.current(), waiting))
+
+        def check(registry: Registry) -> None:
+            assert check_whole(registry) in (1, 2)
+            assert check_whole(Registry(registry.root)) in (1, 2)
+
+        assert fail_at_every_call(tmp_path, act, check) > 12
+
+    def test_pin_and_removal(self, tmp_path: Path) -> None:
+        """They keep the weights there are, or have none."""
+
+        def act(registry: Registry) -> None:
+            current = registry.current()
+            assert current is not None
+            if current.number == 2:
+                return
+            routes = {"sport": current.routes["sport"].model_copy(update={"pinned": True})}
+            removed = {"news": Tombstone(version=2, manifest=2)}
+            manifest = next_manifest(current, routes=routes, removed=removed)
+            commit(registry, manifest)
+
+        def check(registry: Registry) -> None:
+            current = registry.current()
+            assert current is not None and (current.number == 2) == ("news" not in current.routes)
+            check_whole(registry)
+
+        assert fail_at_every_call(tmp_path, act, check) > 12
+
+    def test_beginning_a_run(self, tmp_path: Path) -> None:
+        def act(registry: Registry) -> None:
+            registry.begin_epoch()
+            if (current := registry.current()) is not None and current.number == 1:
+                commit(registry, next_manifest(current))
+
+        assert fail_at_every_call(tmp_path, act, lambda registry: None) > 12
 
 
 @pytest.mark.slow
@@ -205,7 +281,7 @@ def test_a_writer_killed_again_and_again_goes_on_where_it_was(tmp_path: Path) ->
         f"""
         from pathlib import Path
         from registry.registry import Registry
-        from tests.registry.conftest import facts_of, next_manifest, peft_folder, state_of
+        from tests.registry.conftest import check_state, commit, facts_of, next_manifest, peft_folder
         root, trained = Path({str(root)!r}), Path({str(tmp_path / "trained")!r})
         registry = Registry(root, writer=True)
         print("ready", flush=True)
@@ -214,7 +290,7 @@ def test_a_writer_killed_again_and_again_goes_on_where_it_was(tmp_path: Path) ->
             version = current.number + 1 if current else 1
             folder = peft_folder(trained / str(version), version)
             adapter = registry.add_adapter("news", version, folder, facts_of("news", version))
-            registry.commit(next_manifest(current, adapter), *state_of(version))
+            commit(registry, next_manifest(current, adapter))
             registry.prune(keep_snapshots=2, keep_manifests=10_000)
         """
     )

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from registry.errors import RegistryError
-from registry.manifest import Manifest, Route, RouterRef, adapter_name
+from registry.manifest import Manifest, Route, RouterRef, Tombstone, adapter_name
 from tests.registry.conftest import next_manifest
 
 DIGEST = "0123456789abcdef" * 4
@@ -25,12 +25,21 @@ def test_text_and_back() -> None:
     assert Manifest.from_json(text, "here").to_json() == text
 
 
-def test_an_earlier_manifests_empty_features_digest_is_passed_over_and_no_other_value() -> None:
-    manifest = next_manifest(None)
-    earlier = json.loads(manifest.to_json()) | {"features_digest": None}
-    assert Manifest.from_json(json.dumps(earlier), "here") == manifest
-    with pytest.raises(RegistryError, match="features_digest"):
-        Manifest.from_json(json.dumps(earlier | {"features_digest": "c" * 64}), "here")
+def test_equal_manifests_have_one_name() -> None:
+    manifest = next_manifest(None, routes={"news": route()})
+    assert manifest.digest() == Manifest.from_json(manifest.to_json(), "here").digest()
+    assert manifest.digest() != manifest.model_copy(update={"reason": "another"}).digest()
+
+
+@pytest.mark.parametrize(("version", "refused"), [(2, True), (3, True), (4, False)])
+def test_what_was_removed_is_not_routed_to(version: int, refused: bool) -> None:
+    removed = {"news": Tombstone(version=3, manifest=1), "sport": Tombstone(version=9, manifest=1)}
+    fields = next_manifest(None, routes={"news": route(version=version)}).model_dump() | {"removed": removed}
+    if refused:
+        with pytest.raises(ValidationError, match="removed with manifest 1; only versions after v3"):
+            Manifest.model_validate(fields)
+    else:
+        assert Manifest.model_validate(fields).removed == removed
 
 
 def test_it_names_base_and_adapters_together() -> None:
@@ -55,7 +64,7 @@ def test_it_names_base_and_adapters_together() -> None:
         {"created_at": datetime(2030, 1, 1)},
         {"router": {"fingerprint": "f", "path": "/etc/passwd"}},
         {"router": {"fingerprint": "f", "path": "routers/../../x"}},
-        {"format": 2},
+        {"format": 1},
         {"more": 1},
     ],
 )

@@ -1,20 +1,36 @@
 """Publication: one step after the other, whole, checked, and refused where it does not fit."""
 
+import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from registry.adapters import Adapter
-from registry.errors import CommitConflict, DigestMismatch, RegistryError, UnknownAdapter, UnknownManifest
-from registry.manifest import Manifest, Route, RouterRef
+from registry.errors import (
+    CommitConflict,
+    DamagedSnapshot,
+    DigestMismatch,
+    OldHome,
+    RegistryError,
+    StaleWriter,
+    UnknownAdapter,
+    UnknownManifest,
+    UnknownSegment,
+)
+from registry.manifest import Manifest, Route, RouterRef, Tombstone
 from registry.registry import Registry
-from registry.tensors import decode, digest_of, encode
-from tests.registry.conftest import next_manifest, state_of
+from tests.registry.conftest import check_state, commit, next_manifest, run_of
 
 Add = Callable[..., Adapter]
 Publish = Callable[..., Manifest]
+
+
+def root_file(registry: Registry) -> Path:
+    """The file of the snapshot in force."""
+    head = registry.head()
+    return registry.root / "snapshots" / f"{head.snapshot:06d}-{head.snapshot_digest}.json"
 
 
 def test_an_empty_registry_has_nothing(registry: Registry) -> None:
@@ -23,6 +39,7 @@ def test_an_empty_registry_has_nothing(registry: Registry) -> None:
     assert registry.manifests() == []
     assert registry.adapters() == []
     assert registry.prune() == []
+    assert (registry.head().snapshot, registry.next_number()) == (0, 1)
     with pytest.raises(UnknownManifest, match="there is none yet"):
         registry.manifest(1)
     with pytest.raises(UnknownManifest):
@@ -33,14 +50,14 @@ def test_what_was_committed_is_what_is_read(registry: Registry, add: Add, publis
     manifest = publish(add("news"), add("sport"))
     again = Registry(registry.root)
     assert again.current() == again.manifest(1) == manifest
-    assert manifest.router is not None and manifest.router.path == "routers/000001.safetensors"
+    digest = hashlib.sha256(b"weights 1").hexdigest()
+    assert manifest.router is not None and manifest.router.path == f"routers/{digest}.safetensors"
     assert again.weights(manifest) == b"weights 1"
+    assert again.lineage == registry.lineage
     snapshot = again.snapshot()
-    assert snapshot is not None and snapshot.manifest == manifest
-    assert snapshot.metadata == {"watermarks": '{"anabranch-0": 1}'}
-    gram, count = snapshot.tensors["router.gram"], snapshot.tensors["router.n"]
-    assert gram.dtype == np.float64 and (gram == 1).all() and gram.shape == (4, 4)
-    assert count.shape == () and count == 1
+    assert snapshot is not None and (snapshot.manifest, snapshot.manifest_digest) == (1, manifest.digest())
+    assert (snapshot.lineage, snapshot.parent, snapshot.epoch) == (registry.lineage, "", run_of(registry))
+    check_state(again, 1)
 
 
 def test_the_json_is_the_manifest_and_moves_with_the_folder(registry: Registry, add: Add, publish: Publish) -> None:
@@ -51,177 +68,247 @@ def test_the_json_is_the_manifest_and_moves_with_the_folder(registry: Registry, 
     moved = registry.root.rename(registry.root.parent / "elsewhere")
     elsewhere = Registry(moved)
     assert elsewhere.current() == manifest and elsewhere.weights(manifest) == b"weights 1"
+    check_state(elsewhere, 1)
     elsewhere.adapter(manifest.routes["news"].adapter).verify()
 
 
-def test_a_snapshot_whose_manifest_an_earlier_version_wrote_otherwise_is_read(
-    registry: Registry, add: Add, publish: Publish
-) -> None:
-    """Its digest is of the text as it stands in the file, not as this version would write it."""
-    manifest = publish(add("news"))
-    path = registry.root / "snapshots" / "000001.safetensors"
-    tensors, metadata = decode(path.read_bytes(), str(path))
-    written = json.dumps(json.loads(metadata["anabranch.manifest"]) | {"features_digest": None})
-    metadata = {"watermarks": metadata["watermarks"], "anabranch.manifest": written}
-    path.write_bytes(encode(tensors, metadata | {"anabranch.digest": digest_of(tensors, metadata)}))
-    again = Registry(registry.root)
-    snapshot = again.snapshot()
-    assert snapshot is not None and snapshot.manifest == again.current() == manifest
-    assert snapshot.metadata == {"watermarks": metadata["watermarks"]}
-    assert publish(add("sport")).number == 2
-    other = encode(tensors, metadata | {"anabranch.digest": digest_of(tensors, metadata | {"watermarks": "[]"})})
-    path.write_bytes(other)
-    with pytest.raises(DigestMismatch, match="the file was changed"):
-        registry.snapshot(1)
-
-
-def test_numbers_follow_each_other(registry: Registry, add: Add, publish: Publish) -> None:
-    news = add("news")
-    first = publish(news)
+def test_manifests_follow_each_other_by_digest(registry: Registry, add: Add, publish: Publish) -> None:
+    first = publish(add("news"))
     second = publish(add("sport"))
-    assert (second.number, second.parent) == (2, 1)
+    assert (second.number, second.parent, second.parent_digest) == (2, 1, first.digest())
     assert registry.current() == second and registry.manifest(1) == first
-    assert [manifest.number for manifest in registry.manifests()] == [1, 2]
+    assert registry.manifests() == [first, second]
     older = registry.snapshot(1)
-    assert older is not None and older.manifest == first
+    assert older is not None and older.manifest == 1
+    newer = registry.snapshot()
+    assert newer is not None and newer.parent == hashlib.sha256(older.to_bytes()).hexdigest()
+
+
+def test_a_state_may_be_committed_without_a_manifest(registry: Registry, add: Add, publish: Publish) -> None:
+    manifest = publish(add("news"))
+    assert commit(registry, None, 17) == manifest
+    check_state(registry, 17)
+    head = registry.head()
+    assert (head.snapshot, head.manifest, head.issued, registry.next_number()) == (2, 1, 1, 2)
+    assert registry.current() == manifest and registry.weights(manifest) == b"weights 1"
+    assert publish(add("sport")).number == 2
+
+
+def test_a_first_state_needs_no_manifest(registry: Registry) -> None:
+    segment = registry.segments.put({})
+    registry.commit({}, [segment], epoch=run_of(registry), parent="")
+    assert registry.current() is None and registry.snapshot() is not None
 
 
 def test_the_same_commit_again_returns_what_is_there(registry: Registry, add: Add) -> None:
     manifest = next_manifest(None, add("news"))
-    first = registry.commit(manifest, *state_of(1))
-    assert registry.commit(manifest, *state_of(1)) == first
-    assert registry.commit(first, *state_of(1)) == first
+    first = commit(registry, manifest, parent="")
+    assert commit(registry, manifest, parent="") == first
+    before = registry.head().snapshot_digest
+    commit(registry, None, 5, parent=before)
+    head = registry.head()
+    commit(registry, None, 5, parent=before)
+    assert registry.head() == head
 
 
-@pytest.mark.parametrize(("number", "parent"), [(1, None), (3, 2), (2, None), (3, 1), (1, 1), (5, 4)])
-def test_what_does_not_follow_is_a_conflict(
-    registry: Registry, add: Add, publish: Publish, number: int, parent: int | None
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"number": 1, "parent": None, "parent_digest": ""},
+        {"number": 1},
+        {"parent": 2},
+        {"parent": None, "parent_digest": ""},
+        {"parent_digest": "0" * 64},
+        {"parent_digest": ""},
+    ],
+)
+def test_a_manifest_that_does_not_follow_is_a_conflict(
+    registry: Registry, add: Add, publish: Publish, change: dict[str, object]
 ) -> None:
     news = add("news")
     current = publish(news)
-    stray = next_manifest(None, news, number=number, parent=parent, reason="stray")
-    with pytest.raises(CommitConflict, match="read"):
-        registry.commit(stray, *state_of(7))
+    stray = next_manifest(current, news, reason="stray", **change)
+    with pytest.raises(CommitConflict, match="in force is manifest 1"):
+        commit(registry, stray, 7)
     assert registry.current() == current
     assert registry.weights(current) == b"weights 1"
+    check_state(registry, 1)
 
 
-def test_other_state_under_a_committed_number_is_a_conflict(registry: Registry, add: Add) -> None:
-    manifest = next_manifest(None, add("news"))
-    registry.commit(manifest, *state_of(1))
-    weights, tensors, metadata = state_of(1)
-    for other in ((weights, tensors, {}), (weights, {}, metadata), (b"other", tensors, metadata)):
-        with pytest.raises(CommitConflict):
-            registry.commit(manifest, *other)
+@pytest.mark.parametrize("parent", ["", "0" * 64])
+def test_a_state_that_does_not_follow_is_a_conflict(
+    registry: Registry, add: Add, publish: Publish, parent: str
+) -> None:
+    current = publish(add("news"))
+    with pytest.raises(CommitConflict, match=r"does not follow: in force is snapshot 1 \("):
+        commit(registry, next_manifest(current, add("sport")), parent=parent)
+    with pytest.raises(CommitConflict):
+        commit(registry, None, 9, parent=parent)
+    assert registry.current() == current
 
 
-def test_the_first_has_number_one(registry: Registry, add: Add) -> None:
-    with pytest.raises(CommitConflict, match="no manifest"):
-        registry.commit(next_manifest(None, add("news"), number=2, parent=1), *state_of(2))
+def test_a_run_that_was_followed_commits_nothing(registry: Registry, add: Add, publish: Publish) -> None:
+    current = publish(add("news"))
+    stale = run_of(registry)
+    newer = Registry(registry.root).begin_epoch()
+    assert newer.counter == stale.counter + 1
+    for manifest in (None, next_manifest(current, add("sport"))):
+        with pytest.raises(StaleWriter, match=f"{stale.name}.*{newer.name}"):
+            commit(registry, manifest, 2, epoch=stale)
+    assert registry.current() == current
 
 
 def test_a_manifest_may_keep_the_router_before(registry: Registry, add: Add, publish: Publish) -> None:
     first = publish(add("news"))
-    second = registry.commit(next_manifest(first, add("news", 2), router=first.router), None, *state_of(2)[1:])
+    written = registry.segments.written
+    second = commit(registry, next_manifest(first, add("news", 2), router=first.router), 1, weights=None)
     assert second.router == first.router and registry.weights(second) == b"weights 1"
+    assert registry.segments.written == written, "what is there is not written again"
+    assert len(list((registry.root / "routers").iterdir())) == 1
 
 
 def test_a_manifest_may_have_no_router(registry: Registry) -> None:
-    manifest = registry.commit(next_manifest(None, router=None), None, {}, {})
+    manifest = commit(registry, next_manifest(None, router=None))
     assert registry.current() == manifest
     with pytest.raises(RegistryError, match="has no router"):
         registry.weights(manifest)
     with pytest.raises(RegistryError, match="weights were given, but no router"):
-        registry.commit(next_manifest(manifest, router=None), b"w", {}, {})
+        commit(registry, next_manifest(manifest, router=None), weights=b"w")
 
 
 class TestRefusedBeforeAnythingIsWritten:
     @pytest.fixture(autouse=True)
     def _nothing_is_published(self, registry: Registry) -> object:
         yield
-        assert registry.current() is None
+        assert registry.current() is None and registry.head().snapshot == 0
         assert list((registry.root / "routers").iterdir()) == []
 
     def test_an_adapter_that_is_not_there(self, registry: Registry) -> None:
         route = Route(adapter="news@v1-" + "0" * 8, digest="0" * 64, rank=4, version=1)
         with pytest.raises(UnknownAdapter):
-            registry.commit(next_manifest(None, routes={"news": route}), *state_of(1))
+            commit(registry, next_manifest(None, routes={"news": route}))
 
     def test_an_adapter_that_was_rejected(self, registry: Registry, add: Add) -> None:
         with pytest.raises(RegistryError, match="which was rejected"):
-            registry.commit(next_manifest(None, add("news", status="rejected")), *state_of(1))
+            commit(registry, next_manifest(None, add("news", status="rejected")))
 
     def test_an_adapter_whose_files_were_changed(self, registry: Registry, add: Add) -> None:
         adapter = add("news")
         (adapter.path / "adapter_config.json").write_text('{"r": 5}')
         with pytest.raises(DigestMismatch):
-            registry.commit(next_manifest(None, adapter), *state_of(1))
+            commit(registry, next_manifest(None, adapter))
 
     def test_a_digest_with_the_right_beginning(self, registry: Registry, add: Add) -> None:
         adapter = add("news")
         route = adapter.route().model_copy(update={"digest": adapter.digest[:8] + "0" * 56})
         with pytest.raises(DigestMismatch, match="take the route from the adapter"):
-            registry.commit(next_manifest(None, routes={"news": route}), *state_of(1))
+            commit(registry, next_manifest(None, routes={"news": route}))
 
     def test_weights_that_are_not_those_announced(self, registry: Registry) -> None:
         with pytest.raises(DigestMismatch, match="expected router weights"):
-            registry.commit(next_manifest(None, router=RouterRef(fingerprint="f", digest="0" * 64)), *state_of(1))
+            commit(registry, next_manifest(None, router=RouterRef(fingerprint="f", digest="0" * 64)))
 
     def test_a_router_that_is_not_there(self, registry: Registry) -> None:
         router = RouterRef(fingerprint="f", path="routers/000009.safetensors", digest="0" * 64)
         with pytest.raises(RegistryError, match="router weights in"):
-            registry.commit(next_manifest(None, router=router), None, {}, {})
+            commit(registry, next_manifest(None, router=router), weights=None)
 
-    def test_a_reserved_metadata_key(self, registry: Registry) -> None:
-        with pytest.raises(RegistryError, match="reserved"):
-            registry.commit(next_manifest(None), b"w", {}, {"anabranch.digest": "x"})
+    def test_a_segment_that_is_not_there(self, registry: Registry) -> None:
+        with pytest.raises(UnknownSegment):
+            registry.commit({}, ["0" * 64], epoch=run_of(registry), parent="")
+
+    @pytest.mark.parametrize("state", [{"at": object()}, {"share": float("nan")}])
+    def test_a_state_that_is_no_json(self, registry: Registry, state: dict[str, object]) -> None:
+        with pytest.raises(RegistryError, match="snapshot 1: expected what JSON can say"):
+            registry.commit(state, [], epoch=run_of(registry), parent="", manifest=next_manifest(None, router=None))
 
 
 class TestDamage:
-    """What the disk or a person has done to files is found, and said."""
+    """What the disk or a person has done to files is found, and said; nothing takes its place in silence."""
 
-    def test_a_snapshot_cut_short_gives_way_to_the_one_before(
-        self, registry: Registry, add: Add, publish: Publish
+    @pytest.fixture
+    def two(self, registry: Registry, add: Add, publish: Publish) -> tuple[Manifest, Manifest]:
+        return publish(add("news")), publish(add("sport"))
+
+    @pytest.mark.parametrize("what", ["cut", "flipped", "gone", "empty"])
+    def test_a_damaged_snapshot_is_refused(self, registry: Registry, two: tuple[Manifest, Manifest], what: str) -> None:
+        path = root_file(registry)
+        damage(path, what)
+        for opened in (registry, Registry(registry.root, writer=True)):
+            with pytest.raises(DamagedSnapshot, match="anabranch home back") as refused:
+                opened.snapshot()
+            assert path.name in str(refused.value) and "\n" not in str(refused.value)
+            assert opened.current() == two[1], "what is served is known all the same"
+
+    @pytest.mark.parametrize("what", ["cut", "flipped", "gone", "empty"])
+    def test_a_damaged_head_is_refused(self, registry: Registry, two: tuple[Manifest, Manifest], what: str) -> None:
+        damage(registry.root / "head.json", what)
+        for ask in (registry.head, registry.current, registry.snapshot, registry.prune):
+            with pytest.raises(DamagedSnapshot, match=r"head.json: expected .*anabranch home back"):
+                ask()
+        back = registry.go_back(2)
+        assert (back.number, registry.current(), registry.next_number()) == (2, two[1], 3)
+
+    @pytest.mark.parametrize("what", ["cut", "flipped", "gone"])
+    def test_a_damaged_manifest_is_refused(self, registry: Registry, two: tuple[Manifest, Manifest], what: str) -> None:
+        damage(registry.root / "manifests" / "000002.json", what)
+        with pytest.raises(DamagedSnapshot, match=r"000002.json: expected .*anabranch home back"):
+            registry.current()
+
+    def test_going_back_is_a_decision_and_numbers_are_not_given_twice(
+        self, registry: Registry, add: Add, publish: Publish, two: tuple[Manifest, Manifest]
     ) -> None:
-        first = publish(add("news"))
-        publish(add("sport"))
-        path = registry.root / "snapshots" / "000002.safetensors"
-        path.write_bytes(path.read_bytes()[:-1])
-        assert registry.current() == first
-        assert registry.manifests() == [first]
+        first, second = two
+        stale = run_of(registry)
+        damage(root_file(registry), "cut")
+        back = registry.go_back()
+        assert (back.number, registry.current()) == (1, first)
+        check_state(registry, 1)
+        with pytest.raises(StaleWriter):
+            commit(registry, None, 2, epoch=stale)
+        third = publish(add("law"), number=registry.next_number())
+        assert (third.number, third.parent, registry.manifests()) == (3, 1, [first, third])
         with pytest.raises(UnknownManifest):
-            registry.manifest(2)
-        second = publish(*registry.adapters("sport"))
-        assert registry.current() == second and second.number == 2
+            registry.manifest(4)
+        assert second not in registry.manifests()
 
-    def test_a_flipped_bit_in_a_snapshot_is_never_loaded(self, registry: Registry, add: Add, publish: Publish) -> None:
-        publish(add("news"))
-        path = registry.root / "snapshots" / "000001.safetensors"
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-        with pytest.raises(DigestMismatch, match=r"000001.safetensors: expected sha256"):
-            registry.snapshot()
+    def test_there_may_be_nothing_to_go_back_to(self, registry: Registry, publish: Publish) -> None:
+        with pytest.raises(RegistryError, match="there is no whole snapshot before"):
+            registry.go_back()
+        publish()
+        for to in (None, 1, 7):
+            with pytest.raises(RegistryError, match="restore a backup"):
+                registry.go_back(to)
 
     def test_changed_weights_are_never_loaded(self, registry: Registry, add: Add, publish: Publish) -> None:
         manifest = publish(add("news"))
-        (registry.root / "routers" / "000001.safetensors").write_bytes(b"weights 2")
+        assert manifest.router is not None
+        (registry.root / manifest.router.path).write_bytes(b"weights 2")
         with pytest.raises(DigestMismatch, match="router weights"):
             registry.weights(manifest)
 
-    def test_a_newer_format_is_refused_and_not_passed_over(
-        self, registry: Registry, add: Add, publish: Publish
-    ) -> None:
-        publish(add("news"))
-        publish(add("sport"))
-        path = registry.root / "snapshots" / "000002.safetensors"
-        content = path.read_bytes()
-        assert content.count(rb"\"format\":1") + content.count(rb"\"format\": 1") == 1
-        path.write_bytes(
-            content.replace(rb"\"format\": 1", rb"\"format\": 2").replace(rb"\"format\":1", rb"\"format\":2")
-        )
-        with pytest.raises(RegistryError, match="newer Anabranch"):
-            registry.current()
+    @pytest.mark.parametrize("name", ["lineage.json", "epoch.json"])
+    def test_a_damaged_name_is_refused(self, registry: Registry, publish: Publish, name: str) -> None:
+        publish()
+        damage(registry.root / name, "flipped")
+        with pytest.raises(DigestMismatch, match=name):
+            commit(Registry(registry.root), None, 2)
+
+    def test_a_home_that_lost_its_name_gets_no_new_one(self, registry: Registry, publish: Publish) -> None:
+        publish()
+        (registry.root / "lineage.json").unlink()
+        with pytest.raises(RegistryError, match=r"lineage.json: expected the name of the home"):
+            Registry(registry.root)
+
+
+def damage(path: Path, what: str) -> None:
+    content = bytearray(path.read_bytes())
+    if what == "gone":
+        path.unlink()
+        return
+    if what == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content[:-1] if what == "cut" else b"" if what == "empty" else content)
 
 
 def test_damage_to_one_domain_in_service_leaves_the_others_publishable(
@@ -233,3 +320,21 @@ def test_damage_to_one_domain_in_service_leaves_the_others_publishable(
     assert publish(add("sport")).routes.keys() == {"news", "sport"}
     with pytest.raises(DigestMismatch, match="news"):
         publish(news, routes={"news": news.route(pinned=True)})
+
+
+def test_what_was_removed_can_not_be_published(registry: Registry, add: Add, publish: Publish) -> None:
+    news = add("news", 2)
+    current = publish(news, routes={}, removed={"news": Tombstone(version=2, manifest=1)})
+    with pytest.raises(ValueError, match="was removed with manifest 1"):
+        next_manifest(current, news, removed=current.removed)
+
+
+@pytest.mark.parametrize("left", ["snapshots/000001.safetensors", "frozen/standardisation.safetensors"])
+def test_homes_of_the_first_version_are_refused_in_one_line(tmp_path: Path, left: str) -> None:
+    file = tmp_path / "registry" / left
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    with pytest.raises(OldHome, match=r"written by Anabranch 0\.1.*begin a new home") as refused:
+        Registry(tmp_path / "registry")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "registry" / "lineage.json").exists(), "nothing was touched"

@@ -13,6 +13,7 @@ from learning.rls import RouterWeights
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest, RouterRef
 from registry.registry import Registry
+from registry.snapshots import Epoch
 
 
 class WordFeatures:
@@ -36,6 +37,7 @@ class Publisher:
         self.registry = registry
         self._scratch = scratch
         self.base = BASE
+        self._epoch: Epoch | None = None
 
     def adapter(self, domain: str, version: int, *, rank: int = 2, folder: Path | None = None) -> Adapter:
         """A version in the registry; without a PEFT folder, one that only a memory engine takes."""
@@ -66,12 +68,23 @@ class Publisher:
         manifest = Manifest(
             number=current.number + 1 if current else 1,
             parent=current.number if current else None,
+            parent_digest=current.digest() if current else "",
             created_at=datetime.now(UTC),
             base=self.base,
             routes={adapter.domain: adapter.route() for adapter in adapters},
             router=router,
         )
-        return self.registry.commit(manifest, weights.to_bytes() if weights else None, {}, {})
+        if self._epoch is None:
+            self._epoch = self.registry.begin_epoch()
+        _, committed = self.registry.commit(
+            {},
+            [],
+            epoch=self._epoch,
+            parent=self.registry.head().snapshot_digest,
+            manifest=manifest,
+            weights=weights.to_bytes() if weights else None,
+        )
+        return committed or manifest
 
 
 def word_router(words: Mapping[str, str], fingerprint: str = "words") -> RouterWeights:

@@ -1,0 +1,63 @@
+"""Removing what `retention` lets go, in an order that an interruption may cut anywhere.
+
+From what refers to what is referred to, so that orphans stay and nothing dangles. Files that are younger than the head
+are left alone, as a commit that is on its way may name them. Whoever calls holds the registry's lock.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from registry.adapters import Adapter
+from registry.atomic import Staging, discard, remove_folder, sync_folder
+from registry.head import Head
+from registry.layout import Layout
+from registry.manifest import Manifest
+from registry.retention import Keeping, retain
+from registry.segments import SegmentStore
+from registry.snapshots import Snapshot
+
+Line = Sequence[tuple[str, Snapshot]]
+"""Digests and snapshots, each the parent of the next, the last in force."""
+
+
+class Pruning:
+    """The files of one registry, to be thinned out."""
+
+    def __init__(self, layout: Layout, staging: Staging, segments: SegmentStore) -> None:
+        self._layout, self._staging, self._segments = layout, staging, segments
+
+    def prune(
+        self, head: Head, line: Line, manifests: Sequence[Manifest], adapters: Sequence[Adapter], keeping: Keeping
+    ) -> list[str]:
+        """Remove what goes; returns the paths removed, relative to the root."""
+        snapshots = [(snapshot.number, snapshot.manifest) for _, snapshot in line]
+        kept = retain(manifests, snapshots, adapters, keeping)
+        standing = {digest: snapshot for digest, snapshot in line if snapshot.number in kept.snapshots}
+        segments = {name for snapshot in standing.values() for name in snapshot.segments}
+        roots = [name for name in self._layout.snapshot_names() if name.number <= head.snapshot]
+        numbers = [number for number in self._layout.manifest_numbers() if number <= head.manifest]
+        removed = self._remove(
+            [
+                *(self._layout.snapshot(*name) for name in roots if name.digest not in standing),
+                *(self._layout.manifest(number) for number in numbers if number not in kept.manifests),
+            ]
+        )
+        weights = (path for path in self._layout.routers.iterdir() if self._layout.relative(path) not in kept.routers)
+        unnamed = (self._segments.path(name) for name in self._segments.names() if name not in segments)
+        removed += self._remove(self._settled([*weights, *unnamed]))
+        folders = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]
+        for folder in folders:
+            remove_folder(self._staging, folder)
+        return removed + [self._layout.relative(folder) for folder in folders]
+
+    def _settled(self, paths: Iterable[Path]) -> list[Path]:
+        """Those that were there before the head."""
+        committed = self._layout.head.stat().st_mtime_ns
+        return [path for path in paths if path.stat().st_mtime_ns < committed]
+
+    def _remove(self, doomed: Sequence[Path]) -> list[str]:
+        for path in doomed:
+            discard(path)
+        for folder in {path.parent for path in doomed}:
+            sync_folder(folder)
+        return [self._layout.relative(path) for path in doomed]

@@ -1,0 +1,134 @@
+"""Spools are caches: deleted, dealt out otherwise, copied or cut off by retention, every example is trained once or
+said to be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from serving.api import Stretch
+from streaming.records import EndOfDomain, TaskRecord
+from tests.actors.house import House, partition, records_of, training
+
+Build = Callable[..., House]
+ALPHA = EndOfDomain(domain="alpha")
+
+
+def ids(records: list[TaskRecord]) -> tuple[str, ...]:
+    return tuple(sorted(record.id for record in records))
+
+
+def rest(house: House) -> None:
+    """Let everybody work until nothing moves, and a while more."""
+    for _ in range(4):
+        while house.poll() + house.observe():
+            pass
+        house.tick()
+        house.wait(3.0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3), (3, 2)])
+def test_another_number_of_workers_trains_every_example_once(build: Build, before: int, after: int) -> None:
+    house = build(partitions=4, workers=before)
+    records = records_of("alpha", 40)
+    house.send(records)
+    house.drain()
+    house.employ_workers(after)
+    house.send([ALPHA])
+    house.learn("alpha")
+    assert house.trained("alpha") == [ids(training(records))]
+    house.check_exact(training(records))
+    assert list(house.status().troubles()) == []
+
+
+@pytest.mark.parametrize("when", ["counted", "sealed", "published"])
+def test_a_deleted_spool_costs_nothing_but_reading_again(build: Build, when: str) -> None:
+    house = build(workers=2)
+    records = records_of("alpha", 40)
+    house.send(records)
+    house.drain()
+    if when == "counted":
+        house.delete_spool(0)
+
+    def ordered(_domain: str) -> None:
+        house.trainer.ordered = lambda _domain: None
+        if when == "sealed":
+            house.delete_spool(0)
+
+    house.trainer.ordered = ordered
+    house.send([ALPHA])
+    house.learn("alpha")
+    if when == "published":
+        house.delete_spool(0)
+        house.delete_spool(1)
+    rest(house)
+    assert set(house.trained("alpha")) == {ids(training(records))}
+    assert len(house.trainer.asked) == (2 if when == "sealed" else 1), "what it could not fetch it is ordered again"
+    assert house.waiting("alpha") == 0 and len(house.registry.adapters()) == 1
+    house.check_exact(training(records))
+    assert list(house.status().troubles()) == []
+
+
+def test_a_worker_that_reads_late_does_not_bring_back_what_was_removed(build: Build) -> None:
+    """It reads again what another had read, after that was learned, released and removed."""
+    house = build(partitions=1)
+    records = records_of("alpha", 24)
+    house.send([*records, ALPHA])
+    house.poll()
+    house.observe()
+    late = house._ingest(1, member=0)
+    late._source.poll(0.0, 0)  # it is told where to begin, and reads nothing yet
+    house.learn("alpha")
+    house.ingests.append(late)
+    house.start_coordinator()
+    removal = house.coordinator.remove("alpha")
+    assert late.poll_once(0.0) > 0, "the test is about rows that are polled twice"
+    rest(house)
+    assert house.current == removal and house.router.examples() == {}
+    assert house.waiting("alpha") == 0 and house.registry.adapters() == []
+    assert house.coordinator.domains() == ()
+    assert len(house.trainer.asked) == 1
+
+
+def test_what_can_not_be_read_again_is_an_alarm_and_the_rest_goes_on(build: Build) -> None:
+    house = build(partitions=1, workers=1)
+    records = records_of("alpha", 24)
+    house.send(records)
+    house.drain()
+    house.delete_spool()
+    house.stream.truncate(partition(0), 10)
+    rest(house)
+    state = house.state("alpha")
+    assert state is not None
+    assert state.lost == (Stretch(partition="stream[0]", first=0, last=9, rows=10),)
+    assert "10 examples in stream[0], offsets 0 to 9" in dict(house.status().troubles())["alpha lost"]
+    assert house.status().unread == ()
+    house.send([ALPHA])
+    house.learn("alpha")
+    assert house.trained("alpha") == [ids(training(records[10:]))]
+    house.check_exact(training(records))
+    # Sent again, they are trained on after all, and not counted again.
+    house.send([*records[:10], ALPHA])
+    house.learn("alpha", 2)
+    assert house.trained("alpha")[1] == ids(training(records[:10]))
+    house.check_exact(training(records))
+    assert list(house.status().troubles()) == []
+
+
+def test_what_was_never_read_is_an_alarm_too(build: Build) -> None:
+    house = build(partitions=1)
+    records = records_of("alpha", 24)
+    house.send(records[:4])
+    house.drain()
+    house._close(house.ingests[0])
+    house.send(records[4:])
+    house.stream.truncate(partition(0), 12)
+    house.ingests[0] = house._ingest(0)
+    rest(house)
+    assert house.status().unread == (Stretch(partition="stream[0]", first=4, last=11, rows=0),)
+    assert house.state("alpha").lost == ()  # type: ignore[union-attr]
+    house.check_exact(training([*records[:4], *records[12:]]))
+    assert house.is_drained()
+    house.crash()
+    assert house.status().unread, "it is not forgotten"

@@ -1,0 +1,109 @@
+"""Spools of workers that are no more: taken over whole, once, or left alone and said."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.coverage import Span
+from actors.observation import Marker
+from actors.spool import Spool, SpooledRow
+from actors.takeover import left_behind, take_over
+from streaming.source import TopicPartition
+from tests.actors.views import view
+
+P0, P1 = TopicPartition("stream", 0), TopicPartition("stream", 1)
+
+
+def row(partition: TopicPartition, offset: int, domain: str = "alpha") -> SpooledRow:
+    return SpooledRow(partition, offset, domain, f"{domain}-{offset}", False, "ask", "say")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[str], Spool]]:
+    """Opens a spool by its name; all are closed in the end."""
+    spools: list[Spool] = []
+
+    def _open(name: str) -> Spool:
+        spools.append(Spool(tmp_path / f"{name}.sqlite"))
+        return spools[-1]
+
+    yield _open
+    for spool in spools:
+        spool.close()
+
+
+@pytest.mark.parametrize(
+    ("workers", "index", "found"), [(1, 0, "1234"), (2, 0, "24"), (2, 1, "3"), (3, 1, "4"), (5, 0, "")]
+)
+def test_each_worker_takes_over_its_share(tmp_path: Path, workers: int, index: int, found: str) -> None:
+    for name in ("ingest-0", "ingest-1", "ingest-2", "ingest-3", "ingest-4", "other-7", "notes"):
+        (tmp_path / f"{name}.sqlite").touch()
+    (tmp_path / "ingest-9.sqlite.set-aside").touch()
+    names = [path.name for path in left_behind(tmp_path / f"ingest-{index}.sqlite", workers)]
+    assert names == [f"ingest-{number}.sqlite" for number in found]
+    assert left_behind(tmp_path / "notes.sqlite", 1) == ()
+
+
+def test_rows_markers_and_coverage_move(opened: Callable[[str], Spool], tmp_path: Path) -> None:
+    own, other = opened("ingest-0"), opened("ingest-1")
+    own.append([row(P0, 0), row(P0, 1)], [], [Span(P0, 0, 2)])
+    other.append([row(P0, 1), row(P0, 2), row(P1, 5)], [Marker(P1, 6, "alpha")], [Span(P0, 1, 3), Span(P1, 5, 7)])
+    other.follow(view(3, fences={"alpha": {P1: 1}}))
+    other.close()
+    path = tmp_path / "ingest-1.sqlite"
+    assert take_over(own, [path], view(4)) == ([], None)
+    assert not path.exists()
+    assert own.held(P0, 0, 9) == {0, 1, 2} and own.held(P1, 0, 9) == {5}
+    assert (own.continuation(P0, 0), own.continuation(P1, 5)) == (3, 7)
+    block = own.block({P1: 5}, 9)
+    assert block is not None and block.markers == (Marker(P1, 6, "alpha"),)
+    assert take_over(own, [path], view(4)) == ([], None), "again, after a crash before its answer"
+
+
+def test_what_is_settled_is_not_taken(opened: Callable[[str], Spool], tmp_path: Path) -> None:
+    own, other = opened("ingest-0"), opened("ingest-1")
+    other.append([row(P0, 0), row(P0, 1)], [], [Span(P0, 0, 2)])
+    other.close()
+    own.follow(view(2, fences={"alpha": {P0: 1}}))
+    take_over(own, [tmp_path / "ingest-1.sqlite"], view(2))
+    assert own.held(P0, 0, 9) == {1}
+
+
+def test_one_that_a_process_has_is_left_for_later(opened: Callable[[str], Spool], tmp_path: Path) -> None:
+    own, other = opened("ingest-0"), opened("ingest-1")
+    other.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    path = tmp_path / "ingest-1.sqlite"
+    left, trouble = take_over(own, [path], view())
+    assert left == [path] and trouble is not None and "ingest-1.sqlite" in trouble and "locked" in trouble
+    other.close()
+    assert take_over(own, left, view()) == ([], None) and own.size() == 1
+
+
+@pytest.mark.parametrize("what", ["ahead", "damaged", "template", "log"])
+def test_one_that_can_not_be_trusted_is_left_alone_and_said(
+    opened: Callable[[str], Spool], tmp_path: Path, what: str
+) -> None:
+    own, other = opened("ingest-0"), opened("ingest-1")
+    own.note("template", "one")
+    own.note_log("stream", "one")
+    other.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    if what == "ahead":
+        other.follow(view(9, fences={}))
+    if what == "template":
+        other.note("template", "two")
+    if what == "log":
+        other.note_log("stream", "two")
+    other.close()
+    path = tmp_path / "ingest-1.sqlite"
+    if what == "damaged":
+        path.write_bytes(b"\xff" * 5000)
+    before = path.read_bytes()
+    left, trouble = take_over(own, [path], view(4))
+    assert left == [path] and own.size() == 0
+    assert trouble is not None and "ingest-1.sqlite of a worker that is no more" in trouble
+    assert what == "damaged" or sqlite3.connect(path).execute("SELECT count(*) FROM rows").fetchone() == (1,)
+    assert what != "damaged" or path.read_bytes() == before
