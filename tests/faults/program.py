@@ -3,7 +3,8 @@
     python -m tests.faults.program KEY=VALUE ...
 
 Real are Ray, every actor in a process of its own, the stream, the learner, the registry, publication and the front door
-over HTTP; only the tokens are made up. `GET /actors` tells the processes of the actors by name.
+over HTTP; the tokens are made up, and prompts are answered by a domain's name only, not routed by content, so that this
+process need not import torch. `GET /actors` tells the processes of the actors by name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -20,11 +22,13 @@ from actors.replica import Replica
 from cluster import builders, names
 from cluster.actor_group import ActorGroup
 from cluster.control import ClusterControl
+from cluster.late import late
 from cluster.preflight import check_surroundings, free_port
 from cluster.remote import AsyncRemote
 from cluster.runtime import _ENVIRONMENT
 from configs.loader import load
 from configs.settings import Settings
+from registry.manifest import Manifest
 from serving.frontdoor import build_app
 from serving.service import RoutedService
 from tests.serving.memory_engine import MemoryEngine
@@ -58,8 +62,8 @@ async def _serve(settings: Settings, actors: ActorGroup) -> None:
     service = RoutedService(
         MemoryEngine(),
         builders.registry(settings),
-        builders.extractor_for(settings),
-        builders.template(settings),
+        _unasked,  # type: ignore[arg-type]
+        late(lambda: builders.template(settings)),
         settings.serving.max_lora_rank,
         builders.base_revision(settings),
     )
@@ -77,6 +81,11 @@ async def _serve(settings: Settings, actors: ActorGroup) -> None:
     print(f"ready: http://127.0.0.1:{port}/v1", flush=True)
     await serving
     await replica.leave()
+
+
+def _unasked(manifest: Manifest) -> SimpleNamespace:
+    """An extractor that is never asked for features."""
+    return SimpleNamespace(fingerprint=manifest.router.fingerprint if manifest.router else "")
 
 
 async def _pids() -> dict[str, int]:

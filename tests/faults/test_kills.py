@@ -70,12 +70,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.broker, pytest.mark.slow, pytest.mark
 class Course:
     """What is sent and who is killed, drawn from one seed; `sent` holds every record once."""
 
-    def __init__(self, seed: int, sink: RecordSink) -> None:
+    def __init__(self, seed: int, sink: RecordSink, report: Path) -> None:
         self._random = random.Random(seed)
-        self._sink = sink
+        self._sink, self._report, self._began = sink, report, time.monotonic()
         self._victims: list[str] = []
         self.sent: dict[str, TaskRecord] = {}
-        self.steps: list[dict[str, Any]] = []
+        self.steps: list[tuple[float, str]] = []
 
     def send(self) -> None:
         """New records of every domain among some that were sent before, and now and then the end of a domain."""
@@ -100,6 +100,11 @@ class Course:
         for domain in DOMAINS:
             self._sink.append(EndOfDomain(domain=domain))
         self._sink.flush()
+
+    def note(self, what: str) -> None:
+        """Note what happens now, for whoever reads the course afterwards."""
+        self.steps.append((round(time.monotonic() - self._began, 1), what))
+        self._report.write_text(json.dumps(self.steps))
 
     def next_victim(self) -> str:
         """Each kind in turn, in an order of its own."""
@@ -136,21 +141,22 @@ def test_every_row_counts_once_whoever_is_killed(tmp_path: Path, sets: list[str]
     location: StreamLocation = builders.stream_location(settings)
     ensure_topic(location, PARTITIONS)
     sink = open_sink(location)
-    course = Course(SEED, sink)
+    course = Course(SEED, sink, tmp_path / "kills.json")
     system = System("demo", home, sets, COMMAND)
     try:
         system.start()
+        course.note("started")
         for point in range(POINTS):
             course.send()
             if point == POINTS // 2:
                 _run("home", "backup", home, backup)
-            time.sleep(pause := course.pause())
-            victim = course.next_victim()
+            time.sleep(course.pause())
+            course.note(victim := course.next_victim())
             _kill(system, victim)
-            course.steps.append({"victim": victim, "after_seconds": round(pause, 2)})
-            (tmp_path / "kills.json").write_text(json.dumps(course.steps, indent=1))
+        course.note("all killed")
         course.end()
         _ends_exact(system, course, settings)
+        course.note("exact")
         system.stop()
         _run("home", "check", home)
         _predicts_as_batch_ridge(settings, course)
@@ -158,8 +164,9 @@ def test_every_row_counts_once_whoever_is_killed(tmp_path: Path, sets: list[str]
         system = System("demo", backup, sets, COMMAND)
         system.start()
         _ends_exact(system, course, settings)
+        course.note("exact on the backup")
     except BaseException as error:
-        error.add_note(f"seed {SEED}, kills so far: {course.steps}; last status: {_last_status(system)}")
+        error.add_note(f"seed {SEED}, kills so far, by seconds: {course.steps}; last status: {_last_status(system)}")
         raise
     finally:
         sink.close()
