@@ -51,6 +51,11 @@ class Following:
         with self._lock:
             self._asked_at = 0.0
 
+    def renew(self) -> LedgerView:
+        """Return what the router says now: whatever it answered before was by this snapshot or an earlier one."""
+        self.ask_again()
+        return self.view()
+
     @property
     def observed(self) -> Watermarks:
         """Where the router stood when it last answered."""

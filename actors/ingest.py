@@ -284,8 +284,12 @@ class Ingest:
             self._spool.bytes() / self._options.spool_bytes,
         )
         if filled >= 1.0 or (self._paused and filled >= _RESUME_BELOW):
-            # Again at every poll: a rebalance may have brought partitions that are not paused yet.
-            self._source.pause(self._source.assignment())
+            # Again at every poll: a rebalance may have brought partitions that are not paused yet. What was counted is
+            # read all the same: a version waits for its rows, and nothing makes room but versions.
+            assigned, observed = self._source.assignment(), self._following.observed
+            behind = {each for each in assigned if self._next.get(each, 0) < observed.get(each, 0)}
+            self._source.pause(assigned - behind)
+            self._source.resume(behind)
             self._paused = True
         elif self._paused:
             self._source.resume(self._partitions)
@@ -340,7 +344,11 @@ class Ingest:
         return Held(self._spool.held(partition, first, end), read[0].first if read else None)
 
     def give_up(self, partition: TopicPartition, first: int, end: int) -> None:
-        """Count a stretch as read: nobody can read it, and the ledger says what is lost by that."""
+        """Count a stretch as read: nobody can read it, and the ledger says what is lost by that.
+
+        The spool is led after the snapshot that says so first: a router that goes back behind it is to be refused.
+        """
+        self._following.renew()
         self._spool.append([], [], [Span(partition, first, end)])
 
     def examples(self, domain: str, until: Watermarks) -> tuple[list[Example], list[Example]]:

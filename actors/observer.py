@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.errors import in_words
 from actors.following import Following
-from actors.observation import Observation, RowKey, example_digest
+from actors.observation import Fate, Observation, RowKey, example_digest
 from actors.ports import SumsPort
 from actors.quiet import Quiet
 from actors.spool import Block, Spool, SpooledRow
@@ -74,7 +74,7 @@ class Observer:
                 # Started again since the view was taken: it stands further back, and these rows are still to come.
                 self._following.ask_again()
                 return 0
-            self._discard([row for row, fate in zip(rows, fates, strict=True) if fate == "gone"])
+            self._discard_gone(rows, fates)
             if len(rows) == self._block_rows:
                 end = rows[-1].offset + 1
             self._following.confirm(partition, first, end)
@@ -118,8 +118,15 @@ class Observer:
         """Return the rows to be kept, and the places of those among them that are to be counted."""
         fates = self._router.fates([_key(row) for row in rows])
         kept = [row for row, fate in zip(rows, fates, strict=True) if fate in ("new", "lost")]
-        self._discard([row for row, fate in zip(rows, fates, strict=True) if fate == "gone"])
+        self._discard_gone(rows, fates)
         return kept, {_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "new"}
+
+    def _discard_gone(self, rows: Sequence[SpooledRow], fates: Sequence[Fate]) -> None:
+        """Drop rows for what the ledger says of them, once the spool is led after the snapshot by which it does."""
+        gone = [row for row, fate in zip(rows, fates, strict=True) if fate == "gone"]
+        if gone:
+            self._following.renew()
+        self._discard(gone)
 
     def _discard(self, rows: Sequence[SpooledRow]) -> None:
         if rows:

@@ -185,12 +185,14 @@ class Router:
     def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int:
         """Note, durably, that offsets `first` up to `end` are gone but for those that some spool has.
 
-        Returns the number of counted rows that can't be trained on any more.
+        What was counted of them is durable then too, as nobody is going to read it again. Returns the number of counted
+        rows that can't be trained on any more.
         """
         self._check()
         ledger = self._ledger.copy()
         rows = ledger.lose(partition, first, end, held)
-        if rows or ledger.unread != self._ledger.unread:
+        counted = min(end, ledger.observed.get(partition, 0))
+        if rows or ledger.unread != self._ledger.unread or self._durable.get(partition, 0) < counted:
             self._commit(ledger, self._sums)
         return rows
 

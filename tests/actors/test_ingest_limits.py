@@ -114,3 +114,18 @@ def test_a_full_worker_pauses_partitions_that_come_later(build: Build) -> None:
     ingest._source._paused.clear()
     assert house.poll() == 0
     assert ingest._source._paused == ingest._source.assignment()
+
+
+def test_a_full_worker_reads_again_what_was_counted_and_nothing_beyond(build: Build) -> None:
+    """A version waits for all of its rows, and nothing but versions makes room."""
+    house = build(partitions=2)
+    house.send([*records_of("alpha", 20), *records_of("beta", 20)])
+    house.drain()
+    house.options = limits(spool_limit=12, poll_records=5)
+    house.delete_spool()
+    house.send(records_of("gamma", 20))
+    for _ in range(20):
+        house.poll()
+        house.observe()
+    assert (house.waiting("alpha"), house.waiting("beta")) == (20, 20)
+    assert house.ingests[0].report().full and house.waiting("gamma") <= 10, "one poll of each partition at most"

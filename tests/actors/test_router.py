@@ -205,6 +205,15 @@ def test_a_seal_of_which_nothing_is_left_is_dropped(start: Callable[[], Router])
     assert (router.open()["alpha"].seal, router.open()["alpha"].held_out) == (None, 1)
 
 
+def test_what_was_counted_of_a_stretch_that_is_given_up_is_durable(start: Callable[[], Router]) -> None:
+    """Whoever gave it up says that it has read it: a router that stood before it would take that for rows it counts."""
+    router = start()
+    router.observe(observation({P0: (0, 4)}, of("alpha", range(4))))
+    assert router.lose(P0, 0, 3, frozenset(range(3))) == 0
+    router = start()
+    assert (router.observed(), router.counts()) == ({P0: 4}, {"alpha": 4})
+
+
 def test_unread_stretches_that_touch_are_one(start: Callable[[], Router]) -> None:
     router = start()
     for first, end in ((0, 4), (6, 9), (4, 6), (2, 7)):

@@ -385,9 +385,10 @@ class World(House):
                         break
                 else:
                     raise Wrong(f"{step.__name__} of worker {index} never ends")
-        self.tick_once()
-        while self.run_job():
-            pass
+        for _ in range(3):
+            self.tick_once()
+            while self.run_job():
+                pass
 
     def _state(self) -> Any:
         head = self.registry.head()
