@@ -22,6 +22,8 @@ from scipy.linalg import blas, cho_factor
 from learning.moments import FOLD_ROWS
 from learning.symmetric import Float64, add_diagonal, add_outer, factor, invert_factored, solve_factored, times
 
+_COLUMNS = 128
+"""Columns derived at once: enough for BLAS-3 speed, few enough that what lies in between takes little memory."""
 TOLERANCE = 1e-11
 """Largest certified prediction error over all rows seen, relative to the targets' norm, that Woodbury may leave."""
 
@@ -71,32 +73,37 @@ class Derivation:
 
         Raises `SolveError` when A + ridge I is not positive definite in float64.
         """
-        weight_DK = None
-        reanchor = False
+        weight_DK: Float64 = np.empty(targets_DK.shape)
+        pieces = [slice(first, first + _COLUMNS) for first in range(0, weight_DK.shape[1], _COLUMNS)]
+        self.method = "cholesky"
         if self._inverse is not None:
-            weight_DK = self._by_woodbury(self._inverse, gram, targets_DK, norms_K)
-            reanchor = weight_DK is None
-        self.method = "woodbury" if weight_DK is not None else ("reanchored" if reanchor else "cholesky")
-        if weight_DK is None:
-            weight_DK = self._by_cholesky(gram, targets_DK)
+            if self._unseen:
+                update_inverse(self._inverse, np.concatenate(self._unseen))
+                self._unseen = []
+            self.method = "woodbury"
+            for piece in pieces:
+                derived = self._by_woodbury(self._inverse, gram, targets_DK[:, piece], norms_K[piece])
+                if derived is None:
+                    self.method = "reanchored"
+                    break
+                weight_DK[:, piece] = derived
+        if self.method != "woodbury":
+            self._by_cholesky(gram, targets_DK, weight_DK, pieces)
         self._new_rows = 0
         return weight_DK
 
-    def _by_cholesky(self, gram: Float64, targets_DK: Float64) -> Float64:
+    def _by_cholesky(self, gram: Float64, targets_DK: Float64, weight_DK: Float64, pieces: list[slice]) -> None:
+        self._drop()
         regularised = gram.copy()
         add_diagonal(regularised, self.dim, self.ridge)
         factored = factor(regularised, self.dim, f"router with ridge {self.ridge:g}")
-        weight_DK = solve_factored(factored, targets_DK)
+        for piece in pieces:
+            weight_DK[:, piece] = solve_factored(factored, targets_DK[:, piece])
         # The inverse costs two more factorisations: worth it only where one small step has just followed another.
-        self._drop()
         if self._update_pays():
             self._inverse = invert_factored(factored, self.dim)
-        return weight_DK
 
     def _by_woodbury(self, inverse: Float64, gram: Float64, targets_DK: Float64, norms_K: Float64) -> Float64 | None:
-        if self._unseen:
-            update_inverse(inverse, np.concatenate(self._unseen))
-            self._unseen = []
         weight_DK = times(inverse, targets_DK)
         for _ in range(2):  # as derived, then once refined against A
             residual_DK = targets_DK - times(gram, weight_DK) - self.ridge * weight_DK

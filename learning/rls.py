@@ -64,7 +64,10 @@ class RouterWeights:
         if missing:
             raise UnseenDomain(f"restricting the router to {missing}: it has columns for {list(self.domains)}")
         kept = tuple(sorted(set(domains)))
-        columns = [self.domains.index(domain) for domain in kept]
+        if kept == self.domains:
+            return self
+        places = {domain: column for column, domain in enumerate(self.domains)}
+        columns = [places[domain] for domain in kept]
         return RouterWeights(kept, np.ascontiguousarray(self.weight_DK[:, columns]), self.fingerprint)
 
     def to_bytes(self) -> bytes:
@@ -402,8 +405,10 @@ class StreamingRidge:
         return self._derivation.solve(gram, self._targets(share_K), np.sqrt(counts_K * share_K))
 
     def _targets(self, share_K: Float64) -> Float64:
-        moments = [self._moments[domain] for domain in self.domains]
-        return np.stack([share * part.sum_vector() for share, part in zip(share_K, moments, strict=True)], axis=1)
+        targets_DK = np.empty((self.feature_dim, len(self._moments)), order="F")
+        for column, (share, domain) in enumerate(zip(share_K, self.domains, strict=True)):
+            np.multiply(share, self._moments[domain].sum_vector(), out=targets_DK[:, column])
+        return targets_DK
 
 
 def _by_domain(rows_ND: Float64, domains: Sequence[str]) -> list[tuple[str, Float64]]:
