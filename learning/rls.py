@@ -34,7 +34,7 @@ from learning.container import pack, unpack
 from learning.derivation import Derivation
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.generations import Generation, GenerationGroup, MomentsStore
-from learning.grouping import Serials, tidied
+from learning.grouping import Serials, add_groups, tidied
 from learning.moments import FOLD_ROWS, DomainMoments, Sums
 from learning.statistics import Statistics, checked_rows
 from learning.symmetric import Float64, add_outer, add_scaled, packed_length
@@ -383,9 +383,8 @@ class StreamingRidge:
         if self._gram is None:
             gram = np.zeros(packed_length(self.feature_dim))
             grouped = frozenset(serial for group in self._groups for serial in group.members)
-            for group in self._groups:
-                if self._store is not None:
-                    group.add_to(gram, self._store)
+            if self._store is not None:
+                add_groups(gram, self._groups, self._store)
             for domain in self.domains:
                 self._moments[domain].add_gram_to(gram, without=grouped)
             self._gram = gram
