@@ -150,6 +150,7 @@ def publish(folder: Path, size: Size, count: int) -> dict[str, Any]:
     return {
         "domains_more": 1 + _PUBLICATIONS,
         **middle,
+        "memory": max((each["memory"] for each in publications), key=lambda memory: float(memory["peak_of_resident"])),
         "seconds_in_all_of_each": [each["seconds"]["in_all"] for each in publications],
         "pin": {"seconds": round(pin.seconds, 3), "bytes_written": dict(sorted(pin.written.items()))},
     }

@@ -23,7 +23,7 @@ from scipy.linalg import blas, cho_factor
 from learning.moments import FOLD_ROWS
 from learning.symmetric import Float64, add_diagonal, add_outer, factor, invert_factored, solve_factored, times
 
-_COLUMNS = 128
+_COLUMNS = 64
 """Columns derived at once: enough for BLAS-3 speed, few enough that what lies in between takes little memory."""
 TOLERANCE = 1e-11
 """Largest certified prediction error over all rows seen, relative to the targets' norm, that Woodbury may leave."""
