@@ -22,7 +22,9 @@ class MomentsStore(Protocol):
 
     def put(self, tensors: Mapping[str, NDArray[Any]]) -> str: ...
 
-    def get(self, name: str) -> Mapping[str, NDArray[Any]]: ...
+    def get(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """May be called by several threads at once."""
+        ...
 
 
 Form = Literal["rows", "gram"]
@@ -99,7 +101,3 @@ class GenerationGroup:
         for each in generations:
             each.add_gram_to(gram, store)
         return GenerationGroup(store.put({"gram": gram}), frozenset(each.serial for each in generations))
-
-    def add_to(self, packed: Float64, store: MomentsStore) -> None:
-        """packed += its sum, in place."""
-        add_scaled(packed, np.ascontiguousarray(store.get(self.name)["gram"], dtype=np.float64), 1.0)

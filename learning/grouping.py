@@ -6,15 +6,22 @@ as large as a group's and needs none. Does not know of counts, ridge or weights.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
 
 from learning.generations import Generation, GenerationGroup, MomentsStore
 from learning.moments import DomainMoments
+from learning.symmetric import Float64, add_scaled
 
 _GROUP_ROWS_PER_DIM = 2
 """A group of 2 d rows takes 16 d^2 bytes as rows and 4 d^2 as a sum: a quarter more to write; and as a domain's removal
 sums up to that many rows anew, it bounds what a removal takes."""
 _MOST_GRAMS = 3
+_READ_AHEAD = 2
 
 
 class Serials:
@@ -52,6 +59,17 @@ def tidied(
                 groups = (*groups, GenerationGroup.of(waiting, dim, store))
                 waiting = []
     return groups
+
+
+def add_groups(packed: Float64, groups: tuple[GenerationGroup, ...], store: MomentsStore) -> None:
+    """packed += the sums of all groups, in place; the next ones are read, and verified, while one is added."""
+    with ThreadPoolExecutor(_READ_AHEAD) as readers:
+        names = iter([group.name for group in groups])
+        ahead = deque(readers.submit(store.get, name) for name in islice(names, _READ_AHEAD))
+        while ahead:
+            gram = np.ascontiguousarray(ahead.popleft().result()["gram"], dtype=np.float64)
+            ahead.extend(readers.submit(store.get, name) for name in islice(names, 1))
+            add_scaled(packed, gram, 1.0)
 
 
 def _foldable(generations: tuple[Generation, ...], dim: int) -> tuple[Generation, ...]:

@@ -34,7 +34,7 @@ from learning.container import pack, unpack
 from learning.derivation import Derivation
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.generations import Generation, GenerationGroup, MomentsStore
-from learning.grouping import Serials, tidied
+from learning.grouping import Serials, add_groups, tidied
 from learning.moments import FOLD_ROWS, DomainMoments, Sums
 from learning.statistics import Statistics, checked_rows
 from learning.symmetric import Float64, add_outer, add_scaled, packed_length
@@ -64,7 +64,10 @@ class RouterWeights:
         if missing:
             raise UnseenDomain(f"restricting the router to {missing}: it has columns for {list(self.domains)}")
         kept = tuple(sorted(set(domains)))
-        columns = [self.domains.index(domain) for domain in kept]
+        if kept == self.domains:
+            return self
+        places = {domain: column for column, domain in enumerate(self.domains)}
+        columns = [places[domain] for domain in kept]
         return RouterWeights(kept, np.ascontiguousarray(self.weight_DK[:, columns]), self.fingerprint)
 
     def to_bytes(self) -> bytes:
@@ -380,9 +383,8 @@ class StreamingRidge:
         if self._gram is None:
             gram = np.zeros(packed_length(self.feature_dim))
             grouped = frozenset(serial for group in self._groups for serial in group.members)
-            for group in self._groups:
-                if self._store is not None:
-                    group.add_to(gram, self._store)
+            if self._store is not None:
+                add_groups(gram, self._groups, self._store)
             for domain in self.domains:
                 self._moments[domain].add_gram_to(gram, without=grouped)
             self._gram = gram
@@ -402,8 +404,10 @@ class StreamingRidge:
         return self._derivation.solve(gram, self._targets(share_K), np.sqrt(counts_K * share_K))
 
     def _targets(self, share_K: Float64) -> Float64:
-        moments = [self._moments[domain] for domain in self.domains]
-        return np.stack([share * part.sum_vector() for share, part in zip(share_K, moments, strict=True)], axis=1)
+        targets_DK = np.empty((self.feature_dim, len(self._moments)), order="F")
+        for column, (share, domain) in enumerate(zip(share_K, self.domains, strict=True)):
+            np.multiply(share, self._moments[domain].sum_vector(), out=targets_DK[:, column])
+        return targets_DK
 
 
 def _by_domain(rows_ND: Float64, domains: Sequence[str]) -> list[tuple[str, Float64]]:

@@ -80,11 +80,11 @@ def add_diagonal(packed: Float64, dim: int, value: float) -> None:
 
 
 def factor(packed: Float64, dim: int, context: str) -> Float64:
-    """Cholesky factor (packed) of a packed positive definite matrix; `context` goes into the error's text.
+    """Cholesky factor (packed) of a packed positive definite matrix, which it consumes; `context` is for the error.
 
     Raises `SolveError` when the matrix is not positive definite.
     """
-    factored, info = lapack.dpftrf(dim, packed, overwrite_a=0, **_LAYOUT)
+    factored, info = lapack.dpftrf(dim, packed, overwrite_a=1, **_LAYOUT)
     if info != 0:
         raise SolveError(
             f"{context}: matrix of order {dim} is not positive definite (leading minor {info}); "

@@ -17,19 +17,9 @@ from numpy.typing import NDArray
 from registry.atomic import Staging, discard, sync_folder, write_parts
 from registry.errors import DigestMismatch, RegistryError, UnknownSegment
 from registry.layout import Layout
-from registry.tensors import decode, read_header
+from registry.tensors import TYPES, decode, read_header
 
-_TYPES: dict[str, str] = {
-    "uint8": "U8",
-    "int8": "I8",
-    "int32": "I32",
-    "uint32": "U32",
-    "int64": "I64",
-    "uint64": "U64",
-    "float32": "F32",
-    "float64": "F64",
-}
-_NAMES = {name: kind for kind, name in _TYPES.items()}
+_KINDS = {name: kind for kind, name in TYPES.items()}
 _ALIGNMENT = 8
 
 
@@ -68,10 +58,11 @@ class SegmentStore:
         return name
 
     def get(self, name: str) -> dict[str, NDArray[Any]]:
-        """The arrays of that name; UnknownSegment if there are none, DigestMismatch unless they are as put."""
-        content = self._read(name)
-        tensors, _ = decode(content, str(self.path(name)))
-        return tensors
+        """The arrays of that name, read-only; UnknownSegment if there are none, DigestMismatch unless as put.
+
+        May be called by several threads at once.
+        """
+        return decode(self._read(name), str(self.path(name)))
 
     def verify(self, name: str) -> int:
         """Read the file whole and return its bytes; raises as `get` does."""
@@ -84,7 +75,7 @@ class SegmentStore:
             header, start = read_header(path)
             entry = header[key]
             first, end = entry["data_offsets"]
-            dtype, shape = np.dtype(_NAMES[entry["dtype"]]), tuple(entry["shape"])
+            dtype, shape = np.dtype(TYPES[entry["dtype"]]), tuple(entry["shape"])
             if end - first != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
                 raise ValueError(f"{end - first} bytes for shape {shape}")
             if end == first:
@@ -138,11 +129,11 @@ def _parts(tensors: Mapping[str, NDArray[Any]]) -> Iterable[memoryview]:
     ordered = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     for name in ordered:
         array = arrays[name]
-        if array.dtype.name not in _TYPES:
-            raise RegistryError(f"segment: array {name!r}: expected one of {sorted(_TYPES)}, got {array.dtype}")
+        if array.dtype.name not in _KINDS:
+            raise RegistryError(f"segment: array {name!r}: expected one of {sorted(_KINDS)}, got {array.dtype}")
         first, end = end, end + array.nbytes
         header[name] = {
-            "dtype": _TYPES[array.dtype.name],
+            "dtype": _KINDS[array.dtype.name],
             "shape": list(tensors[name].shape),
             "data_offsets": [first, end],
         }

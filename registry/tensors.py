@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
+from numpy.typing import NDArray
 
 from registry.errors import DigestMismatch
 
+TYPES: dict[str, str] = {
+    "U8": "uint8",
+    "I8": "int8",
+    "I32": "int32",
+    "U32": "uint32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F32": "float32",
+    "F64": "float64",
+}
+"""What numpy calls the format's types; others are not read here."""
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100_000_000
 
@@ -36,20 +46,32 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def check_layout(content: bytes, where: str) -> dict[str, str]:
     """The text entries of a file's content; DigestMismatch, naming `where`, if it is not whole."""
+    header, start = _header_of(content, where)
+    return _check(header, start - _LENGTH_BYTES, len(content), where)
+
+
+def decode(content: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a file's content, as read-only views of it; DigestMismatch, naming `where`, if it is not whole."""
+    header, start = _header_of(content, where)
+    _check(header, start - _LENGTH_BYTES, len(content), where)
+    try:
+        return {name: _view(content, start, entry) for name, entry in header.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(where, f"an array that is not as its header says ({error})") from error
+
+
+def _view(content: bytes, start: int, entry: dict[str, Any]) -> NDArray[Any]:
+    dtype, (first, end) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
+    flat = np.frombuffer(content, dtype, (end - first) // dtype.itemsize, start + first if end > first else 0)
+    return flat.reshape(entry["shape"])
+
+
+def _header_of(content: bytes, where: str) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     if len(content) < _LENGTH_BYTES or length > _LARGEST_HEADER:
         raise _damaged(where, "no header")
-    header = _parse(content[_LENGTH_BYTES : _LENGTH_BYTES + length], length, where)
-    return _check(header, length, len(content), where)
-
-
-def decode(content: bytes, where: str) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
-    """Tensors and text entries of a file's content; DigestMismatch, naming `where`, if it is not whole."""
-    metadata = check_layout(content, where)
-    try:
-        return safetensors.numpy.load(content), metadata
-    except safetensors.SafetensorError as error:
-        raise _damaged(where, str(error)) from error
+    start = _LENGTH_BYTES + length
+    return _parse(content[_LENGTH_BYTES:start], length, where), start
 
 
 def _parse(text: bytes, length: int, where: str) -> dict[str, Any]:

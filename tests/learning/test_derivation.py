@@ -32,21 +32,22 @@ def test_woodbury_gives_the_inverse_of_the_larger_matrix() -> None:
 class Stream:
     """A derivation fed row by row beside its Gram matrix."""
 
-    def __init__(self, ridge: float) -> None:
+    def __init__(self, ridge: float, columns: int = 2) -> None:
         self.rng = np.random.default_rng(1)
         self.gram = np.zeros(packed_length(DIM))
-        self.targets = np.zeros((DIM, 2))
-        self.counts = np.zeros(2)
+        self.targets = np.zeros((DIM, columns))
+        self.counts = np.zeros(columns)
         self.derivation = Derivation(DIM, ridge)
 
     def step(self, count: int) -> str:
         rows = np.abs(self.rng.standard_normal((count, DIM)))
         add_outer(self.gram, rows)
-        self.targets[:, 0] += rows[::2].sum(axis=0)
-        self.targets[:, 1] += rows[1::2].sum(axis=0)
-        self.counts += count / 2
+        columns = len(self.counts)
+        for column in range(columns):
+            self.targets[:, column] += rows[column::columns].sum(axis=0)
+        self.counts += count / columns
         self.derivation.note(rows)
-        weight = self.derivation.solve(self.gram, self.targets, np.sqrt(self.counts))
+        weight = self.derivation.solve(self.gram, self.targets.copy(), np.sqrt(self.counts))
         residual = self.targets - times(self.gram, weight) - self.derivation.ridge * weight
         assert np.abs(residual).max() < 1e-8 * np.abs(self.targets).max()
         return self.derivation.method
@@ -60,6 +61,12 @@ def test_the_cheaper_derivation_is_taken() -> None:
     assert [stream.step(4) for _ in range(5)] == ["woodbury"] * 5
     assert stream.step(100) == "cholesky"  # too many rows for an update to pay
     assert stream.derivation._inverse is None
+
+
+def test_columns_that_cost_more_to_measure_than_a_factorisation_are_solved_for() -> None:
+    stream = Stream(1.0, columns=30)
+    assert [stream.step(4) for _ in range(4)] == ["cholesky"] * 4
+    assert stream.derivation._inverse is None  # which is memory that nothing is had for
 
 
 def test_a_drifted_inverse_is_refined_and_a_spoilt_one_replaced() -> None:
