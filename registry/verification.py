@@ -5,6 +5,7 @@ What this module does not know: what the state means, and who follows it.
 
 from collections.abc import Callable, Iterator
 
+from registry.atomic import exclusive
 from registry.errors import DigestMismatch, RegistryError
 from registry.layout import Layout
 from registry.registry import Registry
@@ -16,17 +17,25 @@ _LOOKS = 5
 def verify(registry: Registry) -> list[str]:
     """Return what is wrong, in lines; empty where every snapshot, segment, manifest and version is whole.
 
-    Where a writer commits and prunes meanwhile, what was found is looked at again.
+    What is found is looked at again, as a writer may have committed and pruned meanwhile: damage stays.
     """
+    before: list[str] = []
     for _ in range(_LOOKS):
-        try:
-            head = registry.head()
-        except RegistryError as error:
-            return [str(error)]
-        wrong = _Look(registry, head.snapshot_digest).wrong()
-        if not wrong or registry.head() == head:
-            break
-    return wrong
+        wrong = _look(registry)
+        if not wrong or wrong == before:
+            return wrong
+        before = wrong
+    # Something else each time: the writer waits while this is settled.
+    with exclusive(Layout(registry.root).lock):
+        return _look(registry)
+
+
+def _look(registry: Registry) -> list[str]:
+    try:
+        head = registry.head()
+    except RegistryError as error:
+        return [str(error)]
+    return _Look(registry, head.snapshot_digest).wrong()
 
 
 class _Look:
