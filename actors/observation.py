@@ -107,6 +107,8 @@ class LedgerView:
     fences: Mapping[str, Watermarks] | None
     """By domain, by the snapshot in force: nothing of the domain below is ever taken again. None: as at the snapshot
     that the caller said it knows."""
+    removed: frozenset[str] = frozenset()
+    """Domains that were ever removed: what spools drop of them has to be gone from their files as well."""
 
     def follows(self, lineage: str, run: str, snapshot: int) -> bool:
         """Tell whether the snapshot in force is that snapshot of that run, or descends from it."""

@@ -82,6 +82,7 @@ class Router:
             durable=dict(self._durable),
             low=dict(self._low),
             fences=None if known == self._snapshot else dict(self._fences),
+            removed=self._removed,
         )
 
     def fates(self, rows: Sequence[RowKey]) -> tuple[Fate, ...]:
@@ -295,6 +296,8 @@ class Router:
         )
         self._ledger, self._sums = ledger, sums
         self._stand_on(head.snapshot, head.snapshot_digest, runs)
+        if committed is not None:
+            self._removed = frozenset(committed.removed)
         self._is_sound = True
         return committed
 
@@ -321,6 +324,7 @@ class Router:
             self._ledger = ledger_state.restore(snapshot.state["ledger"], store)
             self._sums = self._restored_sums(snapshot)
         self._stand_on(snapshot.number if snapshot else 0, head.snapshot_digest, runs)
+        self._removed = frozenset(_removed(self._registry.current()))
         self._is_sound = True
 
     def _restored_sums(self, snapshot: Snapshot) -> StreamingRidge | None:

@@ -12,6 +12,7 @@ rendered by another template is refused. The spool knows nothing of features, tr
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ CREATE TABLE IF NOT EXISTS coverage (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _ROW = "topic, part, pos, domain, record_id, held_out, prompt, completion"
+_RESIDUE = "residue"
+"""The fact that the file may hold texts of rows that were dropped and must not be found."""
+_WIPE_AGAIN_S = 30.0
+"""At least, as a wipe writes everything that is left."""
 _STRETCH = "topic=? AND part=? AND pos>=? AND pos<?"
 _REREAD = "`anabranch home reread` deletes the spools, and the stream is read again"
 
@@ -99,6 +104,8 @@ class Spool:
         self.trouble: str | None = None
         self._lock = threading.RLock()
         self._fences: Mapping[str, Watermarks] = {}
+        self._removed: frozenset[str] = frozenset()
+        self._wipe_at = 0.0
         self._counted: tuple[int, dict[str, int]] = (-1, {})
         self._open()
 
@@ -182,21 +189,27 @@ class Spool:
                     f"spool {self.path.name}: was led after {noted}, which the router's {present} does not descend "
                     f"from, so rows may be missing in it: put that snapshot back, or {_REREAD}"
                 )
+            self._removed = view.removed
             if view.fences is not None:
                 self._fences = view.fences
-            elif noted == present:
-                return
-            changes = self._db.total_changes
-            with Transaction(self._db):
-                for topic, identity in view.logs.items():
-                    if self.log_of(topic) not in (None, identity):
-                        self._drop_topic(topic)
-                self._drop_settled(view.durable)
-                for name, value in zip(("lineage", "run", "snapshot"), present, strict=True):
-                    self.note(name, str(value))
-            if self._db.total_changes != changes:
-                # Else the file's log would go on holding texts of domains that were removed.
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if view.fences is not None or noted != present:
+                with Transaction(self._db):
+                    for topic, identity in view.logs.items():
+                        if self.log_of(topic) not in (None, identity):
+                            self._drop_topic(topic)
+                    self._drop_settled(view.durable)
+                    for name, value in zip(("lineage", "run", "snapshot"), present, strict=True):
+                        self.note(name, str(value))
+            self._wipe()
+
+    def _wipe(self) -> None:
+        """Make the file anew where rows of a removed domain were dropped: pages and log may still hold their texts."""
+        if self.fact(_RESIDUE) is None or time.monotonic() < self._wipe_at:
+            return
+        self._wipe_at = time.monotonic() + _WIPE_AGAIN_S
+        self._db.execute("VACUUM")
+        self._db.execute("DELETE FROM facts WHERE name=?", (_RESIDUE,))
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _drop_topic(self, topic: str) -> None:
         for table in ("rows", "markers", "coverage"):
@@ -206,9 +219,11 @@ class Spool:
     def _drop_settled(self, durable: Watermarks) -> None:
         for domain in self.counts():
             for partition, offset in self._fences.get(domain, {}).items():
-                self._db.execute(
+                dropped = self._db.execute(
                     "DELETE FROM rows WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
                 )
+                if dropped.rowcount and domain in self._removed:
+                    self.note(_RESIDUE, domain)
         for partition, offset in durable.items():
             self._db.execute("DELETE FROM markers WHERE topic=? AND part=? AND pos<?", (*partition, offset))
 
@@ -266,6 +281,8 @@ class Spool:
             self._db.executemany(
                 "DELETE FROM rows WHERE topic=? AND part=? AND pos=?", [(*p, offset) for p, offset in places]
             )
+            if self._removed:
+                self.note(_RESIDUE, "discarded rows")
 
     # -- asking -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ system names (a loss, a stretch that was never read, a rejected version) is none
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -145,7 +146,9 @@ def judge_residues(world: World) -> None:
         content = path.read_bytes()
         for digest, record in gone.items():
             for what in (digest, digest.hex().encode(), f'"{record.id}"'.encode(), str(record.prompt).encode()):
-                _claim(what not in content, f"{path.relative_to(world.home)} still holds {what!r} of {record.id}")
+                # Followed by a digit it is the beginning of another example's text.
+                found = what in content and re.search(re.escape(what) + rb"(?!\d)", content)
+                _claim(not found, f"{path.relative_to(world.home)} still holds {what!r} of {record.id}")
 
 
 def _held(world: World, domain: str, observed: dict[TopicPartition, int]) -> dict[bytes, RowKey]:
