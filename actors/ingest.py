@@ -106,7 +106,7 @@ class Ingest:
         """First offset that the log of an assigned partition still gives, as far as it was asked for."""
         self._looked_at = 0.0
         self._must_reopen = False
-        self._polled: tuple[list[Envelope], list[Span]] = ([], [])
+        self._polled: list[Envelope] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._source = open_source(self._start_at)
@@ -140,21 +140,22 @@ class Ingest:
         self._check_log(self._following.view())
         self._reopen_where_stuck()
         self._pause_when_full()
-        if not self._polled[0]:
-            envelopes = self._source.poll(timeout_s, self._options.poll_records)
-            self._assigned = self._source.assignment()
-            self._polled = (envelopes, self._spans(envelopes))
-        envelopes, spans = self._polled
+        if not self._polled:
+            self._polled = self._source.poll(timeout_s, self._options.poll_records)
+        envelopes = self._polled
+        self._assigned = self._source.assignment()
         if not envelopes:
             self._look_where_logs_begin()
             return 0
+        spans = self._spans(envelopes)
         rows, markers, letters = self._decode(envelopes)
         if letters:
             self._put_letters(letters)
         for span in spans:
             self._following.doubt(span.partition, span.first)
         self._spool.append(rows, markers, spans)
-        self._polled = ([], [])
+        self._next.update({span.partition: span.end for span in spans})
+        self._polled = []
         self._quiet.stir([row.domain for row in rows])
         self._quiet.stir([marker.domain for marker in markers])
         self._partitions |= {span.partition for span in spans}
@@ -182,7 +183,6 @@ class Ingest:
                     stood = min(max(stood, self._look(partition)), envelope.offset)
                 first[partition] = stood
         ends = {envelope.topic_partition: envelope.offset + 1 for envelope in envelopes}
-        self._next.update(ends)
         return [Span(partition, start, ends[partition]) for partition, start in first.items()]
 
     def _look(self, partition: TopicPartition) -> int:
@@ -201,8 +201,9 @@ class Ingest:
         """Return what should have been read and the log gives no more, and whether there are other holes."""
         missing: list[Missing] = []
         others = False
-        for partition in self._assigned & self._next.keys():
-            reached = self._next[partition]
+        for partition, reached in dict(self._next).items():
+            if partition not in self._assigned:
+                continue
             begins = self._begins.get(partition, 0)
             for hole in self._spool.holes(partition, view.low.get(partition, 0), reached):
                 if hole.first < begins:
@@ -216,7 +217,7 @@ class Ingest:
             self._must_reopen = self._missing(self._following.view())[1]
         if self._must_reopen:
             self._source.close()
-            self._next, self._begins, self._polled = {}, {}, ([], [])
+            self._next, self._begins, self._polled = {}, {}, []
             self._source = self._open_source(self._start_at)
             self._must_reopen = False
 

@@ -142,7 +142,7 @@ class KafkaSource:
 
     def first_offset(self, partition: TopicPartition) -> int:
         with plain_errors(self._options, f"asking where {partition} begins"):
-            found = self._consumer.beginning_offsets([_theirs(partition)])
+            found = self._consumer.beginning_offsets([_theirs(partition)], timeout_ms=_POSITION_TIMEOUT_MS)
         return int(found[_theirs(partition)])
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from serving.api import Stretch
+from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
-from tests.actors.house import House, partition, records_of, training
+from tests.actors.house import Failing, House, partition, records_of, training
 
 Build = Callable[..., House]
 ALPHA = EndOfDomain(domain="alpha")
@@ -132,3 +133,20 @@ def test_what_was_never_read_is_an_alarm_too(build: Build) -> None:
     assert house.is_drained()
     house.crash()
     assert house.status().unread, "it is not forgotten"
+
+
+def test_what_was_polled_waits_while_nobody_can_say_where_the_log_begins(build: Build) -> None:
+    """The source has moved on by then: what it gave must not be taken for offsets without a record."""
+    house = build(partitions=1, workers=1)
+    records = records_of("alpha", 24)
+    house.send(records)
+    house.stream.truncate(partition(0), 5)
+    ingest = house.ingests[0]
+    ingest._source = Failing(ingest._source, "first_offset", 3, StreamError("no broker"))  # type: ignore[assignment]
+    for _ in range(3):
+        with pytest.raises(StreamError):
+            ingest.poll_once(0.0)
+    assert ingest._spool.size() == 0
+    rest(house)
+    assert house.status().unread == (Stretch(partition="stream[0]", first=0, last=4, rows=0),)
+    house.check_exact(training(records[5:]))

@@ -51,6 +51,18 @@ def test_order_within_each_partition(stream: Stream) -> None:
         assert places == sorted(places)
 
 
+def test_a_log_begins_where_its_first_record_is(stream: Stream) -> None:
+    location, _ = fill(stream, 12)
+    empty = stream.new_topic()
+    full, none = TopicPartition(location.topic, 0), TopicPartition(empty.topic, 0)
+    source = stream.source(location, start_at=from_beginning)
+    read(source, 12)
+    assert source.first_offset(full) == 0
+    fresh = stream.source(empty, start_at=from_beginning)
+    settle(fresh)
+    assert fresh.first_offset(none) == 0
+
+
 def test_records_arrive_as_they_were_sent(stream: Stream) -> None:
     location = stream.new_topic()
     record = TaskRecord(domain="bank", prompt="grüß Gott", completion="ü", meta={"n": 1.5}, created_at=None)
