@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka import TopicPartition as KafkaPartition
 
 from streaming.broker import ApacheKafkaBroker, TansuBroker, free_port, kafka_home
 from streaming.embedded_log import EmbeddedLog
 from streaming.errors import BrokerUnavailable, StreamError
 from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource, ensure_topic
-from streaming.kafka_client import _murmur, check_session
+from streaming.kafka_client import _murmur, build, check_session
 from streaming.records import TaskRecord
-from streaming.source import Envelope, RecordSource, TopicPartition
+from streaming.source import Envelope, RecordSource, TopicPartition, from_beginning
 from tests.streaming.streams import SCRAM_PASSWORD, SCRAM_USER, Stream, poll_together, read, settle, shared_out
 
 
@@ -258,6 +260,20 @@ class TestGroup:
             late.commit({found[0].topic_partition: 5})
         finally:
             late.close()
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("kafka_stream", ["apache"], indirect=True)
+def test_a_log_begins_where_retention_has_left_it(kafka_stream: Stream) -> None:
+    """Only Apache Kafka deletes on request what its retention would."""
+    location = kafka_stream.new_topic()
+    fill(kafka_stream, location, 12)
+    admin = build(KafkaAdminClient, kafka_stream.kafka_options(location))
+    admin.delete_records({KafkaPartition(location.topic, 0): 7})
+    admin.close()
+    source = kafka_stream.source(location, start_at=from_beginning)
+    assert [each.offset for each in read(source, 5)] == [7, 8, 9, 10, 11]
+    assert source.first_offset(TopicPartition(location.topic, 0)) == 7
 
 
 @pytest.mark.broker
