@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -357,6 +358,7 @@ def main() -> int:
                 break
         if seed % 200 == 199:
             gc.collect()
+            print(f"{seed + 1 - chosen.first} courses, {failures} failed", end="\r", file=sys.stderr, flush=True)
     seconds = time.monotonic() - started
     count = seed + 1 - chosen.first
     print(f"{count} courses, {failures} failed, {1000 * seconds / count:.0f} ms each")
