@@ -24,6 +24,12 @@ class DomainBacklog:
         """Whether a version could be made that was not tried yet."""
         return self.ledger.seal is None and self.ledger.train > 0 and self.ledger.fresh > 0
 
+    @property
+    def only_waits(self) -> bool:
+        """Whether its counted rows wait for others to be trained with: all were tried, or all are held out."""
+        counted = self.ledger.train + self.ledger.held_out
+        return self.ledger.seal is None and counted > 0 and not self.is_trainable
+
 
 def backlogs_of(ledger: Mapping[str, OpenDomain], spools: Spools) -> dict[str, DomainBacklog]:
     """Return what waits of each domain that the ledger or a spool has rows of."""

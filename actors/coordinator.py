@@ -28,8 +28,8 @@ from actors.closing import ClosingRule, end_at_markers
 from actors.commands import Commands
 from actors.errors import NoLongerSealed, UnknownDomain, in_words
 from actors.facts import facts_of
-from actors.losses import give_up_what_is_lost
-from actors.observation import Seal, Watermarks
+from actors.losses import Losses
+from actors.observation import OpenDomain, Seal, Watermarks
 from actors.overview import Overview
 from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
@@ -75,6 +75,7 @@ class Coordinator:
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
         self._spools, self._options = Spools(ingests), options
+        self._losses = Losses(self._spools, router)
         self.publisher = Publisher(registry, router, directory)
         self._commands = Commands(registry, router, self._spools, self.publisher)
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
@@ -137,14 +138,19 @@ class Coordinator:
             self._stalled = (f"the router does not answer: {in_words(error)}",)
             return
         backlogs = backlogs_of(ledger, self._spools)
-        lost = give_up_what_is_lost(self._spools, self._router, observed)
+        waiting = self._losses.look(observed, lambda: self._unlearned(ledger))
         current = self._registry.current()
         withdrawn = dict(current.withdrawn) if current else {}
         for domain in sorted({*backlogs, *withdrawn}):
             backlog = backlogs.get(domain, DomainBacklog())
             if domain not in self._jobs:
                 self._try(domain, partial(self._move, domain, backlog, observed, withdrawn.get(domain)))
-        self._stalled = (*lost, *self._make_room(backlogs, observed))
+        self._stalled = (*waiting, *self._make_room(backlogs, observed))
+
+    def _unlearned(self, ledger: Mapping[str, OpenDomain]) -> frozenset[str]:
+        """Return the domains whose sealed version is neither learned nor being learned."""
+        sealed = {domain: each.seal for domain, each in ledger.items() if domain not in self._jobs}
+        return frozenset(d for d, seal in sealed.items() if seal and self._adapter(d, seal.version) is None)
 
     def _try(self, domain: str, step: Callable[[], None]) -> None:
         """Take a step; what it fails for is the domain's own trouble."""
@@ -192,27 +198,24 @@ class Coordinator:
     def _make_room(self, backlogs: Mapping[str, DomainBacklog], observed: Watermarks) -> list[str]:
         """Close, on each full worker, the domain that fills it most: it would wait for ever for one that never ends.
 
-        Returns what is to be said of the workers where none can be closed.
+        Where none can be closed, one that no version is made of is given up: rows to wait with for more must not stop
+        the stream. Returns what is to be said of the workers where there is none either.
         """
         stalled = []
         for name, report in self._spools.reports.items():
             if not report.full or _any_of(self._jobs, report.rows):
                 continue
-            closable = {
-                domain: rows
-                for domain, rows in report.rows.items()
-                if domain in backlogs
-                and backlogs[domain].is_trainable
-                and domain not in self._jobs
-                and self._stages.get(domain, Stage()).is_due(True)
-            }
+            largest = sorted(report.rows.keys() & backlogs.keys(), key=lambda domain: -report.rows[domain])
+            closable = [d for d in largest if backlogs[d].is_trainable and self._stages.get(d, Stage()).is_due(True)]
+            waiting = [d for d in largest if backlogs[d].only_waits]
             if closable:
-                largest = max(closable, key=lambda domain: closable[domain])
-                self._try(largest, partial(self._seal_and_learn, largest, observed))
+                self._try(closable[0], partial(self._seal_and_learn, closable[0], observed))
+            elif waiting:
+                self._try(waiting[0], partial(self._router.give_up, waiting[0], observed))
             else:
                 stalled.append(
-                    f"the spool of {name} is full and no domain in it can be closed: remove one whose versions were "
-                    "rejected or failed, or raise ingest.spool_limit"
+                    f"the spool of {name} is full and no domain in it can be closed: remove one whose training failed, "
+                    "or raise ingest.spool_limit"
                 )
         return stalled
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors import ledger_state
 from actors.errors import UnknownDomain
-from actors.observation import WriterRun
+from actors.observation import Seal, WriterRun
 from registry.errors import RegistryError
 from registry.registry import Registry
 
@@ -36,10 +36,15 @@ def take_log(registry: Registry, topic: str) -> int:
     known = {*ledger.logs, *(partition.topic for partition in ledger.observed)}
     if topic not in known:
         raise UnknownDomain(f"{registry.root}: nothing was counted from topic {topic!r}; known: {sorted(known)}")
-    lost = ledger.take_log(topic)
+    sealed = {domain: entry.seal for domain, entry in ledger.entries.items()}
+    lost = ledger.take_log(topic, {d for d, seal in sealed.items() if seal and not _is_learned(registry, d, seal)})
     document = ledger_state.save(ledger, store)
     runs = [*state["runs"], list(WriterRun(epoch.name, head.snapshot + 1))]
     before = ledger_state.segments(state["ledger"])
     names = (snapshot.segments - before) | ledger_state.segments(document)
     registry.commit({**state, "ledger": document, "runs": runs}, names, epoch=epoch, parent=head.snapshot_digest)
     return lost
+
+
+def _is_learned(registry: Registry, domain: str, seal: Seal) -> bool:
+    return any(adapter.version == seal.version for adapter in registry.adapters(domain))

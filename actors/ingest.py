@@ -10,14 +10,14 @@ spool is full it pauses its partitions. The observing loop (`observer`) takes wh
 
 A partition is read from where the spool ends, or from the ledger's `low` where the spool has nothing, whatever offsets
 a consumer group has committed: those say what was polled, not what was learned. Offsets that the log gives no more are
-not covered but reported, until the coordinator has asked the others and says that they are given up.
+not covered, until the coordinator has asked the others and says that they are given up.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ from actors.observation import LedgerView, Marker, Watermarks
 from actors.observer import Letter, Observer
 from actors.ports import ExamplesPort, SpoolPort, SumsPort
 from actors.quiet import Quiet
-from actors.report import Held, IngestReport, Missing
+from actors.report import IngestReport, Survey
 from actors.spool import Spool, SpooledRow
 from actors.spool_file import is_damage
 from learning.contract import Example
@@ -197,24 +197,18 @@ class Ingest:
         for partition in self._assigned & self._next.keys():
             self._next[partition] = max(self._next[partition], self._look(partition))
 
-    def _missing(self, view: LedgerView) -> tuple[tuple[Missing, ...], bool]:
-        """Return what should have been read and the log gives no more, and whether there are other holes."""
-        missing: list[Missing] = []
-        others = False
-        for partition, reached in dict(self._next).items():
-            if partition not in self._assigned:
-                continue
-            begins = self._begins.get(partition, 0)
-            for hole in self._spool.holes(partition, view.low.get(partition, 0), reached):
-                if hole.first < begins:
-                    missing.append(Missing(partition, hole.first, min(hole.end, begins)))
-                others = others or hole.end > begins
-        return tuple(missing), others
+    def _has_passed_over(self, low: Watermarks) -> bool:
+        """Tell whether reading is beyond offsets that were not read and that the log still gives."""
+        return any(
+            hole.end > self._begins.get(partition, 0)
+            for partition in self._assigned & self._next.keys()
+            for hole in self._spool.holes(partition, low.get(partition, 0), self._next[partition])
+        )
 
     def _reopen_where_stuck(self) -> None:
         """Read again from a hole that reading has passed: nothing behind it could ever be observed."""
         if not self._must_reopen and time.monotonic() - self._looked_at >= _LOOK_EVERY_S:
-            self._must_reopen = self._missing(self._following.view())[1]
+            self._must_reopen = self._has_passed_over(self._following.view().low)
         if self._must_reopen:
             self._source.close()
             self._next, self._begins, self._polled = {}, {}, []
@@ -317,11 +311,6 @@ class Ingest:
         for who, what in (("spool", self._spool.trouble), ("other spools", self._following.trouble)):
             if what:
                 trouble[who] = what
-        missing: tuple[Missing, ...] = ()
-        try:
-            missing, _ = self._missing(self._following.view())
-        except Exception as error:
-            trouble.setdefault("ledger", in_words(error))
         return IngestReport(
             rows=self._spool.counts(),
             unobserved=unobserved,
@@ -334,15 +323,21 @@ class Ingest:
             polled=self._counters["polled"],
             dead_letters=self._counters["dead_letters"],
             duplicates=self._observer.duplicates,
-            missing=missing,
             trouble=trouble,
             positions=dict(self._next),
         )
 
-    def held(self, partition: TopicPartition, first: int, end: int) -> Held:
-        """Say what the spool has of a stretch that another worker can't read any more."""
-        read = self._spool.covered(partition, first, end)
-        return Held(self._spool.held(partition, first, end), read[0].first if read else None)
+    def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:
+        """Say of each partition what is here of it: the rows of the stretch, and what was read from its beginning on.
+
+        Rows that a worker has left behind are among them: raises what keeps them from being taken over.
+        """
+        self._following.view()
+        found = {}
+        for partition, (first, end) in stretches.items():
+            begins = self._begins.get(partition) if partition in self._assigned else None
+            found[partition] = Survey(*self._spool.survey(partition, first, end), begins)
+        return found
 
     def give_up(self, partition: TopicPartition, first: int, end: int) -> None:
         """Count a stretch as read: nobody can read it, and the ledger says what is lost by that.
@@ -353,8 +348,12 @@ class Ingest:
         self._spool.append([], [], [Span(partition, first, end)])
 
     def examples(self, domain: str, until: Watermarks) -> tuple[list[Example], list[Example]]:
-        """Return the training and the held-out examples of a domain below `until` that the router has counted."""
+        """Return the training and the held-out examples of a domain below `until` that the router has counted.
+
+        What another run of the router confirmed, and this one was not asked about, is not among them.
+        """
         self._check_template()
+        self._following.renew()
         train: list[Example] = []
         held_out: list[Example] = []
         for row in self._spool.examples(domain, until):

@@ -4,7 +4,8 @@ Of each partition it holds up to where rows were decided on (`observed`), of eac
 
     open       counted in the sums, to be trained on or held out; the row is the one at the place where it was counted
     settled    part of a version's training or exam that was published: nothing is asked of the row any more
-    lost       counted, but its text can be read nowhere; the same example sent again is taken in its place
+    lost       counted, but its text can be read nowhere; the same example sent again is taken in its place, on the
+               same side of the exam
 
 and a fence: offsets below which no row of the domain is ever taken. A seal names the open rows that a version is
 trained on, before it is trained, so that a crash in between changes nothing about which these are. Everything that
@@ -18,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from actors.errors import NotCaughtUp, OtherHome, UnknownDomain
-from actors.observation import Fate, Loss, Marker, Observation, OpenDomain, RowKey, Seal, Watermarks
+from actors.observation import Fate, Int64, Loss, Marker, Observation, OpenDomain, RowKey, Seal, Watermarks
 from registry.digests import DigestRuns
 from streaming.source import TopicPartition
 
@@ -55,6 +58,8 @@ class DomainEntry:
     """Segments that hold `open` and `lost` as they are; one that is absent is to be written."""
     described: OpenDomain | None = None
     """What `Ledger.open` said last, while nothing has changed since."""
+    offsets: dict[TopicPartition, Int64] | None = field(default=None, compare=False)
+    """The offsets of the open rows in order, while nothing has changed since."""
 
     def copy(self) -> DomainEntry:
         """Return an entry that may be changed apart from this one."""
@@ -79,11 +84,16 @@ class DomainEntry:
             return "gone"
         known = self.open.get(row.digest)
         if known is not None:
-            return "counted" if (known.partition, known.offset) == (row.partition, row.offset) else "gone"
+            if (known.partition, known.offset) != (row.partition, row.offset):
+                return "gone"
+            return "counted" if known.held_out == row.held_out else "turned"
         if row.offset < observed:
             # Decided on before, and not kept: settled, removed, refused, or counted elsewhere.
             return "gone"
-        return "lost" if row.digest in self.lost else "new"
+        lost = self.lost.get(row.digest)
+        if lost is None:
+            return "new"
+        return "lost" if lost.held_out == row.held_out else "turned"
 
 
 class Ledger:
@@ -94,6 +104,7 @@ class Ledger:
         self.observed: Offsets = {}
         """Next offset to be decided on; a partition that is absent stands at 0."""
         self.logs: dict[str, str] = {}
+        self.taken: dict[str, int] = {}
         self.unread: list[Loss] = []
         self.entries: dict[str, DomainEntry] = {}
         self._shared: set[str] = set()
@@ -101,9 +112,15 @@ class Ledger:
     def copy(self) -> Ledger:
         """Return a ledger that may be changed while this one stays as it is, for as long as only one of them is."""
         other = Ledger(self._nothing)
-        other.observed, other.logs, other.unread = dict(self.observed), dict(self.logs), list(self.unread)
+        other.observed, other.unread = dict(self.observed), list(self.unread)
+        other.logs, other.taken = dict(self.logs), dict(self.taken)
         other.entries, other._shared = dict(self.entries), set(self.entries)
         return other
+
+    def differs_from(self, other: Ledger) -> bool:
+        """Tell whether anything was changed since it was copied from `other`."""
+        mine, theirs = self.entries, other.entries
+        return self.unread != other.unread or any(mine[domain] is not theirs.get(domain) for domain in mine)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -213,31 +230,52 @@ class Ledger:
         self.entries[domain] = entry
         self._shared.discard(domain)
 
-    def lose(self, partition: TopicPartition, first: int, end: int, held: Collection[int]) -> int:
-        """Note that offsets `first` up to `end` can't be read any more; `held` are those that some spool has.
+    def lose(self, offsets: Mapping[TopicPartition, Collection[int]], unlearned: Collection[str]) -> None:
+        """Note that the rows at these places can be read nowhere any more.
 
-        Returns the number of counted rows that are lost by it. What was not decided on yet is noted as unread.
+        What is sealed stays so, as a version may have been trained on it; but for the domains in `unlearned`, whose
+        sealed version is neither learned nor being learned: theirs is made of what is left.
         """
-        rows = 0
+        gone = {partition: frozenset(some) for partition, some in offsets.items()}
         for domain, known in list(self.entries.items()):
+            keeps = known.seal.until if known.seal is not None and domain not in unlearned else {}
             lost = {
                 digest: row
                 for digest, row in known.open.items()
-                if row.partition == partition and first <= row.offset < end and row.offset not in held
+                if row.offset in gone.get(row.partition, ()) and not row.is_below(keeps)
             }
-            if not lost:
-                continue
-            entry = self._change(domain)
-            entry.lost.update(lost)
-            for digest in lost:
-                del entry.open[digest]
-            entry.files.clear()
-            if entry.seal is not None:
-                seal = _sealed(entry.open.values(), entry.seal.version, entry.seal.until)
-                entry.seal = seal if seal.train else None
-            rows += len(lost)
+            if lost:
+                self._lose(self._change(domain), lost)
+
+    def _lose(self, entry: DomainEntry, lost: Mapping[bytes, OpenRow]) -> None:
+        entry.lost.update(lost)
+        for digest in lost:
+            del entry.open[digest]
+        entry.files.clear()
+        if entry.seal is not None:
+            seal = _sealed(entry.open.values(), entry.seal.version, entry.seal.until)
+            entry.seal = seal if seal.train else None
+
+    def skip(self, partition: TopicPartition, first: int, end: int) -> None:
+        """Note that nobody has read or can read offsets `first` up to `end`; what was decided on of them is none."""
         self._note_unread(partition, max(first, self.observed.get(partition, 0)), end)
-        return rows
+
+    def give_up(self, domain: str, until: Watermarks) -> None:
+        """Give up the domain's open rows below `until`, which no version is made of: they are lost, and fenced off.
+
+        Sent again they are taken like any that were lost. What is sealed is not given up.
+        """
+        known = self.entries.get(domain)
+        if known is None or known.seal is not None:
+            return
+        lost = {digest: row for digest, row in known.open.items() if row.is_below(until)}
+        if not lost:
+            return
+        entry = self._change(domain)
+        self._lose(entry, lost)
+        _raise_to(entry.fence, until)
+        entry.markers = {p: offset for p, offset in entry.markers.items() if offset >= until.get(p, 0)}
+        entry.tried = {}
 
     def _note_unread(self, partition: TopicPartition, first: int, end: int) -> None:
         if first >= end:
@@ -253,21 +291,34 @@ class Ledger:
             self.unread = [each for each in self.unread if each not in touching]
             self.unread.append(joined)
 
-    def take_log(self, topic: str) -> int:
-        """Begin the topic's partitions anew, as another log stands under its name; returns the rows lost by it."""
+    def take_log(self, topic: str, unlearned: Collection[str]) -> int:
+        """Begin the topic's partitions anew, as another log stands under its name; returns the rows lost by it.
+
+        What was decided of the former log stays so, under a name of its own: a version that is sealed over it and
+        learned may still be published. `unlearned` as for `lose`.
+        """
+        self.taken[topic] = self.taken.get(topic, 0) + 1
+        former = _Renamed(topic, f"{topic} (log {self.taken[topic]})")
         rows = 0
-        for partition in [p for p in self.observed if p.topic == topic]:
-            rows += self.lose(partition, 0, self.observed[partition], ())
-            del self.observed[partition]
         for domain in self.entries:
             entry = self._change(domain)
-            for offsets in (entry.fence, entry.markers, entry.tried):
-                for partition in [p for p in offsets if p.topic == topic]:
-                    del offsets[partition]
+            keeps = entry.seal.until if entry.seal is not None and domain not in unlearned else {}
+            lost = {
+                digest: row
+                for digest, row in entry.open.items()
+                if row.partition.topic == topic and not row.is_below(keeps)
+            }
+            self._lose(entry, lost)
+            rows += len(lost)
+            entry.open = {digest: former.row(row) for digest, row in entry.open.items()}
+            entry.lost = {digest: former.row(row) for digest, row in entry.lost.items()}
+            entry.fence, entry.markers = former.without(entry.fence), former.without(entry.markers)
+            entry.tried = former.without(entry.tried)
             if entry.seal is not None:
-                until = {p: offset for p, offset in entry.seal.until.items() if p.topic != topic}
-                seal = _sealed(entry.open.values(), entry.seal.version, until)
-                entry.seal = seal if seal.train else None
+                entry.seal = replace(entry.seal, until={former.place(p): end for p, end in entry.seal.until.items()})
+            entry.files.clear()
+        self.unread = [replace(loss, partition=former.place(loss.partition)) for loss in self.unread]
+        self.observed = former.without(self.observed)
         self.logs.pop(topic, None)
         return rows
 
@@ -281,6 +332,16 @@ class Ledger:
                 if row.offset < low.get(row.partition, 0):
                     low[row.partition] = row.offset
         return low
+
+    def open_offsets(self) -> dict[TopicPartition, Int64]:
+        """Return the offsets of all open rows in order, by partition."""
+        parts: dict[TopicPartition, list[Int64]] = {}
+        for entry in self.entries.values():
+            if entry.offsets is None:
+                entry.offsets = _offsets(entry.open.values())
+            for partition, offsets in entry.offsets.items():
+                parts.setdefault(partition, []).append(offsets)
+        return {partition: np.sort(np.concatenate(some)) for partition, some in parts.items()}
 
     def fences(self) -> dict[str, Watermarks]:
         """Return the fence of each domain that has one."""
@@ -315,13 +376,37 @@ class Ledger:
             self.entries[domain] = self.entries[domain].copy()
         self._shared.discard(domain)
         entry = self.entries[domain]
-        entry.described = None
+        entry.described = entry.offsets = None
         return entry
+
+
+@dataclass(frozen=True)
+class _Renamed:
+    """A topic under another name."""
+
+    topic: str
+    name: str
+
+    def place(self, partition: TopicPartition) -> TopicPartition:
+        return TopicPartition(self.name, partition.partition) if partition.topic == self.topic else partition
+
+    def row(self, row: OpenRow) -> OpenRow:
+        return replace(row, partition=self.place(row.partition)) if row.partition.topic == self.topic else row
+
+    def without(self, offsets: Watermarks) -> Offsets:
+        return {partition: offset for partition, offset in offsets.items() if partition.topic != self.topic}
 
 
 def _raise_to(offsets: Offsets, others: Watermarks) -> None:
     for partition, offset in others.items():
         offsets[partition] = max(offset, offsets.get(partition, 0))
+
+
+def _offsets(rows: Iterable[OpenRow]) -> dict[TopicPartition, Int64]:
+    found: dict[TopicPartition, list[int]] = {}
+    for row in rows:
+        found.setdefault(row.partition, []).append(row.offset)
+    return {partition: np.array(offsets, dtype=np.int64) for partition, offsets in found.items()}
 
 
 def _sealed(rows: Iterable[OpenRow], version: int, until: Watermarks) -> Seal:

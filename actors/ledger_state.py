@@ -29,6 +29,7 @@ def save(ledger: Ledger, store: SegmentStore) -> dict[str, Any]:
         "observed": observed,
         "low": places.pairs(ledger.low()),
         "logs": dict(ledger.logs),
+        "taken": dict(ledger.taken),
         "unread": unread,
         "domains": domains,
         "partitions": places.known,
@@ -40,7 +41,7 @@ def restore(document: Mapping[str, Any], store: SegmentStore) -> Ledger:
     partitions = [TopicPartition(topic, number) for topic, number in document["partitions"]]
     ledger = Ledger(DigestRuns.empty(store))
     ledger.observed = _offsets(document["observed"], partitions)
-    ledger.logs = dict(document["logs"])
+    ledger.logs, ledger.taken = dict(document["logs"]), dict(document.get("taken", {}))
     ledger.unread = [Loss(partitions[place], first, last, 0) for place, first, last in document["unread"]]
     for domain, saved in document["domains"].items():
         ledger.entries[domain] = _restored(saved, partitions, store)

@@ -13,16 +13,22 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from learning.statistics import Statistics
 from streaming.source import TopicPartition
 
 Watermarks = Mapping[TopicPartition, int]
 """An offset by partition, exclusive: all below it is meant."""
+Int64 = NDArray[np.int64]
+"""Offsets in order, shape (rows,)."""
 
-Fate = Literal["new", "counted", "lost", "gone"]
+Fate = Literal["new", "counted", "lost", "turned", "gone"]
 """What the ledger says of a row. `new`: not seen, to be counted and kept. `counted`: counted at this very place and not
-settled, to be kept. `lost`: counted, but its text could be read nowhere; to be kept, not counted again. `gone`: to be
-dropped, as it is settled, removed, or counted at another place."""
+settled, to be kept. `lost`: counted, but its text could be read nowhere; to be kept, not counted again. `turned`: one
+of these two, but counted on the other side of the exam; to be kept on that side. `gone`: to be dropped, as it is
+settled, removed, or counted at another place."""
 
 
 class RowKey(NamedTuple):
@@ -109,6 +115,8 @@ class LedgerView:
     that the caller said it knows."""
     removed: frozenset[str] = frozenset()
     """Domains that were ever removed: what spools drop of them has to be gone from their files as well."""
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """By topic, how many times another log was accepted under its name: what was read before that belongs to none."""
 
     def follows(self, lineage: str, run: str, snapshot: int) -> bool:
         """Tell whether the snapshot in force is that snapshot of that run, or descends from it."""
@@ -134,7 +142,7 @@ class Seal:
 
 @dataclass(frozen=True)
 class Loss:
-    """Offsets `first` to `last` (inclusive) of a partition that no spool holds and the log does not give any more.
+    """Offsets `first` to `last` (inclusive) of a partition, some or all of which are in no spool nor to be read again.
 
     `rows` of them were counted and can't be trained on; where `rows` is 0, they were never read.
     """

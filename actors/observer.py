@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,6 +75,7 @@ class Observer:
                 # Started again since the view was taken: it stands further back, and these rows are still to come.
                 self._following.ask_again()
                 return 0
+            self._turned(rows, fates)
             self._discard_gone(rows, fates)
             if len(rows) == self._block_rows:
                 end = rows[-1].offset + 1
@@ -117,9 +119,18 @@ class Observer:
     def _sifted(self, rows: Sequence[SpooledRow]) -> tuple[list[SpooledRow], set[Place]]:
         """Return the rows to be kept, and the places of those among them that are to be counted."""
         fates = self._router.fates([_key(row) for row in rows])
-        kept = [row for row, fate in zip(rows, fates, strict=True) if fate in ("new", "lost")]
+        rows = self._turned(rows, fates)
+        kept = [row for row, fate in zip(rows, fates, strict=True) if fate in ("new", "lost", "turned")]
         self._discard_gone(rows, fates)
         return kept, {_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "new"}
+
+    def _turned(self, rows: Sequence[SpooledRow], fates: Sequence[Fate]) -> list[SpooledRow]:
+        """Return the rows, each on the side of the exam on which it was counted: in the spool it stands there too."""
+        self._spool.turn([_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "turned"])
+        return [
+            replace(row, held_out=not row.held_out) if fate == "turned" else row
+            for row, fate in zip(rows, fates, strict=True)
+        ]
 
     def _discard_gone(self, rows: Sequence[SpooledRow], fates: Sequence[Fate]) -> None:
         """Drop rows for what the ledger says of them, once the spool is led after the snapshot by which it does."""

@@ -6,13 +6,13 @@ of the actor's module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from actors.change import Change
 from actors.directive import Directive, PublicationReport, Standing
-from actors.observation import Fate, LedgerView, Loss, Observation, OpenDomain, Receipt, RowKey, Seal, Watermarks
-from actors.report import Held, IngestReport
+from actors.observation import Fate, Int64, LedgerView, Loss, Observation, OpenDomain, Receipt, RowKey, Seal, Watermarks
+from actors.report import IngestReport, Survey
 from actors.training import Trained, TrainingOrder
 from learning.contract import Example, Progress
 from registry.manifest import Manifest
@@ -27,11 +27,11 @@ class ExamplesPort(Protocol):
 
 
 class SpoolPort(Protocol):
-    """Ingest to the coordinator: where it stands, and what it holds of a stretch that another can't read any more."""
+    """Ingest to the coordinator: where it stands, and what it has of each partition."""
 
     def report(self) -> IngestReport: ...
 
-    def held(self, partition: TopicPartition, first: int, end: int) -> Held: ...
+    def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]: ...
 
     def give_up(self, partition: TopicPartition, first: int, end: int) -> None: ...
 
@@ -61,7 +61,13 @@ class ManifestPort(Protocol):
 
     def drop_markers(self, domain: str, markers: Watermarks) -> None: ...
 
-    def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int: ...
+    def open_offsets(self) -> dict[TopicPartition, Int64]: ...
+
+    def lose(self, offsets: Mapping[TopicPartition, Collection[int]], unlearned: Collection[str]) -> None: ...
+
+    def skip(self, partition: TopicPartition, first: int, end: int) -> None: ...
+
+    def give_up(self, domain: str, until: Watermarks) -> None: ...
 
     def publish(self, change: Change) -> Manifest: ...
 

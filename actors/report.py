@@ -5,24 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.coverage import Span
+from actors.observation import Int64
 from streaming.source import TopicPartition
 
-
-@dataclass(frozen=True)
-class Missing:
-    """Offsets `first` up to `end` (exclusive) that this worker should read and its log does not give any more."""
-
-    partition: TopicPartition
-    first: int
-    end: int
+Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a spool has of a stretch of a partition: the offsets of its rows, and the first offset that it has read."""
+class Survey:
+    """What a worker has of a partition from an offset on."""
 
-    offsets: frozenset[int]
+    held: Int64
+    """Offsets of the rows in its spool, in order, up to the end that was asked for."""
+    read: tuple[Span, ...]
+    """What it has read, in order."""
     begins: int | None
+    """First offset that the log still gives, where this worker is the one that reads the partition; None elsewhere."""
+
+    def has_read(self, offset: int) -> bool:
+        """Tell whether the worker has read an offset."""
+        return any(span.first <= offset < span.end for span in self.read)
+
+    def has_passed(self, offsets: Int64) -> Bool:
+        """Tell of each offset whether this worker, which reads the partition, will never come to read it (again)."""
+        passed = offsets < (self.begins or 0)
+        for span in self.read:
+            passed |= (span.first <= offsets) & (offsets < span.end)
+        return passed
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,6 @@ class IngestReport:
     dead_letters: int
     duplicates: int
     """Rows dropped because the ledger has them elsewhere or as settled."""
-    missing: tuple[Missing, ...]
     trouble: Mapping[str, str]
     """The last error of each loop that is failing now, and dead letters that were lost; empty when all is well."""
     positions: Mapping[TopicPartition, int] = field(default_factory=dict)

@@ -10,7 +10,7 @@ This module knows no transport; its methods must be called by one thread at a ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
     Fate,
+    Int64,
     LedgerView,
     Loss,
     Observation,
@@ -83,6 +84,7 @@ class Router:
             low=dict(self._low),
             fences=None if known == self._snapshot else dict(self._fences),
             removed=self._removed,
+            taken=dict(self._ledger.taken),
         )
 
     def fates(self, rows: Sequence[RowKey]) -> tuple[Fate, ...]:
@@ -183,19 +185,38 @@ class Router:
         self._check()
         self._ledger.drop_markers(domain, markers)
 
-    def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int:
-        """Note, durably, that offsets `first` up to `end` are gone but for those that some spool has.
+    def open_offsets(self) -> dict[TopicPartition, Int64]:
+        """Return the offsets of all rows that are counted and not settled, in order, by partition."""
+        self._check()
+        return self._ledger.open_offsets()
 
-        What was counted of them is durable then too, as nobody is going to read it again. Returns the number of counted
-        rows that can't be trained on any more.
+    def lose(self, offsets: Mapping[TopicPartition, Collection[int]], unlearned: Collection[str]) -> None:
+        """Note, durably, that the rows at these places can be read nowhere any more; see `Ledger.lose`."""
+        self._check()
+        ledger = self._ledger.copy()
+        ledger.lose(offsets, unlearned)
+        if ledger.differs_from(self._ledger):
+            self._commit(ledger, self._sums)
+
+    def skip(self, partition: TopicPartition, first: int, end: int) -> None:
+        """Note, durably, that nobody can read offsets `first` up to `end`.
+
+        What was counted of them meanwhile is durable then too: their readers take all of it for read.
         """
         self._check()
         ledger = self._ledger.copy()
-        rows = ledger.lose(partition, first, end, held)
+        ledger.skip(partition, first, end)
         counted = min(end, ledger.observed.get(partition, 0))
-        if rows or ledger.unread != self._ledger.unread or self._durable.get(partition, 0) < counted:
+        if ledger.differs_from(self._ledger) or self._durable.get(partition, 0) < counted:
             self._commit(ledger, self._sums)
-        return rows
+
+    def give_up(self, domain: str, until: Watermarks) -> None:
+        """Give up, durably, the domain's rows below `until` that no version is made of; see `Ledger.give_up`."""
+        self._check()
+        ledger = self._ledger.copy()
+        ledger.give_up(domain, until)
+        if ledger.differs_from(self._ledger):
+            self._commit(ledger, self._sums)
 
     def tidy(self) -> None:
         """Join small files into larger ones: the same state, named by the next snapshot. Takes its time."""

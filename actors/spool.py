@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from actors.coverage import Coverage, Span
 from actors.errors import OtherHome, SpoolAhead
-from actors.observation import LedgerView, Marker, Watermarks
+from actors.observation import Int64, LedgerView, Marker, Watermarks
 from actors.spool_file import Transaction, UnreadableSpool, open_file, put_aside
 from streaming.source import TopicPartition
 
@@ -43,6 +45,8 @@ _RESIDUE = "residue"
 """The fact that the file may hold texts of rows that were dropped and must not be found."""
 _WIPE_AGAIN_S = 30.0
 """At least, as a wipe writes everything that is left."""
+_FOR_EVER = 2**63 - 1
+"""Beyond every offset."""
 _STRETCH = "topic=? AND part=? AND pos>=? AND pos<?"
 _REREAD = "`anabranch home reread` deletes the spools, and the stream is read again"
 
@@ -194,9 +198,7 @@ class Spool:
                 self._fences = view.fences
             if view.fences is not None or noted != present:
                 with Transaction(self._db):
-                    for topic, identity in view.logs.items():
-                        if self.log_of(topic) not in (None, identity):
-                            self._drop_topic(topic)
+                    self._drop_other_logs(view)
                     self._drop_settled(view.durable)
                     for name, value in zip(("lineage", "run", "snapshot"), present, strict=True):
                         self.note(name, str(value))
@@ -210,6 +212,15 @@ class Spool:
         self._db.execute("VACUUM")
         self._db.execute("DELETE FROM facts WHERE name=?", (_RESIDUE,))
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _drop_other_logs(self, view: LedgerView) -> None:
+        for topic, identity in view.logs.items():
+            if self.log_of(topic) not in (None, identity):
+                self._drop_topic(topic)
+        for topic, times in view.taken.items():
+            if self.fact(f"taken {topic}") != str(times):
+                self._drop_topic(topic)
+                self.note(f"taken {topic}", str(times))
 
     def _drop_topic(self, topic: str) -> None:
         for table in ("rows", "markers", "coverage"):
@@ -275,6 +286,14 @@ class Spool:
                 self.note(name, value)
             self._drop_settled({})
 
+    def turn(self, places: Iterable[tuple[TopicPartition, int]]) -> None:
+        """Put single rows on the other side of the exam, where the ledger has them."""
+        with self._lock, Transaction(self._db):
+            self._db.executemany(
+                "UPDATE rows SET held_out = 1 - held_out WHERE topic=? AND part=? AND pos=?",
+                [(*partition, offset) for partition, offset in places],
+            )
+
     def discard(self, places: Iterable[tuple[TopicPartition, int]]) -> None:
         """Delete single rows, which the ledger has elsewhere or not at all."""
         with self._lock, Transaction(self._db):
@@ -328,16 +347,12 @@ class Spool:
                 )
             ]
 
-    def held(self, partition: TopicPartition, first: int, end: int) -> frozenset[int]:
-        """Return the offsets of the rows of a stretch."""
+    def survey(self, partition: TopicPartition, first: int, end: int) -> tuple[Int64, tuple[Span, ...]]:
+        """Return the offsets of the rows of a stretch, and what of the partition was read from its beginning on."""
         with self._lock:
             found = self._db.execute(f"SELECT pos FROM rows WHERE {_STRETCH}", (*partition, first, end)).fetchall()
-        return frozenset(pos for (pos,) in found)
-
-    def covered(self, partition: TopicPartition, first: int, end: int) -> list[Span]:
-        """Return what of a stretch was read."""
-        with self._lock:
-            return self.coverage.within(partition, first, end)
+            read = self.coverage.within(partition, first, _FOR_EVER)
+        return np.array([pos for (pos,) in found], dtype=np.int64), tuple(read)
 
     def holes(self, partition: TopicPartition, first: int, end: int) -> list[Span]:
         """Return what of a stretch was not read."""

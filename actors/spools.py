@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from actors.errors import in_words
 from actors.ports import SpoolPort
-from actors.report import IngestReport
+from actors.report import IngestReport, Survey
 from serving.api import IngestStatus
 from streaming.source import TopicPartition
 
@@ -49,9 +49,20 @@ class Spools:
         """Return the worker of that name."""
         return self._ingests[name]
 
-    def others(self, name: str) -> dict[str, SpoolPort]:
-        """Return all workers but one."""
-        return {other: ingest for other, ingest in self._ingests.items() if other != name}
+    def survey(
+        self, stretches: Mapping[TopicPartition, tuple[int, int]]
+    ) -> tuple[dict[str, dict[TopicPartition, Survey]], list[str]]:
+        """Return what each worker has of these stretches, and what is to be said of each that does not answer."""
+        found: dict[str, dict[TopicPartition, Survey]] = {}
+        silent = dict(self.silent)
+        for name, ingest in self._ingests.items():
+            if name in silent:
+                continue
+            try:
+                found[name] = ingest.survey(stretches)
+            except Exception as error:
+                silent[name] = in_words(error)
+        return found, [f"{name} may hold them and does not answer: {why}" for name, why in silent.items()]
 
     def partitions(self) -> frozenset[TopicPartition]:
         """Return all partitions of the stream."""

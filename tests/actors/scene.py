@@ -13,14 +13,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from actors.change import Change, next_routes
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
+from actors.coverage import Span
 from actors.directive import PublicationReport
 from actors.errors import NoLongerSealed, PublicationFailed
 from actors.ledger import Ledger
-from actors.observation import Loss, Marker, Observation, OpenDomain, RowKey, Seal, Watermarks, example_digest
-from actors.report import Held, IngestReport, Missing
+from actors.observation import Int64, Loss, Marker, Observation, OpenDomain, RowKey, Seal, Watermarks, example_digest
+from actors.report import IngestReport, Survey
 from actors.training import Trained, TrainingOrder
 from learning.contract import Evaluation, TrainingResult
 from learning.gate import Gate
@@ -137,9 +140,21 @@ class MemoryRouter:
         self.on_call("drop_markers")
         self.ledger.drop_markers(domain, markers)
 
-    def lose(self, partition: TopicPartition, first: int, end: int, held: frozenset[int]) -> int:
+    def open_offsets(self) -> dict[TopicPartition, Int64]:
+        self.on_call("open_offsets")
+        return self.ledger.open_offsets()
+
+    def lose(self, offsets: Mapping[TopicPartition, Collection[int]], unlearned: Collection[str]) -> None:
         self.on_call("lose")
-        return self.ledger.lose(partition, first, end, held)
+        self.ledger.lose(offsets, unlearned)
+
+    def skip(self, partition: TopicPartition, first: int, end: int) -> None:
+        self.on_call("skip")
+        self.ledger.skip(partition, first, end)
+
+    def give_up(self, domain: str, until: Watermarks) -> None:
+        self.on_call("give_up")
+        self.ledger.give_up(domain, until)
 
     def counts(self) -> dict[str, int]:
         return self.ledger.examples()
@@ -215,10 +230,13 @@ class MemorySpool:
     quiet: dict[str, float] = field(default_factory=dict)
     up_seconds: float = 0.0
     full: bool = False
-    missing: tuple[Missing, ...] = ()
     positions: dict[TopicPartition, int] = field(default_factory=dict)
-    offsets: frozenset[int] = frozenset()
+    holds: Collection[int] | None = None
+    """Offsets in P0; None: all there are."""
+    read: tuple[tuple[int, int], ...] = ()
+    """What it has read of P0."""
     begins: int | None = None
+    """Where the log of P0 begins, to the worker that reads it."""
     away: bool = False
     given_up: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
 
@@ -236,22 +254,25 @@ class MemorySpool:
             polled=0,
             dead_letters=0,
             duplicates=0,
-            missing=self.missing,
             trouble={},
             positions=self.positions,
         )
 
-    def held(self, partition: TopicPartition, first: int, end: int) -> Held:
+    def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:
         self._answer()
-        return Held(frozenset(o for o in self.offsets if first <= o < end), self._read_from(first, end))
+        return {each: self._survey(each, *stretch) for each, stretch in stretches.items()}
 
-    def _read_from(self, first: int, end: int) -> int | None:
-        return None if self.begins is None or self.begins >= end else max(first, self.begins)
+    def _survey(self, partition: TopicPartition, first: int, end: int) -> Survey:
+        offsets = np.arange(first, end)
+        if partition != P0:
+            return Survey(offsets, (), None)
+        held = offsets if self.holds is None else offsets[np.isin(offsets, list(self.holds))]
+        return Survey(held, tuple(Span(P0, *each) for each in self.read), self.begins)
 
     def give_up(self, partition: TopicPartition, first: int, end: int) -> None:
         self._answer()
         self.given_up.append((partition, first, end))
-        self.missing = tuple(m for m in self.missing if (m.first, m.end) != (first, end))
+        self.read = (*self.read, (first, end))
 
     def _answer(self) -> None:
         if self.away:

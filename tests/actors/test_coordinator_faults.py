@@ -204,13 +204,22 @@ def test_a_failed_domain_does_not_keep_a_full_spool_closed(build: Build) -> None
     house.check_exact(training([*records_of("alpha", 40), *records_of("beta", 60)]))
 
 
-def test_a_spool_full_of_what_was_rejected_says_so(build: Build) -> None:
+def test_a_spool_full_of_what_was_rejected_makes_room_and_says_what_is_lost(build: Build) -> None:
     house = build(gate=Gate(min_gain=100.0), options=limits(spool_limit=30, poll_records=10))
-    house.send(records_of("alpha", 60))
-    house.settle(lambda: bool(house.status().trouble))
-    assert "full" in house.status().trouble
-    house.coordinator.remove("alpha")
-    house.settle(house.is_drained)
+    records = records_of("alpha", 60)
+
+    def lost() -> int:
+        state = house.state("alpha")
+        return sum(stretch.rows for stretch in state.lost) if state else 0
+
+    house.send(records)
+    house.settle(lambda: house.is_drained() and lost() >= 30)
+    assert house.status().trouble is None
+    assert "examples in stream" in dict(house.status().troubles())["alpha lost"]
+    # Sent again they are taken like any that were lost; none is counted twice, and none is forgotten.
+    house.send(records)
+    house.settle(lambda: house.is_drained() and house.waiting("alpha") == 60 - lost())
+    house.check_exact(training(records))
 
 
 def test_an_ingest_worker_that_does_not_answer_is_trouble_that_passes(build: Build) -> None:

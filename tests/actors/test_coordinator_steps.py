@@ -284,12 +284,38 @@ def test_room_is_made_where_it_is_needed(build: Build) -> None:
 
 def test_a_full_worker_without_a_domain_to_close_is_named(build: Build) -> None:
     scene = build()
-    scene.learner.rejects = 1
+    scene.learner.fails = [LearningError("no example fits")]
     scene.learn("alpha")
     scene.spools[1].full, scene.spools[1].rows = True, {"alpha": 8}
     scene.tick()
     assert "the spool of ingest-1 is full" in str(scene.coordinator.status().trouble)
-    assert len(scene.learner.orders) == 1
+    assert len(scene.learner.orders) == 1 and scene.router.open()["alpha"].train == 8
+
+
+def test_what_only_waits_for_more_is_given_up_before_it_stops_the_stream(build: Build) -> None:
+    """Of what was rejected, and of what is all held out, no version is made before more has come."""
+    scene = build()
+    scene.learner.rejects = 1
+    scene.learn("alpha")
+    scene.send("beta", 0, held_out=3)
+    scene.send("gamma", 2)
+    scene.spools[1].full, scene.spools[1].rows = True, {"alpha": 8, "beta": 3, "gamma": 2}
+    scene.tick()
+    assert scene.router.open()["alpha"].train == 8, "what can be closed is closed first"
+    assert scene.version("gamma") == 1
+    scene.spools[1].rows = {"alpha": 8, "beta": 3}
+    scene.tick()
+    assert (scene.router.open()["alpha"].train, scene.router.open()["beta"].held_out) == (0, 3)
+    scene.spools[1].rows = {"beta": 3}
+    scene.tick()
+    assert scene.router.open()["beta"].held_out == 0
+    status = scene.coordinator.status()
+    lost = {each.domain: sum(stretch.rows for stretch in each.lost) for each in status.domains}
+    assert lost == {"alpha": 8, "beta": 3, "gamma": 0} and len(scene.learner.orders) == 2
+    assert "8 examples in stream[0]" in dict(status.troubles())["alpha lost"]
+    scene.spools[1].rows = {"delta": 1}
+    scene.tick()
+    assert "the spool of ingest-1 is full" in str(scene.coordinator.status().trouble)
 
 
 def test_a_training_of_what_fills_another_worker_keeps_nobody_from_making_room(build: Build) -> None:

@@ -7,10 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from actors.home import take_log
+from actors.spool_file import delete_file
 from serving.api import Stretch
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
-from tests.actors.house import Failing, House, partition, records_of, training
+from tests.actors.file_stream import FileStream
+from tests.actors.house import Failing, House, limits, partition, records_of, training
+from tests.actors.memory_log import MemoryStream
 
 Build = Callable[..., House]
 ALPHA = EndOfDomain(domain="alpha")
@@ -150,3 +154,109 @@ def test_what_was_polled_waits_while_nobody_can_say_where_the_log_begins(build: 
     rest(house)
     assert house.status().unread == (Stretch(partition="stream[0]", first=0, last=4, rows=0),)
     house.check_exact(training(records[5:]))
+
+
+def test_what_one_worker_has_alone_is_named_once_that_one_loses_it_too(build: Build) -> None:
+    stream = MemoryStream(1)
+    house = build(partitions=1, workers=2, stream=stream)
+    records = records_of("alpha", 24)
+    house.send(records)
+    house.drain()
+    # The partition goes to the other worker, and the log forgets what the first one holds.
+    stream.log.deal(2, shift=1)
+    stream.truncate(partition(0), 10)
+    for _ in range(2):
+        house.wait(6.0)
+        rest(house)
+    assert house.state("alpha").lost == ()  # type: ignore[union-attr]
+    house.delete_spool(0)
+    house.wait(6.0)
+    rest(house)
+    assert house.state("alpha").lost == (Stretch(partition="stream[0]", first=0, last=9, rows=10),)  # type: ignore[union-attr]
+    house.send([ALPHA])
+    house.learn("alpha")
+    assert house.trained("alpha") == [ids(training(records[10:]))]
+
+
+@pytest.mark.parametrize("setting", ["longest record", "share of the exam"])
+def test_a_setting_that_takes_other_rows_than_before_changes_nothing_in_silence(build: Build, setting: str) -> None:
+    """Read again, a row is refused, or is on the other side of the exam, by what is set by then."""
+    house = build(partitions=1)
+    records = records_of("alpha", 24, split=None)
+    house.send(records)
+    house.drain()
+    sealed = house.router.open()["alpha"]
+    assert 0 < sealed.held_out < 24
+    refuses = {"max_record_bytes": 1} if setting == "longest record" else {"held_out_fraction": 0.9}
+    house.options = limits(**refuses)
+    house.delete_spool()
+    rest(house)
+    said = house.router.open().get("alpha")
+    assert said is not None
+    if setting == "longest record":
+        assert (said.train, said.held_out, sum(loss.rows for loss in said.lost)) == (0, 0, 24)
+        return
+    assert (said.train, said.held_out, said.lost) == (sealed.train, sealed.held_out, ())
+    counted = house.router.counts()
+    house.send([ALPHA])
+    house.learn("alpha")
+    assert [len(trained) for trained in house.trained("alpha")] == [counted["alpha"]]
+
+
+def test_a_lost_example_that_comes_again_keeps_its_side_of_the_exam(build: Build) -> None:
+    house = build(partitions=1)
+    records = records_of("alpha", 16)
+    house.send(records)
+    house.drain()
+    house.delete_spool()
+    house.stream.truncate(partition(0), 8)
+    rest(house)
+    assert sum(stretch.rows for stretch in house.state("alpha").lost) == 8  # type: ignore[union-attr]
+    other = {"train": "test", "test": "train"}
+    house.send([*(record.model_copy(update={"split": other[str(record.split)]}) for record in records[:8]), ALPHA])
+    house.learn("alpha")
+    assert house.trained("alpha") == [ids(training(records))]
+    house.check_exact(training(records))
+
+
+def test_what_another_run_of_the_router_has_counted_is_not_given_for_training(build: Build) -> None:
+    """It was not committed: the next run has not counted it, and a version is not made of it."""
+    house = build(partitions=1)
+    first, more = records_of("alpha", 8), records_of("alpha", 8, start=8)
+    house.send([*first, ALPHA])
+    house.drain()
+    house.learn("alpha")
+    house.send(more)
+    house.drain()
+    reached = dict(house.router.observed())
+    ingest = house.ingests[0]
+    assert sum(map(len, ingest.examples("alpha", reached))) == 8
+    house.start_router()
+    assert ingest.examples("alpha", reached) == ([], [])
+    house.drain()
+    assert sum(map(len, ingest.examples("alpha", reached))) == 8
+
+
+@pytest.mark.parametrize("spools", ["there", "reread"])
+def test_another_log_is_read_from_its_beginning_once_it_is_accepted(build: Build, spools: str) -> None:
+    house = build(partitions=1)
+    before = records_of("alpha", 8)
+    house.send(before)
+    house.drain()
+    house.router.skip(partition(0), 0, 8)  # a commit
+    house.coordinator.stop()
+    house._close(house.ingests[0])
+    house.stream.close()
+    if spools == "reread":
+        delete_file(house.spool_path(0))
+    (house.home / "stream.sqlite").unlink()
+    house.stream = FileStream(house.home / "stream.sqlite", 1)
+    assert take_log(house.registry, "stream") == 8
+    after = records_of("alpha", 12, start=4)
+    house.send([*after, ALPHA])
+    house.up()
+    house.learn("alpha")
+    # What was lost with the former log and comes again is trained on with the rest, and counted once.
+    assert house.trained("alpha") == [ids(training(after))]
+    house.check_exact(training(records_of("alpha", 16)))
+    assert [stretch.partition for stretch in house.state("alpha").lost] == ["stream (log 1)[0]"]  # type: ignore[union-attr]

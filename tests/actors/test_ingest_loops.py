@@ -62,7 +62,7 @@ def test_what_others_ask_may_be_asked_while_the_loops_run(build: Build) -> None:
                 report = ingest.report()
                 assert report.unobserved.get("alpha", 0) <= report.rows.get("alpha", 0) <= 200
                 ingest.examples("alpha", house.router.observed())
-                ingest.held(partition(0), 0, 50)
+                ingest.survey({partition(0): (0, 50)})
         except BaseException as error:
             errors.append(error)
 

@@ -15,7 +15,8 @@ from actors.router import Router
 from learning.errors import FingerprintMismatch
 from registry.adapters import Adapter
 from registry.registry import Registry
-from tests.actors.router_rows import P0, P1, keys, observation, of, seal_and_publish
+from streaming.source import TopicPartition
+from tests.actors.router_rows import P0, P1, keys, learned, observation, of, seal_and_publish
 
 # -- counting ---------------------------------------------------------------------------------------------------------
 
@@ -119,7 +120,8 @@ def test_another_log_is_refused_until_it_is_taken(start: Callable[[], Router], r
     assert take_log(registry, "stream") == 2
     router = start()
     assert (router.counts(), dict(router.observed())) == ({"alpha": 2}, {})
-    assert router.open()["alpha"].lost == (Loss(P0, 0, 1, 2),)
+    former = TopicPartition("stream (log 1)", 0)
+    assert router.open()["alpha"].lost == (Loss(former, 0, 1, 2),) and router.view().taken == {"stream": 1}
     again = replace(observation({P0: (0, 3)}, of("alpha", [2]), found=of("alpha", range(2))), logs={"stream": "two"})
     assert router.observe(again).applied
     assert (router.counts(), router.open()["alpha"].train, router.open()["alpha"].lost) == ({"alpha": 3}, 3, ())
@@ -180,36 +182,75 @@ def test_only_rows_before_a_marker_can_be_closed_by_it(start: Callable[[], Route
 # -- losses -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_can_read_any_more_is_named_and_taken_when_it_comes_again(start: Callable[[], Router]) -> None:
+def test_what_nobody_can_read_any_more_is_named_and_taken_when_it_comes_again(
+    start: Callable[[], Router], registry: Registry
+) -> None:
     router = start()
     router.observe(observation({P0: (0, 5)}, of("alpha", range(4)), of("alpha", [4])))
-    router.seal("alpha", 1, {P0: 5})
-    assert router.lose(P0, 1, 9, frozenset({2})) == 3
-    assert router.lose(P0, 1, 9, frozenset({2})) == 0, "said twice, it is lost once"
+    assert {each: offsets.tolist() for each, offsets in router.open_offsets().items()} == {P0: [0, 1, 2, 3, 4]}
+    router.lose({P0: [1, 3, 4, 7], P1: [0]}, ())
+    before = registry.head()
+    router.lose({P0: [1, 3, 4, 7]}, ())
+    assert registry.head() == before, "said twice, it is lost once"
     router = start()
     described = router.open()["alpha"]
-    assert described.lost == (Loss(P0, 1, 4, 3),)
-    assert (described.train, described.held_out, described.seal) == (2, 0, Seal(1, {P0: 5}, 2, 0))
-    assert router.unread() == (Loss(P0, 5, 8, 0),)
+    assert (described.train, described.held_out, described.lost) == (2, 0, (Loss(P0, 1, 4, 3),))
+    assert {each: offsets.tolist() for each, offsets in router.open_offsets().items()} == {P0: [0, 2]}
     assert router.fates([*keys(of("alpha", [1]), 1), *keys(of("alpha", [1]), 9)]) == ("gone", "lost")
     assert router.observe(observation({P0: (5, 10)}, of("alpha", [7]), found=of("alpha", [1]))).applied
     assert (router.counts(), router.open()["alpha"].train) == ({"alpha": 5}, 4)
     assert router.open()["alpha"].lost == (Loss(P0, 3, 4, 2),)
 
 
+def test_an_example_keeps_its_side_of_the_exam(start: Callable[[], Router]) -> None:
+    """Its side is where it was counted: in the sums or not. What the sender, or a setting, says later is another."""
+    router = start()
+    router.observe(observation({P0: (0, 2)}, of("alpha", [0]), of("alpha", [1])))
+    train, held_out = of("alpha", [0]), of("alpha", [1])
+    assert router.fates([*keys(train, 0), *keys(held_out, 1)]) == ("counted", "turned")
+    assert router.fates([*keys(train, 0, held_out=True), *keys(held_out, 1, held_out=True)]) == ("turned", "counted")
+    router.lose({P0: [0, 1]}, ())
+    assert router.fates([*keys(train, 5), *keys(held_out, 6)]) == ("lost", "turned")
+    assert router.fates([*keys(train, 5, held_out=True), *keys(held_out, 6, held_out=True)]) == ("turned", "lost")
+    assert not router.observe(observation({P0: (2, 4)}, (), found=held_out)).applied, "not turned, it is not taken"
+    assert router.observe(observation({P0: (2, 4)}, (), found=train)).applied
+    assert (router.counts(), router.open()["alpha"].train) == ({"alpha": 1}, 1)
+
+
+def test_what_is_sealed_is_lost_only_where_no_version_is_made_of_it(
+    start: Callable[[], Router], add: Callable[..., Adapter]
+) -> None:
+    """Trained and then lost, a row is settled by the publication: sent again it must not be trained a second time."""
+    router = start()
+    router.observe(observation({P0: (0, 4)}, of("alpha", range(3)), of("alpha", [3])))
+    seal = router.seal("alpha", 1, {P0: 4})
+    router.lose({P0: [0, 3]}, ["beta"])
+    assert (router.open()["alpha"].seal, router.open()["alpha"].lost) == (seal, ())
+    router.publish(learned(add("alpha")))
+    assert router.fates(keys(of("alpha", [0]), 9)) == ("gone",)
+    # Of the next version nothing is trained yet: it is made of what is left.
+    router.observe(observation({P0: (4, 7)}, of("alpha", [4, 5]), of("alpha", [6])))
+    router.seal("alpha", 2, {P0: 7})
+    router.lose({P0: [4, 6]}, ["alpha"])
+    router = start()
+    assert router.open()["alpha"].seal == Seal(2, {P0: 7}, 1, 0)
+    assert router.open()["alpha"].lost == (Loss(P0, 4, 6, 2),)
+
+
 def test_a_seal_of_which_nothing_is_left_is_dropped(start: Callable[[], Router]) -> None:
     router = start()
     router.observe(observation({P0: (0, 3)}, of("alpha", range(2)), of("alpha", [2])))
     router.seal("alpha", 1, {P0: 3})
-    router.lose(P0, 0, 2, frozenset())
+    router.lose({P0: [0, 1]}, ["alpha"])
     assert (router.open()["alpha"].seal, router.open()["alpha"].held_out) == (None, 1)
 
 
-def test_what_was_counted_of_a_stretch_that_is_given_up_is_durable(start: Callable[[], Router]) -> None:
-    """Whoever gave it up says that it has read it: a router that stood before it would take that for rows it counts."""
+def test_what_was_counted_of_a_stretch_that_is_skipped_is_durable(start: Callable[[], Router]) -> None:
+    """Its reader takes it for read: a router that stood before it would take that for nothing to be counted."""
     router = start()
     router.observe(observation({P0: (0, 4)}, of("alpha", range(4))))
-    assert router.lose(P0, 0, 3, frozenset(range(3))) == 0
+    router.skip(P0, 0, 3)
+    assert router.unread() == ()
     router = start()
     assert (router.observed(), router.counts()) == ({P0: 4}, {"alpha": 4})
 
@@ -217,5 +258,24 @@ def test_what_was_counted_of_a_stretch_that_is_given_up_is_durable(start: Callab
 def test_unread_stretches_that_touch_are_one(start: Callable[[], Router]) -> None:
     router = start()
     for first, end in ((0, 4), (6, 9), (4, 6), (2, 7)):
-        router.lose(P0, first, end, frozenset())
-    assert router.unread() == (Loss(P0, 0, 8, 0),)
+        router.skip(P0, first, end)
+    assert start().unread() == (Loss(P0, 0, 8, 0),)
+
+
+def test_what_is_given_up_is_lost_and_fenced_off_and_taken_when_it_comes_again(start: Callable[[], Router]) -> None:
+    router = start()
+    router.observe(observation({P0: (0, 4), P1: (0, 2)}, of("alpha", range(3)), of("alpha", [3])))
+    router.observe(observation({P0: (4, 6)}, of("beta", range(2))))
+    router.seal("alpha", 1, {P0: 4, P1: 2})
+    router.give_up("alpha", {P0: 6})
+    assert router.open()["alpha"].seal is not None, "what is sealed is not given up"
+    router.reopen("alpha", 1)
+    router.observe(observation({P0: (6, 7)}, of("alpha", [9])))
+    router.give_up("alpha", {P0: 6})
+    router = start()
+    alpha = router.open()["alpha"]
+    assert (alpha.train, alpha.held_out, alpha.lost) == (1, 0, (Loss(P0, 0, 3, 4),))
+    view = router.view()
+    assert view.fences == {"alpha": {P0: 6}} and view.low == {P0: 4, P1: 2}
+    assert router.fates([*keys(of("alpha", [0]), 0), *keys(of("alpha", [0]), 7)]) == ("gone", "lost")
+    assert (router.counts(), router.open()["beta"].train) == ({"alpha": 4, "beta": 2}, 2)

@@ -266,10 +266,11 @@ def test_a_file_is_made_anew_for_what_was_removed_and_not_for_what_was_published
 
 def test_what_is_held_and_covered_of_a_stretch(spool: Spool) -> None:
     spool.append(rows(P0, [1, 2, 5]), [], [Span(P0, 0, 3), Span(P0, 5, 6)])
-    assert spool.held(P0, 1, 6) == {1, 2, 5}
-    assert spool.covered(P0, 2, 9) == [Span(P0, 2, 3), Span(P0, 5, 6)]
+    held, read = spool.survey(P0, 1, 5)
+    assert held.tolist() == [1, 2] and read == (Span(P0, 1, 3), Span(P0, 5, 6))
     assert spool.holes(P0, 0, 9) == [Span(P0, 3, 5), Span(P0, 6, 9)]
-    assert (spool.held(P1, 0, 9), spool.covered(P1, 0, 9), spool.holes(P1, 3, 3)) == (frozenset(), [], [])
+    nothing, unread = spool.survey(P1, 0, 9)
+    assert (nothing.size, unread, spool.holes(P1, 3, 3)) == (0, (), [])
 
 
 def test_a_stretch_is_recalled_in_order(spool: Spool) -> None:

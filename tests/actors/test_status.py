@@ -146,7 +146,7 @@ def test_all_trouble_of_all_loops_is_there(build: Build) -> None:
 
 def dead(ingest: Ingest) -> Callable[[], None]:
     """Let a worker answer nothing any more; returns what brings it back."""
-    names = ["report", "held", "give_up", "examples"]
+    names = ["report", "survey", "give_up", "examples"]
     for name in names:
         setattr(ingest, name, away)
 
