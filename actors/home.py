@@ -21,11 +21,11 @@ def go_back(registry: Registry, to: int | None) -> list[str]:
     return [f"in force are snapshot {after.number} and manifest {after.manifest}", *undone]
 
 
-def take_log(registry: Registry, topic: str) -> int:
+def take_log(registry: Registry, topic: str) -> list[str]:
     """Accept that another log stands under a topic's name: its partitions are read from their beginning.
 
-    What was counted stays counted; examples that were still to be trained on are lost unless they are sent again.
-    Returns their number. Raises `UnknownDomain` where the ledger knows no such topic.
+    What was counted stays counted; examples that were still to be trained on are lost unless they are sent again, and so
+    is what came after the last commit. Returns what that means, in lines. Raises `UnknownDomain` where the ledger knows no such topic.
     """
     epoch = registry.begin_epoch()
     snapshot, head = registry.snapshot(), registry.head()
@@ -36,6 +36,7 @@ def take_log(registry: Registry, topic: str) -> int:
     known = {*ledger.logs, *(partition.topic for partition in ledger.observed)}
     if topic not in known:
         raise UnknownDomain(f"{registry.root}: nothing was counted from topic {topic!r}; known: {sorted(known)}")
+    counted = {str(partition): end for partition, end in sorted(ledger.observed.items()) if partition.topic == topic}
     sealed = {domain: entry.seal for domain, entry in ledger.entries.items()}
     lost = ledger.take_log(topic, {d for d, seal in sealed.items() if seal and not _is_learned(registry, d, seal)})
     document = ledger_state.save(ledger, store)
@@ -43,7 +44,11 @@ def take_log(registry: Registry, topic: str) -> int:
     before = ledger_state.segments(state["ledger"])
     names = (snapshot.segments - before) | ledger_state.segments(document)
     registry.commit({**state, "ledger": document, "runs": runs}, names, epoch=epoch, parent=head.snapshot_digest)
-    return lost
+    reached = ", ".join(f"{partition} {end}" for partition, end in counted.items()) or "nowhere"
+    return [
+        f"topic {topic} is read from its beginning; {lost} examples that waited for a training are lost",
+        f"the former log was counted up to (partition, offset): {reached}; send again what came after",
+    ]
 
 
 def _is_learned(registry: Registry, domain: str, seal: Seal) -> bool:

@@ -84,8 +84,8 @@ class Home:
             folders = spool_folder.known_folders(self.folder, registry.lineage, self.spools)
             return [path for folder in folders for path in spool_folder.drop(folder)]
 
-    def take_log(self, topic: str) -> int:
-        """Accept that another log stands under a topic's name; returns the number of examples lost by it."""
+    def take_log(self, topic: str) -> list[str]:
+        """Accept that another log stands under a topic's name; returns what that means, in lines."""
         with self._registry(at_rest=True) as registry:
             return home.take_log(registry, topic)
 

@@ -73,8 +73,8 @@ def home_reread(home: Place, set_: Sets = []) -> None:  # noqa: B006
 def home_take_log(home: Place, topic: str, set_: Sets = []) -> None:  # noqa: B006
     """Accept that another log stands under a topic's name, which is then read from its beginning."""
     with one_line():
-        lost = _home(home, set_).take_log(topic)
-        out.print(f"topic {topic} is read from its beginning; {lost} examples that waited for a training are lost")
+        for line in _home(home, set_).take_log(topic):
+            out.print(line)
 
 
 def _say(wrong: list[str]) -> None:

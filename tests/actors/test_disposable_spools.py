@@ -251,7 +251,7 @@ def test_another_log_is_read_from_its_beginning_once_it_is_accepted(build: Build
         delete_file(house.spool_path(0))
     (house.home / "stream.sqlite").unlink()
     house.stream = FileStream(house.home / "stream.sqlite", 1)
-    assert take_log(house.registry, "stream") == 8
+    assert "8 examples" in take_log(house.registry, "stream")[0]
     after = records_of("alpha", 12, start=4)
     house.send([*after, ALPHA])
     house.up()

@@ -117,7 +117,8 @@ def test_another_log_is_refused_until_it_is_taken(start: Callable[[], Router], r
     router.seal("alpha", 1, {P0: 2})
     with pytest.raises(OtherHome, match=r"expected identity one, got two.*take-log"):
         router.observe(replace(observation({P0: (2, 3)}, of("alpha", [2])), logs={"stream": "two"}))
-    assert take_log(registry, "stream") == 2
+    counted, reached = take_log(registry, "stream")
+    assert "2 examples" in counted and "stream[0] 2" in reached
     router = start()
     assert (router.counts(), dict(router.observed())) == ({"alpha": 2}, {})
     former = TopicPartition("stream (log 1)", 0)
@@ -125,6 +126,25 @@ def test_another_log_is_refused_until_it_is_taken(start: Callable[[], Router], r
     again = replace(observation({P0: (0, 3)}, of("alpha", [2]), found=of("alpha", range(2))), logs={"stream": "two"})
     assert router.observe(again).applied
     assert (router.counts(), router.open()["alpha"].train, router.open()["alpha"].lost) == ({"alpha": 3}, 3, ())
+
+
+def test_a_version_that_is_learned_is_published_though_its_log_is_another_by_then(
+    start: Callable[[], Router], registry: Registry, add: Callable[..., Adapter]
+) -> None:
+    router = start()
+    router.observe(observation({P0: (0, 4)}, of("alpha", range(3)), of("alpha", [3])))
+    router.seal("alpha", 1, {P0: 4})
+    router.observe(observation({P0: (4, 6)}, of("alpha", [4]), of("beta", [0])))
+    adapter = add("alpha")
+    counted, reached = take_log(registry, "stream")
+    assert "0 examples" in counted and "stream[0] 4" in reached, "nothing was committed but what is sealed"
+    router = start()
+    assert router.observe(observation({P0: (0, 2)}, of("alpha", [5, 6]))).applied
+    assert router.open()["alpha"].train == 5
+    router.publish(learned(adapter))
+    alpha = router.open()["alpha"]
+    assert (alpha.train, alpha.held_out, alpha.seal, alpha.lost) == (2, 0, None, ())
+    assert router.fates([*keys(of("alpha", [0]), 9), *keys(of("alpha", [5]), 0)]) == ("gone", "counted")
 
 
 # -- sealing ----------------------------------------------------------------------------------------------------------
