@@ -25,7 +25,8 @@ def take_log(registry: Registry, topic: str) -> list[str]:
     """Accept that another log stands under a topic's name: its partitions are read from their beginning.
 
     What was counted stays counted; examples that were still to be trained on are lost unless they are sent again, and so
-    is what came after the last commit. Returns what that means, in lines. Raises `UnknownDomain` where the ledger knows no such topic.
+    is what came after the last commit. Returns what that means, in lines. Raises `UnknownDomain` where the ledger knows
+    no such topic.
     """
     epoch = registry.begin_epoch()
     snapshot, head = registry.snapshot(), registry.head()
