@@ -198,11 +198,16 @@ class Router:
         return rows
 
     def tidy(self) -> None:
-        """Join small files into larger ones: the same state, named by the next snapshot. Takes its time."""
+        """Join small files into larger ones: the same state, named by the next snapshot. Takes its time.
+
+        What fails of it leaves state and next snapshot as if it had not been tried.
+        """
         self._check()
-        self._ledger.tidy()
+        ledger = self._ledger.copy()
+        ledger.tidy()
         if self._sums is not None:
-            self._sums.tidy()
+            self._sums.tidy()  # Whole or not at all, and the last that may fail.
+        self._ledger = ledger
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from learning.container import pack, unpack
 from learning.derivation import Derivation
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.generations import Generation, GenerationGroup, MomentsStore
-from learning.grouping import Serials, add_groups, tidied
+from learning.grouping import Serials, add_groups, check_groups, tidied
 from learning.moments import FOLD_ROWS, DomainMoments, Sums
 from learning.statistics import Statistics, checked_rows
 from learning.symmetric import Float64, add_outer, add_scaled, packed_length
@@ -247,6 +247,8 @@ class StreamingRidge:
             ) from error
         router._gram = None
         return router
+            sealed = (each for moments in router._moments.values() for each in moments.generations)
+            check_groups(sealed, router._groups, router._serials.last)
 
     def segments(self) -> frozenset[str]:
         """Names in the store of everything that a state sealed now refers to."""
@@ -256,12 +258,17 @@ class StreamingRidge:
     def tidy(self) -> bool:
         """Joins what lies in the store in many pieces; tells whether anything was done. The sums stay the same.
 
-        Reads and writes much at times, a small share of what was sealed in the long run.
+        Reads and writes much at times, a small share of what was sealed in the long run. What fails of it leaves this
+        router, and the state that the next `seal` returns, as if it had not been tried.
         """
         if self._store is None:
             return False
-        groups = tidied(self._moments, self._groups, self.feature_dim, self._store, self._serials)
-        changed, self._groups = groups != self._groups, groups
+        serials = Serials(self._serials.last)
+        found = tidied(self._moments, self._groups, self.feature_dim, self._store, serials)
+        changed = bool(found.generations) or found.groups != self._groups
+        for domain, generations in found.generations.items():
+            self._moments[domain].regroup(generations)
+        self._groups, self._serials.last = found.groups, serials.last
         return changed
 
     # -- as bytes -----------------------------------------------------------------------------------------------------
