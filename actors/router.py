@@ -114,11 +114,12 @@ class Router:
         return Receipt(True, dict(ledger.observed))
 
     def _absorb(self, statistics: Statistics) -> None:
+        before = self._sums
         try:
             self._sums_for(statistics).absorb(statistics)
         except LearningError:
-            # Refused before anything was added.
-            self._is_sound = True
+            # Refused before anything was added; sums that were begun for it would refuse blocks of other features.
+            self._sums, self._is_sound = before, True
             raise
 
     def _sums_for(self, statistics: Statistics) -> StreamingRidge:
