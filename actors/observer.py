@@ -1,7 +1,7 @@
 """Observing: from spooled rows to the router's sums, each once, and past what can't be turned into features.
 
 Where the router stands decides where this goes on, and what becomes of a row it decides alone, so a crash on either
-side repeats nothing and a row known already costs no features. A row whose features can't be had, or are not finite,
+side repeats nothing and a row known already costs no features. A row whose features can't be had, or are not usable,
 would stop everything behind it for good: it is found by halving the block and goes to the dead letters. This module
 knows neither the source nor what becomes of the rows later.
 """
@@ -21,7 +21,7 @@ from actors.ports import SumsPort
 from actors.quiet import Quiet
 from actors.spool import Block, Spool, SpooledRow
 from learning.features import FeatureExtractor
-from learning.statistics import Statistics
+from learning.statistics import Statistics, usable_rows
 from learning.symmetric import Float64
 from streaming.errors import RecordError
 from streaming.source import Envelope, TopicPartition
@@ -157,7 +157,7 @@ class Observer:
         features, refused = _extracted(training, self._extractor)
         if refused:
             # Whose fault is it? An extractor that refuses any prompt must not empty the stream into the dead letters.
-            if not np.isfinite(self._extractor.extract([_PLAIN])).all():
+            if not usable_rows(self._extractor.extract([_PLAIN])).all():
                 raise next(iter(refused.values()))
             self._put_letters([(_envelope(training[at]), _unusable(training[at], why)) for at, why in refused.items()])
             bad = {_place(training[at]) for at in refused}
@@ -194,9 +194,9 @@ def _extracted(rows: Sequence[SpooledRow], extractor: FeatureExtractor) -> tuple
             np.concatenate(parts) if parts else left,
             {**bad_left, **{middle + at: why for at, why in bad_right.items()}},
         )
-    finite = np.isfinite(features).all(axis=1)
-    bad = {int(at): ValueError("its features are not finite") for at in np.flatnonzero(~finite)}
-    return features[finite], dict(bad)
+    usable = usable_rows(features)
+    bad = {int(at): ValueError("its features are not finite or absurdly large") for at in np.flatnonzero(~usable)}
+    return features[usable], dict(bad)
 
 
 def _unusable(row: SpooledRow, error: Exception) -> RecordError:

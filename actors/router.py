@@ -116,11 +116,12 @@ class Router:
         return Receipt(True, dict(ledger.observed))
 
     def _absorb(self, statistics: Statistics) -> None:
+        before = self._sums
         try:
             self._sums_for(statistics).absorb(statistics)
         except LearningError:
-            # Refused before anything was added.
-            self._is_sound = True
+            # Refused before anything was added; sums that were begun for it would refuse blocks of other features.
+            self._sums, self._is_sound = before, True
             raise
 
     def _sums_for(self, statistics: Statistics) -> StreamingRidge:
@@ -219,11 +220,16 @@ class Router:
             self._commit(ledger, self._sums)
 
     def tidy(self) -> None:
-        """Join small files into larger ones: the same state, named by the next snapshot. Takes its time."""
+        """Join small files into larger ones: the same state, named by the next snapshot. Takes its time.
+
+        What fails of it leaves state and next snapshot as if it had not been tried.
+        """
         self._check()
-        self._ledger.tidy()
+        ledger = self._ledger.copy()
+        ledger.tidy()
         if self._sums is not None:
-            self._sums.tidy()
+            self._sums.tidy()  # Whole or not at all, and the last that may fail.
+        self._ledger = ledger
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import math
 import numpy as np
 from scipy.linalg import blas, cho_factor
 
+from learning.errors import SolveError
 from learning.moments import FOLD_ROWS
 from learning.symmetric import Float64, add_diagonal, add_outer, factor, invert_factored, solve_factored, times
 
@@ -73,8 +74,8 @@ class Derivation:
     def solve(self, gram: Float64, targets_DK: Float64, norms_K: Float64) -> Float64:
         """W float64[d, k] from the packed Gram matrix and C; `norms_K` are the norms of the target columns.
 
-        `targets_DK` is C, and consumed: W may take its place. Raises `SolveError` when A + ridge I is
-        not positive definite in float64.
+        `targets_DK` is C, and consumed: W may take its place. Raises `SolveError` when A + ridge I is not positive
+        definite in float64, or not finite, or gives a W that is not finite.
         """
         self._columns = targets_DK.shape[1]
         weight_DK = None
@@ -90,11 +91,14 @@ class Derivation:
 
     def _by_cholesky(self, gram: Float64, targets_DK: Float64) -> Float64:
         self._drop()
+        # An infinite Gram matrix can be factored, and gives weights that are finite and mean nothing.
+        self._check_finite("sums", gram)
         regularised = gram.copy()
         add_diagonal(regularised, self.dim, self.ridge)
         factored = factor(regularised, self.dim, f"router with ridge {self.ridge:g}")
         for piece in self._pieces():
             targets_DK[:, piece] = solve_factored(factored, targets_DK[:, piece])
+        self._check_finite("weights", targets_DK)
         # The inverse costs two more factorisations: worth it only where one small step has just followed another.
         if self._update_pays():
             self._inverse = invert_factored(factored, self.dim)
@@ -121,6 +125,14 @@ class Derivation:
                 return weight_DK
             weight_DK = weight_DK + times(inverse, residual_DK)
         return None
+
+    def _check_finite(self, what: str, values: Float64) -> None:
+        # One that is not finite makes their sum so, which takes no memory.
+        if not math.isfinite(float(values.sum())):
+            raise SolveError(
+                f"router with ridge {self.ridge:g}: its {what} are not finite; look for a domain whose features are "
+                "not finite or astronomically large, and remove it"
+            )
 
     def _pieces(self) -> list[slice]:
         return [slice(first, first + _COLUMNS) for first in range(0, self._columns, _COLUMNS)]

@@ -26,7 +26,7 @@ class TemplateError(LearningError):
 
 
 class SolveError(LearningError):
-    """The regularised Gram matrix could not be factored."""
+    """The regularised Gram matrix could not be factored, or gave weights that are not finite."""
 
 
 class UnusableRows(LearningError):
@@ -45,5 +45,5 @@ class TextsWithoutTokens(UnusableRows):
     """Texts from which no feature can be made, because the tokenizer finds nothing in them."""
 
 
-class NonFiniteFeatures(UnusableRows):
-    """Feature rows that hold NaN or infinity, and would spoil every sum they entered."""
+class UnusableFeatures(UnusableRows):
+    """Feature rows that hold NaN, infinity or an absurd magnitude, and would spoil every sum they entered."""

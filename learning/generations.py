@@ -6,7 +6,7 @@ themselves or their packed Gram matrix, which is read only where a total is summ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -50,6 +50,15 @@ class Generation:
     def of_gram(serial: int, count: int, sum_D: Float64, gram: Float64, store: MomentsStore) -> Generation:
         """Put the sums of `count` rows into the store; `gram` is packed."""
         return Generation(serial, count, store.put({"sum": sum_D}), store.put({"gram": gram}), "gram")
+
+    @staticmethod
+    def of_joined(serial: int, generations: Sequence[Generation], dim: int, store: MomentsStore) -> Generation:
+        """Put the sums of several generations of dimension `dim`, read from the store, there as one."""
+        gram, sum_D = np.zeros(packed_length(dim)), np.zeros(dim)
+        for each in generations:
+            each.add_gram_to(gram, store)
+            sum_D += each.sum_vector(store)
+        return Generation.of_gram(serial, sum(each.count for each in generations), sum_D, gram, store)
 
     def sum_vector(self, store: MomentsStore) -> Float64:
         """The sum of its rows, float64[d]."""

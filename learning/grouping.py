@@ -1,18 +1,21 @@
 """How generations are joined, so that a total is had again from few sums while little is written twice.
 
 Generations kept as rows are summed in groups; a domain of many rows is folded into one Gram matrix of its own, which is
-as large as a group's and needs none. Does not know of counts, ridge or weights.
+as large as a group's and needs none. What is joined stands beside the router until it is taken as a whole, because a
+generation that counts by itself and in a group counts twice. Does not know of ridge or weights.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
+from learning.errors import LearningError
 from learning.generations import Generation, GenerationGroup, MomentsStore
 from learning.moments import DomainMoments
 from learning.symmetric import Float64, add_scaled
@@ -36,29 +39,70 @@ class Serials:
         return self.last
 
 
+@dataclass(frozen=True)
+class Tidied:
+    """The same rows in fewer pieces; of a router only once it takes both parts."""
+
+    generations: Mapping[str, tuple[Generation, ...]]
+    """All generations of each domain that had some joined."""
+    groups: tuple[GenerationGroup, ...]
+
+
 def tidied(
     moments: Mapping[str, DomainMoments],
     groups: tuple[GenerationGroup, ...],
     dim: int,
     store: MomentsStore,
     serials: Serials,
-) -> tuple[GenerationGroup, ...]:
-    """Fold the generations of domains that have many, and return the groups that sum the others."""
-    for domain in sorted(moments):
-        pieces = _foldable(moments[domain].generations, dim)
+) -> Tidied:
+    """Fold the generations of domains that have many, and sum the others in groups; only `serials` is drawn from.
+
+    Writes to `store`, and passes on what that raises: `moments` and `groups` then stand for the same rows as before.
+    """
+    generations = {domain: part.generations for domain, part in moments.items()}
+    joined: dict[str, tuple[Generation, ...]] = {}
+    for domain in sorted(generations):
+        pieces = _foldable(generations[domain], dim)
         if pieces:
-            moments[domain].join(pieces, serials.next())
+            whole = Generation.of_joined(serials.next(), pieces, dim, store)
+            joined[domain] = (*(each for each in generations[domain] if each not in pieces), whole)
             gone = {each.serial for each in pieces}
             groups = tuple(group for group in groups if not group.members & gone)
+    generations.update(joined)
     grouped = {serial for group in groups for serial in group.members}
     waiting: list[Generation] = []
-    for each in sorted((g for part in moments.values() for g in part.generations), key=lambda g: g.serial):
+    for each in sorted((g for own in generations.values() for g in own), key=lambda g: g.serial):
         if each.form == "rows" and each.serial not in grouped:
             waiting.append(each)
             if sum(one.count for one in waiting) >= _GROUP_ROWS_PER_DIM * dim:
                 groups = (*groups, GenerationGroup.of(waiting, dim, store))
                 waiting = []
-    return groups
+    return Tidied(joined, groups)
+
+
+def check_groups(generations: Iterable[Generation], groups: Iterable[GenerationGroup], last: int) -> None:
+    """Raise `LearningError` where generations and groups that were read back would count rows twice or not at all.
+
+    Every generation has rows and a serial of its own, `last` at most, and every group sums generations that are there
+    and that no other group sums.
+    """
+    held: set[int] = set()
+    for each in generations:
+        if each.count < 1 or each.serial in held or not 1 <= each.serial <= last:
+            raise LearningError(
+                f"restoring the router: expected generations of one row or more under serials of their own from 1 to "
+                f"{last}, got {each.count} rows under serial {each.serial}; the snapshot is damaged: go back to an "
+                "earlier one"
+            )
+        held.add(each.serial)
+    summed = Counter(serial for group in groups for serial in group.members)
+    wrong = [serial for serial, times in summed.items() if times > 1 or serial not in held]
+    if wrong:
+        raise LearningError(
+            f"restoring the router: expected groups that sum each generation once at most, and only such as are there, "
+            f"got other groups over serials {wrong[:5]} ({len(wrong)} in all); their rows would count twice: go back "
+            "to an earlier snapshot"
+        )
 
 
 def add_groups(packed: Float64, groups: tuple[GenerationGroup, ...], store: MomentsStore) -> None:

@@ -154,15 +154,9 @@ class DomainMoments:
             sum_D += each.sum_vector(self._stored)
         self._take(generations, sum_D)
 
-    def join(self, generations: tuple[Generation, ...], serial: int) -> None:
-        """Put one generation, as sums, in the place of several of its own."""
-        gram, sum_D = np.zeros(packed_length(self.dim)), np.zeros(self.dim)
-        for each in generations:
-            each.add_gram_to(gram, self._stored)
-            sum_D += each.sum_vector(self._stored)
-        count = sum(each.count for each in generations)
-        joined = Generation.of_gram(serial, count, sum_D, gram, self._stored)
-        self._take((*(each for each in self.generations if each not in generations), joined), self._sealed_sum_D)
+    def regroup(self, generations: tuple[Generation, ...]) -> None:
+        """Put generations that hold the same rows in the place of its own."""
+        self._take(generations, self._sealed_sum_D)
 
     def _take(self, generations: tuple[Generation, ...], sum_D: Float64 | None) -> None:
         self.generations, self._sealed_sum_D = generations, sum_D

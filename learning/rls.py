@@ -34,9 +34,9 @@ from learning.container import pack, unpack
 from learning.derivation import Derivation
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.generations import Generation, GenerationGroup, MomentsStore
-from learning.grouping import Serials, add_groups, tidied
+from learning.grouping import Serials, add_groups, check_groups, tidied
 from learning.moments import FOLD_ROWS, DomainMoments, Sums
-from learning.statistics import Statistics, checked_rows
+from learning.statistics import Statistics, checked_rows, checked_sums
 from learning.symmetric import Float64, add_outer, add_scaled, packed_length
 
 ClassWeighting = Literal["none", "inverse_frequency"]
@@ -141,13 +141,17 @@ class StreamingRidge:
         self._take(_by_domain(rows_ND, domains), {})
 
     def absorb(self, statistics: Statistics) -> None:
-        """Adds what a worker computed. Raises `FingerprintMismatch` when its features are of another make."""
+        """Adds what a worker computed.
+
+        Raises `FingerprintMismatch` when its features are of another make, and `LearningError` when they, or their
+        sums, are not usable; the state is then as it was.
+        """
         self._check_fingerprint(statistics.fingerprint, "absorbing statistics")
         self._check_dim(statistics.feature_dim, "absorbing statistics")
         rows: list[tuple[str, Float64]] = []
         if statistics.rows_ND is not None:
             rows = _by_domain(checked_rows(statistics.rows_ND, statistics.row_domains), statistics.row_domains)
-        self._take(rows, {domain: sums.copy() for domain, sums in (statistics.sums or {}).items()})
+        self._take(rows, checked_sums(statistics.sums or {}, self.feature_dim))
 
     def merge(self, other: StreamingRidge) -> None:
         """Adds another state's rows to this one, in place. Refuses another fingerprint, dimension or ridge."""
@@ -186,7 +190,10 @@ class StreamingRidge:
         return other
 
     def weights(self) -> RouterWeights:
-        """Derives the weights of all rows seen. Raises `SolveError` when float64 can't factor A + ridge I."""
+        """Derives the weights of all rows seen, which are finite.
+
+        Raises `SolveError` when float64 can't factor A + ridge I, or gives weights that are not finite.
+        """
         if self._weights is None:
             if not self._moments:
                 return RouterWeights((), np.zeros((self.feature_dim, 0)), self.fingerprint)
@@ -240,6 +247,8 @@ class StreamingRidge:
             for domain, entries in state["domains"].items():
                 router._domain(domain).restore(tuple(Generation.from_list(entry) for entry in entries))
             router._groups = tuple(GenerationGroup(name, frozenset(members)) for name, members in state["groups"])
+            sealed = (each for moments in router._moments.values() for each in moments.generations)
+            check_groups(sealed, router._groups, router._serials.last)
         except (KeyError, ValueError, TypeError) as error:
             raise LearningError(
                 f"restoring the router: expected a state that `seal` returned, got {type(error).__name__}: {error}; "
@@ -256,12 +265,17 @@ class StreamingRidge:
     def tidy(self) -> bool:
         """Joins what lies in the store in many pieces; tells whether anything was done. The sums stay the same.
 
-        Reads and writes much at times, a small share of what was sealed in the long run.
+        Reads and writes much at times, a small share of what was sealed in the long run. What fails of it leaves this
+        router, and the state that the next `seal` returns, as if it had not been tried.
         """
         if self._store is None:
             return False
-        groups = tidied(self._moments, self._groups, self.feature_dim, self._store, self._serials)
-        changed, self._groups = groups != self._groups, groups
+        serials = Serials(self._serials.last)
+        found = tidied(self._moments, self._groups, self.feature_dim, self._store, serials)
+        changed = bool(found.generations) or found.groups != self._groups
+        for domain, generations in found.generations.items():
+            self._moments[domain].regroup(generations)
+        self._groups, self._serials.last = found.groups, serials.last
         return changed
 
     # -- as bytes -----------------------------------------------------------------------------------------------------

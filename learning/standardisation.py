@@ -18,6 +18,8 @@ from learning.symmetric import Float64
 
 _FLOOR = 1e-3
 """Scale, relative to the median scale, below which a coordinate hardly varies."""
+_LARGEST = 1e12
+"""Magnitude beyond which a pooled feature is taken for a fault: models are known to reach a millionth of it."""
 _ULPS = 64.0
 """Relative rounding errors of a coordinate's or the typical magnitude by which equal values may come out different."""
 
@@ -36,17 +38,18 @@ class Standardisation:
         """Fitted on pooled features float64[n, p], computed with relative rounding error `precision`.
 
         A coordinate that varies by no more than rounding, or hardly beside the others, keeps its scale: it is centred
-        and not blown up. Raises `LearningError` for fewer than two rows and for rows that are not finite.
+        and not blown up. Raises `LearningError` for fewer than two rows and for rows that are not finite,
+        or so large that one of them would hide what the others say.
         """
         if pooled_NP.ndim != 2 or len(pooled_NP) < 2:
             raise LearningError(f"fitting the standardisation: expected two rows or more, got shape {pooled_NP.shape}")
-        mean, scale = pooled_NP.mean(axis=0), pooled_NP.std(axis=0)
-        if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
-            raise LearningError(
-                f"fitting the standardisation on {len(pooled_NP)} rows: expected finite numbers of sane size, got "
-                "others; use another dtype, or look at the base model's weights"
-            )
         magnitude = np.abs(pooled_NP).max(axis=0)
+        if not (magnitude <= _LARGEST).all():
+            raise LearningError(
+                f"fitting the standardisation on {len(pooled_NP)} rows: expected finite numbers up to {_LARGEST:g}, "
+                "got others; use another dtype, or look at the base model's weights"
+            )
+        mean, scale = pooled_NP.mean(axis=0), pooled_NP.std(axis=0)
         # A coordinate's own rounding error, and what a sum of terms of the usual size leaves when it cancels.
         noise = _ULPS * precision * np.maximum(magnitude, np.median(magnitude))
         varies = scale > noise

@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from learning.errors import LearningError, NonFiniteFeatures
+from learning.errors import LearningError, UnusableFeatures
 from learning.moments import Sums
 from learning.symmetric import Float64, packed_length
+
+LARGEST_FEATURE = 1e6
+"""Magnitude beyond which a feature is taken for a fault. Standardised features are thousands of times smaller, and a
+larger one would leave no digits of the other rows in the sums; far larger ones are infinite once squared."""
+_ROUNDING = 1.001
+"""By what factor rounded sums may at most exceed the sums of largest features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +43,7 @@ class Statistics:
     def of(features: ArrayLike, domains: Sequence[str], fingerprint: str) -> Statistics:
         """From features float64[n, d] and the n rows' domains, in the smaller form.
 
-        Raises `NonFiniteFeatures`, which names the rows, or `LearningError` when shapes disagree.
+        Raises `UnusableFeatures`, which names the rows, or `LearningError` when shapes disagree.
         """
         rows_ND = checked_rows(features, domains)
         dim = rows_ND.shape[1]
@@ -49,10 +55,17 @@ class Statistics:
         return _of_sums(sums, dim, fingerprint)
 
 
+def usable_rows(features_ND: ArrayLike) -> NDArray[np.bool_]:
+    """Tell of each row of features[n, d] whether all of it is finite and at most `LARGEST_FEATURE`; bool[n]."""
+    # Widened first, as narrow types round the bound to infinity; and NaN is not below anything.
+    magnitude_ND = np.abs(np.asarray(features_ND, dtype=np.float64))
+    return np.asarray((magnitude_ND <= LARGEST_FEATURE).all(axis=1))
+
+
 def checked_rows(features: ArrayLike, domains: Sequence[str]) -> Float64:
     """A C-contiguous float64 copy of `features`[n, d], cast before any product.
 
-    Raises `NonFiniteFeatures`, which names the rows, or `LearningError` when shapes disagree.
+    Raises `UnusableFeatures`, which names the rows, or `LearningError` when shapes disagree.
     """
     rows_ND: Float64 = np.array(features, dtype=np.float64, order="C")
     if rows_ND.ndim != 2 or rows_ND.shape[0] != len(domains) or rows_ND.shape[1] == 0:
@@ -61,14 +74,40 @@ def checked_rows(features: ArrayLike, domains: Sequence[str]) -> Float64:
         )
     if isinstance(domains, str) or not all(isinstance(domain, str) and domain for domain in domains):
         raise LearningError("domain names: expected a sequence of non-empty strings, one per row")
-    unusable = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1)).tolist()
+    unusable = np.flatnonzero(~usable_rows(rows_ND)).tolist()
     if unusable:
-        raise NonFiniteFeatures(
-            f"features: {len(unusable)} of {len(domains)} rows are not finite, first row {unusable[0]} "
-            f"(domain {domains[unusable[0]]!r}); they would spoil the router for good: leave these rows out",
+        raise UnusableFeatures(
+            f"features: {len(unusable)} of {len(domains)} rows are not finite or beyond {LARGEST_FEATURE:g}, first row "
+            f"{unusable[0]} (domain {domains[unusable[0]]!r}); they would spoil the router for good: leave these out",
             unusable,
         )
     return rows_ND
+
+
+def checked_sums(sums: Mapping[str, Sums], dim: int) -> dict[str, Sums]:
+    """Copies of the sums of each domain's rows of dimension `dim`.
+
+    Raises `LearningError` for sums that no usable rows have, before any is copied.
+    """
+    for domain, part in sums.items():
+        shapes = part.sum_D.shape, part.gram.shape
+        most = part.count * LARGEST_FEATURE * _ROUNDING
+        if part.count < 1 or shapes != ((dim,), (packed_length(dim),)):
+            raise LearningError(
+                f"sums of domain {domain!r}: expected those of some rows of dimension {dim}, got {part.count} rows and "
+                f"shapes {shapes}"
+            )
+        if not (_is_within(part.sum_D, most) and _is_within(part.gram, most * LARGEST_FEATURE)):
+            raise LearningError(
+                f"sums of domain {domain!r}: expected those of {part.count} rows of finite features up to "
+                f"{LARGEST_FEATURE:g}, got larger ones; they would spoil the router for good: leave these out"
+            )
+    return {domain: part.copy() for domain, part in sums.items()}
+
+
+def _is_within(values: Float64, bound: float) -> bool:
+    """Whether all are numbers of at most this magnitude, without a temporary of their size."""
+    return bool(values.max() <= bound and values.min() >= -bound)
 
 
 def _counts(row_domains: Sequence[str]) -> dict[str, int]:

@@ -61,8 +61,8 @@ def of(numbers: Sequence[int]) -> Callable[[str], bool]:
 
 @pytest.mark.parametrize(
     "how",
-    [np.nan, np.inf, -np.inf, LearningError("no tokens"), RuntimeError("index out of range")],
-    ids=["nan", "inf", "-inf", "refused", "a mistake"],
+    [np.nan, np.inf, -np.inf, 1e200, -2e6, LearningError("no tokens"), RuntimeError("index out of range")],
+    ids=["nan", "inf", "-inf", "absurd", "too large", "refused", "a mistake"],
 )
 @pytest.mark.parametrize("numbers", [[20], [16], [38], [16, 17, 18, 36, 38]], ids=["one", "first", "last", "several"])
 def test_a_bad_row_is_a_dead_letter_and_the_stream_goes_on(
@@ -114,14 +114,17 @@ def test_a_row_for_which_there_is_no_memory_is_no_dead_letter(build: Build) -> N
     house.check_exact(training([*first, *rest]))
 
 
-def test_an_extractor_that_refuses_everything_empties_nothing_into_the_dead_letters(build: Build) -> None:
+@pytest.mark.parametrize("how", [LearningError("the device is lost"), 1e200], ids=["refused", "absurd"])
+def test_an_extractor_that_refuses_everything_empties_nothing_into_the_dead_letters(
+    build: Build, how: Exception | float
+) -> None:
     house, first = begun(build)
-    extractor = picky(house, lambda _text: True, LearningError("the device is lost"))
+    extractor = picky(house, lambda _text: True, how)
     rest = records_of("alpha", 12, start=16)
     house.send(rest)
     house.poll()
     for _ in range(3):
-        with pytest.raises(LearningError, match="device is lost"):
+        with pytest.raises((LearningError, ValueError), match=r"device is lost|absurdly large"):
             house.observe()
     assert house.letters.list() == []
     extractor.bad = lambda _text: False

@@ -12,7 +12,7 @@ from actors.home import take_log
 from actors.ledger import Ledger
 from actors.observation import Loss, Marker, Seal
 from actors.router import Router
-from learning.errors import FingerprintMismatch
+from learning.errors import FingerprintMismatch, LearningError
 from registry.adapters import Adapter
 from registry.registry import Registry
 from streaming.source import TopicPartition
@@ -80,6 +80,22 @@ def test_other_features_are_refused_and_change_nothing(start: Callable[[], Route
     router.observe(observation({P0: (0, 1)}, of("alpha", [0])))
     with pytest.raises(FingerprintMismatch):
         router.observe(observation({P0: (1, 2)}, of("alpha", [1]), fingerprint="g"))
+    assert (router.counts(), router.examples(), dict(router.observed())) == ({"alpha": 1}, {"alpha": 1}, {P0: 1})
+
+
+@pytest.mark.parametrize("value", [1e200, -2e6, float("nan")])
+def test_an_absurd_block_is_refused_and_decides_nothing_for_those_behind_it(
+    start: Callable[[], Router], value: float
+) -> None:
+    """The first block settles which features the sums are of, unless it is refused."""
+    router = start()
+    block = observation({P0: (0, 1)}, of("alpha", [0]), fingerprint="g")
+    assert block.statistics is not None and block.statistics.rows_ND is not None
+    absurd = replace(block.statistics, rows_ND=value * block.statistics.rows_ND)
+    with pytest.raises(LearningError, match="spoil the router"):
+        router.observe(replace(block, statistics=absurd))
+    assert (router.counts(), router.examples(), dict(router.observed())) == ({}, {}, {})
+    assert router.observe(observation({P0: (0, 1)}, of("alpha", [0]))).applied
     assert (router.counts(), router.examples(), dict(router.observed())) == ({"alpha": 1}, {"alpha": 1}, {P0: 1})
 
 

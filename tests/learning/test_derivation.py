@@ -1,8 +1,10 @@
 """Two derivations, one answer: choice by cost, and a Woodbury inverse that has gone bad is noticed."""
 
 import numpy as np
+import pytest
 
 from learning.derivation import Derivation, update_inverse
+from learning.errors import SolveError
 from learning.symmetric import add_diagonal, add_outer, factor, invert_factored, packed_length, times
 
 DIM = 120
@@ -86,3 +88,17 @@ def test_many_small_steps_stay_exact_where_the_matrix_is_ill_conditioned() -> No
     stream = Stream(1e-4)
     methods = [stream.step(2) for _ in range(300)]
     assert methods.count("woodbury") > 200
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("steps", [(400,), (400, 4, 4)], ids=["cholesky", "woodbury"])
+@pytest.mark.parametrize("where", ["sums", "weights"])
+def test_what_is_not_finite_is_an_error_and_passes(value: float, steps: tuple[int, ...], where: str) -> None:
+    stream = Stream(1.0)
+    for count in steps:
+        stream.step(count)
+    gram, targets = stream.gram.copy(), stream.targets.copy()
+    (gram if where == "sums" else targets).flat[7] = value
+    with np.errstate(all="ignore"), pytest.raises(SolveError, match=f"{where} are not finite"):
+        stream.derivation.solve(gram, targets, np.sqrt(stream.counts))
+    assert stream.step(4) == "cholesky"

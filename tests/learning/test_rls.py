@@ -1,6 +1,7 @@
 """The streamed router is the batch ridge solution, however its rows came in."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
+from learning.errors import FingerprintMismatch, LearningError, SolveError, UnseenDomain
 from learning.rls import RouterWeights, StreamingRidge
 from learning.statistics import Statistics
 from tests.learning.memory_store import MemoryStore
@@ -243,7 +244,7 @@ def test_a_refused_block_leaves_the_state_as_it_was() -> None:
     before = router.to_bytes()
     spoilt = np.ones((2, 3))
     spoilt[1, 2] = np.inf
-    with pytest.raises(LearningError, match=r"1 of 2 rows are not finite, first row 1 \(domain 'b'\)"):
+    with pytest.raises(LearningError, match=r"1 of 2 rows are not finite or beyond 1e\+06, first row 1 \(domain 'b'\)"):
         router.observe(spoilt, ["a", "b"])
     with pytest.raises(LearningError, match="dimension 3, got 4"):
         router.observe(np.ones((1, 4)), ["a"])
@@ -254,6 +255,42 @@ def test_a_refused_block_leaves_the_state_as_it_was() -> None:
     with pytest.raises(UnseenDomain, match="'c'"):
         router.remove("c")
     assert router.to_bytes() == before
+
+
+@pytest.mark.parametrize("value", [1e200, -2e6, np.nan])
+@pytest.mark.parametrize("count", [2, 40])
+def test_what_a_worker_sends_is_checked_before_anything_of_it_is_added(count: int, value: float) -> None:
+    """Few rows come as they are, many as their sums; a worker of another make may have let pass what this one would."""
+    router = StreamingRidge(3, 1.0, fingerprint="f")
+    router.observe(np.eye(3), ["a", "b", "b"])
+    before = router.to_bytes()
+    block = Statistics.of(np.ones((count, 3)), ["a", "b"] * (count // 2), "f")
+    if block.rows_ND is not None:
+        spoilt = replace(block, rows_ND=np.where(np.arange(3) == 1, value, block.rows_ND))
+    else:
+        assert block.sums is not None
+        spoilt = replace(block, sums={**block.sums, "b": replace(block.sums["b"], sum_D=np.full(3, 50 * value))})
+    with pytest.raises(LearningError, match="spoil the router"):
+        router.absorb(spoilt)
+    assert router.to_bytes() == before
+    router.absorb(block)
+    assert router.counts == {"a": 1 + count // 2, "b": 2 + count // 2}
+
+
+@pytest.mark.parametrize("weighting", ["none", "inverse_frequency"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+def test_sums_that_are_not_finite_give_an_error_and_go_with_their_domain(value: float, weighting: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((30, 5))
+    router = StreamingRidge(5, 1.0, class_weighting=weighting)
+    router.observe(rows, ["a", "b"] * 15)
+    router._domain("bad").add_rows(np.full((2, 5), value))  # as sums may be that were kept before rows were checked
+    router._gram = None
+    for _ in range(2):
+        with np.errstate(all="ignore"), pytest.raises(SolveError, match="sums are not finite"):
+            router.weights()
+    router.remove("bad")
+    expected = batch_predictions(rows, ["a", "b"] * 15, 1.0, weighting, rows)
+    assert difference(router.weights().scores(rows), expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 import random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -152,10 +152,10 @@ def test_a_start_reads_sums_of_groups_and_not_all_rows() -> None:
 
 
 def test_a_removal_leaves_no_residue_of_what_was_far_larger() -> None:
-    """Subtracted from a sum, rows a hundred million times larger would leave nothing right of the others."""
+    """Subtracted from a sum, rows a hundred thousand times larger would leave few digits right of the others."""
     store = MemoryStore()
     router = filled(store)
-    giant = 1e8 * np.random.default_rng(99).standard_normal((8, 16))
+    giant = 1e5 * np.random.default_rng(99).standard_normal((8, 16))
     router.observe(giant, ["giant"] * 8)
     router.seal()
     others = filled(store, domains=12)
@@ -244,6 +244,95 @@ def test_a_store_that_is_full_leaves_the_state_as_it_was(kept: int, monkeypatch:
     assert router.to_bytes() == before
     again = StreamingRidge.restore(router.seal(), store)
     assert again.to_bytes() == before
+
+
+def grown(store: MemoryStore) -> tuple[StreamingRidge, Rows, list[str]]:
+    """A router in groups, of which some domains have become worth folding and others a group; and all its rows."""
+    router = filled(store)
+    assert router.tidy()
+    rows = [np.random.default_rng(number).standard_normal((8, 16)) for number in range(12)]
+    domains = [f"d{number:02d}" for number in range(12) for _ in range(8)]
+    for at, domain in enumerate(["d00", "d05", "d11", "x0", "x1", "x2", "x3", "x4"]):
+        rows.append(np.random.default_rng(100 + at).standard_normal((8, 16)))
+        domains += [domain] * 8
+        router.observe(rows[-1], [domain] * 8)
+        router.seal()
+    return router, np.concatenate(rows), domains
+
+
+def fail_at(store: MemoryStore, call: Literal["put", "get"], at: int, patch: pytest.MonkeyPatch) -> list[bool]:
+    """Have the call number `at` fail, and it alone; the list says of each whether it was let through."""
+    real, calls = getattr(store, call), list[bool]()
+
+    def failing(given: Any) -> Any:
+        calls.append(len(calls) + 1 != at)
+        if not calls[-1]:
+            raise OSError(28, "No space left on device")
+        return real(given)
+
+    patch.setattr(store, call, failing)
+    return calls
+
+
+@pytest.mark.parametrize("call", ["put", "get"])
+def test_a_tidying_that_fails_anywhere_changes_nothing(
+    call: Literal["put", "get"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(1, 100):
+        store = MemoryStore()
+        router, rows, domains = grown(store)
+        before, names = router.seal(), router.segments()
+        with monkeypatch.context() as patch:
+            calls = fail_at(store, call, at, patch)
+            try:
+                assert router.tidy()
+            except OSError:
+                assert (router.seal(), router.segments()) == (before, names)
+        expected = batch_predictions(rows, domains, 1.0, "none", rows)
+        for _ in range(2):  # as it was left, and once there is room again
+            again = StreamingRidge.restore(json.loads(json.dumps(router.seal())), store)
+            assert again.counts == router.counts == {name: domains.count(name) for name in sorted(set(domains))}
+            for each in (again, router):
+                assert difference(each.weights().scores(rows), expected) <= TOLERANCE
+            router.tidy()
+        if all(calls):
+            assert at > 8
+            return
+    raise AssertionError("the tidying never ended")
+
+
+def damages(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The state of `grown`, tidied, in ways in which rows would count twice, or a later group would hide some."""
+    domains, groups = state["domains"], state["groups"]
+    (name, members), *others = groups
+    grouped = next(d for d, entries in domains.items() if {entry[0] for entry in entries} & set(members))
+    serial, count, *rest = domains[grouped][0]
+    return {
+        "a group twice": {**state, "groups": [*groups, groups[0]]},
+        "groups that overlap": {**state, "groups": [[name, [*members, others[0][1][0]]], *others]},
+        "a group of what was joined": {**state, "domains": {**domains, grouped: [[state["serial"], count, *rest]]}},
+        "a domain that is missing": {**state, "domains": {d: e for d, e in domains.items() if d != grouped}},
+        "a group of what is no serial": {**state, "groups": [[name, ["x"]], *others]},
+        "a generation twice": {**state, "domains": {**domains, "y": [[serial, count, *rest]]}},
+        "a generation of no rows": {**state, "domains": {**domains, "y": [[state["serial"], 0, *rest]]}},
+        "serials that would be given again": {**state, "serial": max(members) - 1},
+    }
+
+
+def test_a_state_whose_rows_would_count_twice_is_refused() -> None:
+    store = MemoryStore()
+    router, _, _ = grown(store)
+    router.tidy()
+    state = {**router.seal(), "serial": 1000}
+    StreamingRidge.restore(state, store)
+    taken = []
+    for what, damaged in damages(state).items():
+        try:
+            StreamingRidge.restore(damaged, store)
+            taken.append(what)
+        except LearningError as error:
+            assert "restoring the router: expected g" in str(error), what
+    assert taken == []
 
 
 @pytest.mark.parametrize("entry", [[1, 2, "a", "b", "cube"], [1, 2, "a"], ["1", 2, "a", "b", "rows"]])

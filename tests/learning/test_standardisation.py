@@ -65,11 +65,11 @@ def test_noise_beside_noise_is_no_scale_either() -> None:
     assert np.array_equal(Standardisation.of(np.zeros((5, 3))).scale, np.ones(3))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e200])
-def test_rows_without_a_finite_scale_are_refused(value: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e200, 1e100, -2e12])
+def test_rows_without_a_sane_scale_are_refused(value: float) -> None:
     rows = np.random.default_rng(0).standard_normal((9, 4))
     rows[7, 2] = value
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(LearningError, match="expected finite numbers"):
+    with pytest.raises(LearningError, match="expected finite numbers"):
         Standardisation.of(rows)
 
 
