@@ -16,7 +16,7 @@ from actors.errors import OtherHome, SpoolAhead
 from actors.observation import Marker
 from actors.spool import Spool, SpooledRow
 from actors.spool_facts import SnapshotNote
-from actors.spool_file import is_damage
+from actors.spool_file import delete_file, is_damage
 from streaming.source import TopicPartition
 from tests.actors.views import LINEAGE, view
 
@@ -260,6 +260,15 @@ def test_a_file_that_is_no_spool_is_deleted_and_said(tmp_path: Path, content: by
         spool.close()
     assert [each.name for each in tmp_path.iterdir()] == ["spool.sqlite"], "nothing of it was kept"
     assert content[-500:] not in path.read_bytes()
+
+
+def test_every_file_of_a_spool_goes_with_it_and_no_other(tmp_path: Path) -> None:
+    for part in ("", "-wal", "-shm", "-journal"):
+        (tmp_path / f"spool.sqlite{part}").touch()
+        (tmp_path / f"other.sqlite{part}").touch()
+    delete_file(tmp_path / "spool.sqlite")
+    assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"other"}
+    delete_file(tmp_path / "spool.sqlite")
 
 
 def test_a_file_of_another_format_is_deleted(reopen: Callable[[], Spool], tmp_path: Path) -> None:
