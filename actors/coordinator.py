@@ -35,7 +35,7 @@ from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
 from actors.spools import Spools
 from actors.stage import Stage
-from actors.training import TrainingOrder
+from actors.training import Trained, TrainingOrder
 from actors.upkeep import Keep, Upkeep
 from learning.gate import Gate
 from registry.adapters import Adapter
@@ -282,15 +282,21 @@ class Coordinator:
         started = time.monotonic()
         try:
             trained = learner.train(order)
+            stage.timings["learning_seconds"] = time.monotonic() - started
+            return self._take_in(order, trained)
         finally:
+            # Not before: the next training empties the learner's folder.
             stage.learner = None
             self._idle.put(learner)
-        stage.timings["learning_seconds"] = time.monotonic() - started
-        verdict = self._options.gate.decide(trained.result)
-        facts = facts_of(order, trained, verdict, base_digest=self._base.digest, learner=self._options.learner_name)
-        adapter = self._registry.add_adapter(domain, seal.version, trained.result.folder, facts)
-        shutil.rmtree(trained.result.folder, ignore_errors=True)
-        return adapter
+
+    def _take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
+        folder = trained.result.folder
+        try:
+            verdict = self._options.gate.decide(trained.result)
+            facts = facts_of(order, trained, verdict, base_digest=self._base.digest, learner=self._options.learner_name)
+            return self._registry.add_adapter(order.domain, order.seal.version, folder, facts)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _continued(self, domain: str) -> Path | None:
         """Return the folder of the adapter to go on from: of an accepted one that could not be loaded before that in

@@ -27,7 +27,8 @@ class Following:
     def __init__(self, spool: Spool, router: SumsPort, left_behind: Sequence[Path] = ()) -> None:
         self._spool, self._router, self._left_behind = spool, router, list(left_behind)
         self.trouble: str | None = None
-        """What is to be said of spools that could not be taken over."""
+        """What is to be said of spools that were not taken over."""
+        self._deleted: list[str] = []
         self._lock = threading.RLock()
         self._view: LedgerView | None = None
         self._observed: Watermarks = {}
@@ -74,7 +75,7 @@ class Following:
             view = self._router.view()
         self._spool.follow(view)
         if self._left_behind:
-            self._left_behind, self.trouble = take_over(self._spool, self._left_behind, view)
+            self._left_behind, self.trouble = take_over(self._spool, self._left_behind, view, self._deleted)
             self._confirmed = {}
         self._view, self._observed, self._asked_at = view, dict(view.observed), time.monotonic()
 

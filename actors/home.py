@@ -24,9 +24,9 @@ def go_back(registry: Registry, to: int | None) -> list[str]:
 def take_log(registry: Registry, topic: str) -> list[str]:
     """Accept that another log stands under a topic's name: its partitions are read from their beginning.
 
-    What was counted stays counted; examples that were still to be trained on are lost unless they are sent again, and so
-    is what came after the last commit. Returns what that means, in lines. Raises `UnknownDomain` where the ledger knows
-    no such topic.
+    What was counted stays counted; examples that were still to be trained on are lost unless they are sent again, and
+    what came after the last commit has to be sent again too. Returns what that means, in lines. Raises `UnknownDomain`
+    where the ledger knows no such topic.
     """
     epoch = registry.begin_epoch()
     snapshot, head = registry.snapshot(), registry.head()

@@ -7,6 +7,8 @@ second waits for the first.
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import threading
 from collections.abc import Sequence
@@ -19,15 +21,21 @@ from actors.ports import ExamplesPort, LearnerPort
 from actors.training import Trained, TrainingOrder
 from learning.contract import Example, Learner, Progress, TrainingJob
 
+_log = logging.getLogger(__name__)
+_NUMBERED = re.compile(r"learner-(?P<number>\d+)")
+
 
 class LearnerWorker:
-    """Runs a `Learner` in a folder of its own below `work`, so that an interrupted training leaves nothing in place.
+    """Runs a `Learner` in the folder `work`, its own, so that an interrupted training leaves nothing in place.
 
-    `ingests` are all ingest workers: each may hold some of a version's examples, two may hold copies.
+    The folder is emptied at the start, before each training and after one that failed: who ordered a training takes its
+    result away before the next. `ingests` are all ingest workers: each may hold some of a version's examples, two may
+    hold copies.
     """
 
     def __init__(self, learner: Learner, work: Path, ingests: Sequence[ExamplesPort]) -> None:
         self._learner, self._work, self._ingests = learner, work, tuple(ingests)
+        _empty(work)
         self._progress: Progress | None = None
         self._lock = threading.Lock()
         self._training = threading.Lock()
@@ -36,9 +44,9 @@ class LearnerWorker:
         """Train what is ordered; raises `LearningError` where the method refuses it, and `Unanswered` where examples
         of it are missing."""
         with self._training:
+            _empty(self._work)
             train, held_out = merged_examples(self._ingests, order)
             output = self._work / f"{order.domain}@v{order.seal.version}"
-            shutil.rmtree(output, ignore_errors=True)
             output.mkdir(parents=True)
             job = TrainingJob(
                 domain=order.domain,
@@ -51,6 +59,9 @@ class LearnerWorker:
             )
             try:
                 return Trained(self._learner.train(job, self._note), len(train))
+            except Exception:
+                _empty(self._work)
+                raise
             finally:
                 self._note(None)
 
@@ -62,6 +73,32 @@ class LearnerWorker:
     def _note(self, progress: Progress | None) -> None:
         with self._lock:
             self._progress = progress
+
+
+def learner_folder(work: Path, index: int, learners: int) -> Path:
+    """Return the folder below `work` of learner `index` of `learners`; the first one also deletes the folders of
+    learners that are no more."""
+    for folder in work.glob("learner-*") if index == 0 else ():
+        match = _NUMBERED.fullmatch(folder.name)
+        if match is not None and int(match["number"]) >= learners:
+            _delete(folder)
+    return work / f"learner-{index}"
+
+
+def _empty(folder: Path) -> None:
+    for each in folder.iterdir() if folder.is_dir() else ():
+        _delete(each)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or a folder; what can't be deleted is logged, and stays until it is tried again."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("left in a learner's folder: %s", error)
 
 
 def merged_examples(

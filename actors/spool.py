@@ -16,14 +16,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from actors.coverage import Coverage, Span
 from actors.errors import OtherHome, SpoolAhead
 from actors.observation import Int64, LedgerView, Marker, Watermarks
-from actors.spool_file import Transaction, UnreadableSpool, open_file, put_aside
+from actors.spool_facts import SnapshotNote, facts_in, removals
+from actors.spool_file import Transaction, UnreadableSpool, delete_file, open_file
 from streaming.source import TopicPartition
 
 SCHEMA = """
@@ -41,8 +42,8 @@ CREATE TABLE IF NOT EXISTS coverage (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _ROW = "topic, part, pos, domain, record_id, held_out, prompt, completion"
-_RESIDUE = "residue"
-"""The fact that the file may hold texts of rows that were dropped and must not be found."""
+_WIPED = "wiped"
+"""The fact for which removals the file was made anew last."""
 _WIPE_AGAIN_S = 30.0
 """At least, as a wipe writes everything that is left."""
 _FOR_EVER = 2**63 - 1
@@ -74,33 +75,11 @@ class Block:
     spans: Mapping[TopicPartition, tuple[int, int]]
 
 
-class SnapshotNote(NamedTuple):
-    """The snapshot that a spool was led after last; number 0 where there was none yet."""
-
-    lineage: str
-    run: str
-    snapshot: int
-
-    @classmethod
-    def of(cls, view: LedgerView) -> SnapshotNote:
-        """Return the note of the snapshot in force."""
-        return cls(view.lineage, view.runs[-1].name if view.runs else "", view.snapshot)
-
-    def precedes(self, view: LedgerView) -> bool:
-        """Tell whether the snapshot in force is this one or descends from it."""
-        if self.snapshot == 0:
-            return self.lineage == view.lineage
-        return view.follows(*self)
-
-    def __str__(self) -> str:
-        return f"snapshot {self.snapshot} (run {self.run[:8] or 'none'}, home {self.lineage[:8]})"
-
-
 class Spool:
     """The spool of one ingest worker, in the file `path`. Safe to use from several threads.
 
-    A file that can't be read is put aside, and `trouble` says so. Raises `sqlite3.OperationalError` when another
-    process has it.
+    A file that can't be read is deleted, and `trouble` says so. Raises `sqlite3.OperationalError` when another process
+    has it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +87,10 @@ class Spool:
         self.trouble: str | None = None
         self._lock = threading.RLock()
         self._fences: Mapping[str, Watermarks] = {}
-        self._removed: frozenset[str] = frozenset()
+        self._removals: str | None = None
+        """The removals that the snapshot in force knows, as `_WIPED` is noted; None before the first view."""
+        self._made_by: dict[str, str] = {}
+        """Facts of what is read into the file, whichever file it is: its logs and the template."""
         self._wipe_at = 0.0
         self._counted: tuple[int, dict[str, int]] = (-1, {})
         self._open()
@@ -116,21 +98,28 @@ class Spool:
     def _open(self) -> None:
         try:
             self._db = open_file(self.path, SCHEMA)
+            try:
+                SnapshotNote.among(facts_in(self._db))
+            except BaseException:
+                self._db.close()
+                raise
         except UnreadableSpool as error:
-            self._put_aside(str(error))
+            self._delete(str(error))
         self.coverage = Coverage(self._db)
         self._counted = (-1, {})
 
-    def _put_aside(self, why: str) -> None:
-        aside = put_aside(self.path)
-        self.trouble = f"spool {self.path.name}: {why}; it was put aside as {aside.name}, and the stream is read again"
+    def _delete(self, why: str) -> None:
+        delete_file(self.path)
+        self.trouble = f"spool {self.path.name}: {why}; it was deleted, and the stream is read again"
         self._db = open_file(self.path, SCHEMA)
 
     def begin_anew(self, why: str) -> None:
-        """Put the file aside and go on with an empty one: whatever was covered has to be read again."""
+        """Delete the file and go on with an empty one: whatever was covered has to be read again."""
         with self._lock:
             self._db.close()
-            self._put_aside(why)
+            self._delete(why)
+            for name, value in self._made_by.items():
+                self.note(name, value)
             self.coverage = Coverage(self._db)
             self._counted = (-1, {})
 
@@ -145,6 +134,7 @@ class Spool:
         """Raise `OtherHome` when rows wait that were rendered by another template than the one of this digest."""
         with self._lock:
             if self.fact("template") == digest:
+                self._made_by["template"] = digest
                 return
             if rows := self.size():
                 raise OtherHome(
@@ -152,7 +142,7 @@ class Spool:
                     "base.chat_template, base.terminator and the tokenizer back until their domains are published; or "
                     + _REREAD
                 )
-            self.note("template", digest)
+            self._note_made_by("template", digest)
 
     def fact(self, name: str) -> str | None:
         """Return what was noted under a name, or None."""
@@ -173,13 +163,16 @@ class Spool:
 
     def note_log(self, topic: str, identity: str) -> None:
         """Note the identity of the log that the topic's rows are read from."""
-        self.note(f"log {topic}", identity)
+        self._note_made_by(f"log {topic}", identity)
+
+    def _note_made_by(self, name: str, value: str) -> None:
+        self._made_by[name] = value
+        self.note(name, value)
 
     def snapshot(self) -> SnapshotNote | None:
         """Return the snapshot that this spool was led after last, or None before the first view."""
         with self._lock:
-            lineage, run, number = (self.fact(name) for name in ("lineage", "run", "snapshot"))
-        return None if lineage is None else SnapshotNote(lineage, run or "", int(number or 0))
+            return SnapshotNote.among({name: self.fact(name) for name in SnapshotNote._fields})
 
     def follow(self, view: LedgerView) -> None:
         """Drop what the snapshot in force has settled or removed, and what was read from another log than the ledger's.
@@ -193,25 +186,30 @@ class Spool:
                     f"spool {self.path.name}: was led after {noted}, which the router's {present} does not descend "
                     f"from, so rows may be missing in it: put that snapshot back, or {_REREAD}"
                 )
-            self._removed = view.removed
             if view.fences is not None:
-                self._fences = view.fences
+                self._fences, self._removals = view.fences, removals(view.removed, view.fences)
+            if noted is None and self._removals and not self.size() and not self.partitions():
+                # Nothing was ever in it.
+                self.note(_WIPED, self._removals)
             if view.fences is not None or noted != present:
                 with Transaction(self._db):
                     self._drop_other_logs(view)
                     self._drop_settled(view.durable)
-                    for name, value in zip(("lineage", "run", "snapshot"), present, strict=True):
+                    for name, value in zip(SnapshotNote._fields, present, strict=True):
                         self.note(name, str(value))
             self._wipe()
 
     def _wipe(self) -> None:
-        """Make the file anew where rows of a removed domain were dropped: pages and log may still hold their texts."""
-        if self.fact(_RESIDUE) is None or time.monotonic() < self._wipe_at:
+        """Make the file anew after a removal: pages and log may still hold texts of the domain, whenever its rows were
+        dropped, also long before as those of a published version."""
+        due = self._removals
+        if due is None or due == (self.fact(_WIPED) or "") or time.monotonic() < self._wipe_at:
             return
         self._wipe_at = time.monotonic() + _WIPE_AGAIN_S
         self._db.execute("VACUUM")
-        self._db.execute("DELETE FROM facts WHERE name=?", (_RESIDUE,))
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # After that: cut short, it is done again.
+        self.note(_WIPED, due)
 
     def _drop_other_logs(self, view: LedgerView) -> None:
         for topic, identity in view.logs.items():
@@ -220,21 +218,20 @@ class Spool:
         for topic, times in view.taken.items():
             if self.fact(f"taken {topic}") != str(times):
                 self._drop_topic(topic)
-                self.note(f"taken {topic}", str(times))
+                self._note_made_by(f"taken {topic}", str(times))
 
     def _drop_topic(self, topic: str) -> None:
         for table in ("rows", "markers", "coverage"):
             self._db.execute(f"DELETE FROM {table} WHERE topic=?", (topic,))
-        self._db.execute("DELETE FROM facts WHERE name=?", (f"log {topic}",))
+        # The fences of another log begin anew, so by them two removals may look like one.
+        self._db.execute("DELETE FROM facts WHERE name IN (?,?)", (f"log {topic}", _WIPED))
 
     def _drop_settled(self, durable: Watermarks) -> None:
         for domain in self.counts():
             for partition, offset in self._fences.get(domain, {}).items():
-                dropped = self._db.execute(
+                self._db.execute(
                     "DELETE FROM rows WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
                 )
-                if dropped.rowcount and domain in self._removed:
-                    self.note(_RESIDUE, domain)
         for partition, offset in durable.items():
             self._db.execute("DELETE FROM markers WHERE topic=? AND part=? AND pos<?", (*partition, offset))
 
@@ -257,7 +254,7 @@ class Spool:
                 [
                     (*r.partition, r.offset, r.domain, r.record_id, int(r.held_out), r.prompt, r.completion)
                     for r in rows
-                    if r.offset >= self._fences.get(r.domain, {}).get(r.partition, 0)
+                    if r.offset >= self._fence(r.domain, r.partition)
                 ],
             )
             self._db.executemany(
@@ -269,22 +266,34 @@ class Spool:
 
     def take(
         self,
-        rows: Iterable[Sequence[tuple[object, ...]]],
+        rows: Iterable[Sequence[tuple[Any, ...]]],
         markers: Iterable[Sequence[tuple[object, ...]]],
         coverage: Iterable[tuple[str, int, int, int]],
         facts: Mapping[str, str],
     ) -> None:
-        """Take in what lay in another spool, as the tables have it, in one transaction; what is there already stays."""
+        """Take in what lay in another spool, as the tables have it, in one transaction.
+
+        What is there already stays; rows below a fence are not taken, so that nothing of what was removed comes over.
+        """
         with self._lock, Transaction(self._db):
             for some in rows:
-                self._db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", some)
+                self._db.executemany(
+                    "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    [
+                        (topic, part, pos, domain, *rest)
+                        for topic, part, pos, domain, *rest in some
+                        if pos >= self._fence(domain, TopicPartition(topic, part))
+                    ],
+                )
             for some in markers:
                 self._db.executemany("INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING", some)
             for topic, part, first, end in coverage:
                 self.coverage.add(Span(TopicPartition(topic, part), first, end))
             for name, value in facts.items():
                 self.note(name, value)
-            self._drop_settled({})
+
+    def _fence(self, domain: str, partition: TopicPartition) -> int:
+        return self._fences.get(domain, {}).get(partition, 0)
 
     def turn(self, places: Iterable[tuple[TopicPartition, int]]) -> None:
         """Put single rows on the other side of the exam, where the ledger has them."""
@@ -300,8 +309,6 @@ class Spool:
             self._db.executemany(
                 "DELETE FROM rows WHERE topic=? AND part=? AND pos=?", [(*p, offset) for p, offset in places]
             )
-            if self._removed:
-                self.note(_RESIDUE, "discarded rows")
 
     # -- asking -------------------------------------------------------------------------------------------------------
 

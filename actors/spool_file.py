@@ -1,8 +1,9 @@
-"""The file of a spool: opened for this process alone, private to its user, and put aside where it can't be read.
+"""The file of a spool: opened for this process alone, private to its user, and deleted where it can't be read.
 
 A transaction is on disk when it returns (`synchronous=FULL`): coverage must not be remembered without its rows. The
-lock on the file also spares WAL its shared memory. What can't be read, damaged or in another format, is put aside and
-not deleted: it may hold rows that the log does not give any more. It knows nothing of what lies in the tables.
+lock on the file also spares WAL its shared memory. What can't be read, damaged or in another format, is of no use and
+may hold texts of domains that were removed, which nobody could take out of it: so it is not kept. It knows nothing of
+what lies in the tables.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from actors.errors import ActorError
 FORMAT = 3
 """Kept as SQLite's user_version."""
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_PARTS = ("", "-wal", "-shm")
+_IN_USE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_PARTS = ("", "-wal", "-shm", "-journal")
+"""SQLite makes a rollback journal while the file goes over to WAL, and for a disk that can't do WAL."""
 
 
 class UnreadableSpool(ActorError):
@@ -51,26 +54,20 @@ def open_file(path: Path, schema: str, *, patience_s: float = 30.0) -> sqlite3.C
 
 def is_damage(error: BaseException) -> bool:
     """Tell whether an error means that the file's content is broken, rather than busy, full or out of reach."""
-    if not isinstance(error, sqlite3.DatabaseError):
-        return False
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGE
+    if code is None:
+        # Not SQLite's own: a text in the file that is no UTF-8.
+        return isinstance(error, sqlite3.OperationalError)
+    return code & 0xFF in _DAMAGE
 
 
-def put_aside(path: Path) -> Path:
-    """Move the file, with its log, out of the way; one that was put aside before is replaced."""
-    aside = path.with_name(f"{path.name}.set-aside")
-    for part in _PARTS:
-        aside.with_name(aside.name + part).unlink(missing_ok=True)
-    for part in _PARTS:
-        found = path.with_name(path.name + part)
-        if found.exists():
-            found.replace(aside.with_name(aside.name + part))
-    return aside
+def is_in_use(error: BaseException) -> bool:
+    """Tell whether an error means that another process has the file."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _IN_USE
 
 
 def delete_file(path: Path) -> None:
-    """Delete the file with its log, which is of no use without it."""
+    """Delete the file with its logs, which are of no use without it."""
     for part in _PARTS:
         path.with_name(path.name + part).unlink(missing_ok=True)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from actors.errors import OtherHome
 from actors.observation import LedgerView, WriterRun
-from actors.spool import SnapshotNote
-from actors.spool_file import FORMAT, delete_file
+from actors.spool_facts import SnapshotNote, facts_in
+from actors.spool_file import FORMAT, UnreadableSpool, is_in_use
 from registry.registry import Registry
 
 _PERSISTENT = Path("/var/tmp")
@@ -69,10 +69,11 @@ def spools(folder: Path) -> list[Path]:
 
 
 def drop(folder: Path) -> list[Path]:
-    """Delete the spools in a folder, whatever state they are in; their rows are read again from the stream."""
-    found = spools(folder)
+    """Delete all files of spools in a folder, also such as belong to none that is there, and return them; the rows are
+    read again from the stream."""
+    found = sorted(folder.glob("*.sqlite*"))
     for path in found:
-        delete_file(path)
+        path.unlink(missing_ok=True)
     return found
 
 
@@ -86,12 +87,12 @@ def faults(folder: Path, registry: Registry) -> Iterator[str]:
     for path in spools(folder):
         try:
             written, noted = _look_into(path)
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                yield f"spool {path}: {error}; it is put aside when its worker starts, and the stream is read again"
+        except (UnreadableSpool, sqlite3.DatabaseError) as error:
+            if not is_in_use(error):
+                yield f"spool {path}: {error}; what can't be read is deleted at the start, and the stream is read again"
             continue
         if written != FORMAT:
-            yield f"spool {path}: has format {written}, this version reads {FORMAT}; it is put aside at the start"
+            yield f"spool {path}: has format {written}, this version reads {FORMAT}; it is deleted at the start"
         elif noted is not None and not noted.precedes(view):
             yield (
                 f"spool {path}: was led after {noted}, which {SnapshotNote.of(view)} in force does not descend from; "
@@ -104,12 +105,9 @@ def _look_into(path: Path) -> tuple[int, SnapshotNote | None]:
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S)) as db:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
         (written,) = db.execute("PRAGMA user_version").fetchone()
-        (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        (sound,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if sound != "ok":
             raise sqlite3.DatabaseError(sound)
         if written != FORMAT:
             return written, None
-        facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
-    if "lineage" not in facts:
-        return written, None
-    return written, SnapshotNote(facts["lineage"], facts.get("run", ""), int(facts.get("snapshot", 0)))
+        return written, SnapshotNote.among(facts_in(db))

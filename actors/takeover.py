@@ -1,7 +1,8 @@
 """Spools of workers that are no more: who is there takes their rows over, so that less of the stream is read again.
 
-A file is taken whole or left alone: one that a process still has, that is damaged, or that was led after a snapshot
-that the ledger's does not descend from. It knows nothing of what becomes of the rows.
+A file is taken whole, or deleted where it is damaged or does not belong to what is counted: its rows are read again
+from the stream, or named as lost. One that a process still has is left for later, and so is one that the machine could
+not read, as on a full disk. It knows nothing of what becomes of the rows.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from actors.observation import LedgerView
-from actors.spool import SCHEMA, SnapshotNote, Spool
-from actors.spool_file import Transaction, UnreadableSpool, delete_file, open_file
+from actors.spool import SCHEMA, Spool
+from actors.spool_facts import SnapshotNote, facts_in
+from actors.spool_file import UnreadableSpool, delete_file, is_damage, open_file
 
 _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)\.sqlite$")
 _PATIENCE_S = 0.1
@@ -36,45 +39,78 @@ def left_behind(path: Path, workers: int) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def take_over(spool: Spool, others: Sequence[Path], view: LedgerView) -> tuple[list[Path], str | None]:
-    """Move what lies in other spools into this one; return those that are left, and what is to be said of them."""
+def take_over(
+    spool: Spool, others: Sequence[Path], view: LedgerView, deleted: list[str]
+) -> tuple[list[Path], str | None]:
+    """Move what lies in other spools into this one, which has followed `view`.
+
+    Returns those that are left for later, and what is to be said of them and of those that were deleted: that is kept
+    in `deleted`, from one call to the next. Raises what `Spool.take` raises where this spool is damaged.
+    """
     left: list[Path] = []
-    trouble: str | None = None
+    troubles: list[str] = []
     for path in others:
+        said = f"spool {path.name} of a worker that is no more was not taken over"
         try:
-            _take(spool, path, view)
-        except (UnreadableSpool, sqlite3.DatabaseError) as error:
-            if path.exists():
-                left.append(path)
-                trouble = f"spool {path.name} of a worker that is no more was not taken over: {error}"
-    return left, trouble
+            if path.exists() and (why := _take(spool, path, view)) is not None:
+                deleted.append(f"{said} but deleted: {why}; what lay in it is read again from the stream")
+        except (sqlite3.Error, OSError) as error:
+            if is_damage(error):
+                # This spool's own: of the other it would have been a reason to delete that.
+                raise
+            left.append(path)
+            troubles.append(f"{said} yet: {error}")
+    return left, "; ".join([*deleted, *troubles]) or None
 
 
-def _take(spool: Spool, path: Path, view: LedgerView) -> None:
-    if not path.exists():
-        return
-    with closing(open_file(path, SCHEMA, patience_s=_PATIENCE_S)) as db:
-        facts = dict(db.execute("SELECT name, value FROM facts").fetchall())
-        note = SnapshotNote(facts["lineage"], facts["run"], int(facts["snapshot"])) if "lineage" in facts else None
-        if note is not None and not note.precedes(view):
-            raise UnreadableSpool(f"it was led after {note}, which {SnapshotNote.of(view)} does not descend from")
-        logs = {name: value for name, value in facts.items() if name.startswith("log ")}
-        if any((spool.fact(name) or value) != value for name, value in {**logs, **_template(facts)}.items()):
-            raise UnreadableSpool("it was read from another log or rendered by another template")
-        with Transaction(db):
-            spool.take(
-                _batches(db, "rows", "topic, part, pos, domain, record_id, held_out, prompt, completion"),
-                _batches(db, "markers", "topic, part, pos, domain"),
-                db.execute("SELECT topic, part, first, next FROM coverage").fetchall(),
-                {**logs, **_template(facts)},
-            )
+class _Content(NamedTuple):
+    """All that lies in a spool, as its tables have it, and what it was made by."""
+
+    rows: list[list[tuple[Any, ...]]]
+    markers: list[list[tuple[Any, ...]]]
+    coverage: list[tuple[str, int, int, int]]
+    made_by: dict[str, str]
+
+
+def _take(spool: Spool, path: Path, view: LedgerView) -> str | None:
+    """Take over one spool and delete it; returns why nothing of it was taken, or None."""
+    try:
+        with closing(open_file(path, SCHEMA, patience_s=_PATIENCE_S)) as db:
+            content = _content(db, spool, view)
+            # While nobody else can open it.
+            spool.take(*content)
+    except UnreadableSpool as error:
+        why: str | None = str(error)
+    else:
+        why = None
     delete_file(path)
+    return why
 
 
-def _template(facts: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in facts.items() if name == "template"}
+def _content(db: sqlite3.Connection, spool: Spool, view: LedgerView) -> _Content:
+    """Read a spool; raises `UnreadableSpool` where it is damaged or does not belong to what is counted here."""
+    facts = facts_in(db)
+    note = SnapshotNote.among(facts)
+    if note is not None and not note.precedes(view):
+        raise UnreadableSpool(f"it was led after {note}, which {SnapshotNote.of(view)} does not descend from")
+    made_by = {name: str(value) for name, value in facts.items() if name == "template" or name.startswith("log ")}
+    expected = {name: spool.fact(name) for name in made_by} | {f"log {topic}": log for topic, log in view.logs.items()}
+    is_former = any(facts.get(f"taken {topic}") != str(times) for topic, times in view.taken.items())
+    if is_former or any((expected[name] or value) != value for name, value in made_by.items()):
+        raise UnreadableSpool("it was read from another log or rendered by another template")
+    try:
+        return _Content(
+            _batches(db, "rows", "topic, part, pos, domain, record_id, held_out, prompt, completion"),
+            _batches(db, "markers", "topic, part, pos, domain"),
+            db.execute("SELECT topic, part, first, next FROM coverage").fetchall(),
+            made_by,
+        )
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            raise UnreadableSpool(f"it is damaged ({error})") from error
+        raise
 
 
-def _batches(db: sqlite3.Connection, table: str, columns: str) -> list[list[tuple[object, ...]]]:
+def _batches(db: sqlite3.Connection, table: str, columns: str) -> list[list[tuple[Any, ...]]]:
     cursor = db.execute(f"SELECT {columns} FROM {table}")
     return list(iter(lambda: cursor.fetchmany(_AT_ONCE), []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.ingest import Ingest
-from actors.learner import LearnerWorker
+from actors.learner import LearnerWorker, learner_folder
 from actors.spool import Spool
 from actors.takeover import left_behind
 from cluster import builders, names
@@ -33,6 +33,6 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
     """Learner worker `index`."""
     return LearnerWorker(
         late(lambda: builders.learner(settings), yields=True),
-        settings.home / "work" / f"learner-{index}",
+        learner_folder(settings.home / "work", index, settings.learner.workers),
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
     )

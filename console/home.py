@@ -66,7 +66,7 @@ def home_reread(home: Place, set_: Sets = []) -> None:  # noqa: B006
     with one_line():
         for path in (dropped := _home(home, set_).reread()):
             out.print(f"deleted {path}")
-        out.print(f"{len(dropped)} spools deleted")
+        out.print(f"{len(dropped)} files of spools deleted")
 
 
 @home_app.command("take-log")

@@ -398,6 +398,30 @@ def test_one_training_at_a_time(tmp_path: Path) -> None:
     assert (len(results), learner.most) == (2, 1)
 
 
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_learner_is_free_once_its_result_is_taken_and_nothing_of_it_stays(
+    build: Build, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """Its next training empties the folder that the result lies in."""
+    house = build()
+    add, left, found = house.registry.add_adapter, [fails], list[tuple[bool, bool]]()
+
+    def add_adapter(domain: str, version: int, folder: Path, *rest: Any) -> Any:
+        found.append((folder.is_dir(), house.coordinator._idle.empty()))
+        if left[0]:
+            left[0] -= 1
+            raise OSError("no space left on device")
+        return add(domain, version, folder, *rest)
+
+    monkeypatch.setattr(house.registry, "add_adapter", add_adapter)
+    house.send([*records_of("alpha", 24), ALPHA])
+    house.settle(lambda: len(found) == 1)
+    assert found == [(True, True)] and not house.coordinator._idle.empty()
+    assert list((house.home / "work").iterdir()) == []
+    house.learn("alpha")
+    assert list((house.home / "work").iterdir()) == []
+
+
 def test_nothing_is_trained_on_a_part_of_its_examples(build: Build) -> None:
     house = build(workers=2)
     records = records_of("alpha", 40)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import pytest
 from actors.coverage import Span
 from actors.errors import OtherHome, SpoolAhead
 from actors.observation import Marker
-from actors.spool import SnapshotNote, Spool, SpooledRow
+from actors.spool import Spool, SpooledRow
+from actors.spool_facts import SnapshotNote
+from actors.spool_file import delete_file, is_damage
 from streaming.source import TopicPartition
 from tests.actors.views import LINEAGE, view
 
@@ -219,51 +219,6 @@ def test_rows_of_another_log_are_dropped(spool: Spool) -> None:
     assert (spool.size(), spool.continuation(P0, 0), spool.log_of("stream")) == (0, 0, None)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_what_was_removed_is_gone_from_the_file(spool: Spool, tmp_path: Path, seed: int) -> None:
-    """Also from pages that were split and filled anew meanwhile, which SQLite does not wipe by itself."""
-    chance = random.Random(seed)
-    for first in range(0, 2000, 10):
-        some = []
-        for offset in chance.sample(range(first, first + 10), 9):
-            domain = chance.choice(["secret", "open"])
-            text = f"what {domain} holds" + "x" * chance.randrange(200)
-            some.append(SpooledRow(P0, offset, domain, str(offset), False, text, "say"))
-        spool.append(some, [], [])
-        spool.discard((P0, chance.randrange(first + 1)) for _ in range(3))
-    spool.follow(replace(view(1, fences={"secret": {P0: 2000}}), removed=frozenset({"secret"})))
-    assert set(spool.counts()) == {"open"}
-    spool.close()
-    for path in tmp_path.iterdir():
-        assert b"what secret holds" not in path.read_bytes(), path.name
-
-
-def test_a_file_is_made_anew_for_what_was_removed_and_not_for_what_was_published(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool.append([*rows(P0, range(4)), *rows(P1, range(4), "beta")], [], [Span(P0, 0, 4), Span(P1, 0, 4)])
-    statements: list[str] = []
-    spool._db.set_trace_callback(statements.append)
-    now = [1000.0]
-    monkeypatch.setattr("actors.spool.time.monotonic", lambda: now[0])
-
-    def wipes(snapshot: int, alpha: int, beta: int, removed: str = "beta") -> int:
-        statements.clear()
-        fences = {"alpha": {P0: alpha}, "beta": {P1: beta}}
-        spool.follow(replace(view(snapshot, fences=fences), removed=frozenset({removed})))
-        return statements.count("VACUUM")
-
-    assert wipes(1, 2, 0) == 0
-    assert wipes(2, 2, 2) == 1
-    assert wipes(3, 3, 2) == 0
-    assert wipes(4, 3, 3) == 0, "not again at once"
-    now[0] += 31.0
-    assert wipes(5, 3, 3) == 1 and wipes(6, 3, 3) == 0
-    now[0] += 31.0
-    spool.discard([(P0, 3)])
-    assert wipes(7, 3, 3) == 1
-
-
 def test_what_is_held_and_covered_of_a_stretch(spool: Spool) -> None:
     spool.append(rows(P0, [1, 2, 5]), [], [Span(P0, 0, 3), Span(P0, 5, 6)])
     held, read = spool.survey(P0, 1, 5)
@@ -294,26 +249,72 @@ def test_its_bytes_grow_and_shrink_with_what_it_holds(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_file_that_is_no_spool_is_put_aside_and_said(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_spool_is_deleted_and_said(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "spool.sqlite"
-    path.write_bytes(content)
+    for part in ("", "-wal", "-journal"):
+        path.with_name(path.name + part).write_bytes(content)
     spool = Spool(path)
     try:
-        assert spool.trouble is not None and "put aside as spool.sqlite.set-aside" in spool.trouble
-        assert (tmp_path / "spool.sqlite.set-aside").read_bytes() == content
+        assert spool.trouble is not None and "it was deleted, and the stream is read again" in spool.trouble
         assert (spool.size(), spool.continuation(P0, 0)) == (0, 0)
     finally:
         spool.close()
+    assert [each.name for each in tmp_path.iterdir()] == ["spool.sqlite"], "nothing of it was kept"
+    assert content[-500:] not in path.read_bytes()
 
 
-def test_a_file_of_another_format_is_put_aside(reopen: Callable[[], Spool], tmp_path: Path) -> None:
+def test_every_file_of_a_spool_goes_with_it_and_no_other(tmp_path: Path) -> None:
+    for part in ("", "-wal", "-shm", "-journal"):
+        (tmp_path / f"spool.sqlite{part}").touch()
+        (tmp_path / f"other.sqlite{part}").touch()
+    delete_file(tmp_path / "spool.sqlite")
+    assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"other"}
+    delete_file(tmp_path / "spool.sqlite")
+
+
+def test_a_file_of_another_format_is_deleted(reopen: Callable[[], Spool], tmp_path: Path) -> None:
     spool = reopen()
     assert spool.trouble is None
     spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     spool._db.execute("PRAGMA user_version=2")
     spool = reopen()
     assert spool.trouble is not None and "format 2, this version reads format 3" in spool.trouble
-    assert spool.size() == 0 and reopen().trouble is None
+    assert spool.size() == 0 and {each.name for each in tmp_path.iterdir()} <= {"spool.sqlite", "spool.sqlite-wal"}
+    assert reopen().trouble is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE facts SET value='many' WHERE name='snapshot'",
+        "UPDATE facts SET value='-3' WHERE name='snapshot'",
+        "UPDATE facts SET value=x'33' WHERE name='snapshot'",
+        "UPDATE facts SET value=CAST(x'ff' AS TEXT) WHERE name='run'",
+        "DELETE FROM facts WHERE name='lineage'",
+        "DELETE FROM facts WHERE name='run'",
+    ],
+)
+def test_a_file_with_facts_that_are_none_is_deleted_too(reopen: Callable[[], Spool], change: str) -> None:
+    spool = reopen()
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    spool.follow(view(3, fences={}))
+    spool = reopen()
+    assert (spool.trouble, spool.size()) == (None, 1)
+    spool._db.execute(change)
+    spool = reopen()
+    assert spool.trouble is not None and "is damaged" in spool.trouble and "\n" not in spool.trouble
+    assert (spool.size(), spool.continuation(P0, 0), spool.snapshot()) == (0, 0, None)
+
+
+def test_a_text_that_is_none_counts_as_damage(spool: Spool) -> None:
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    spool._db.execute("UPDATE rows SET prompt=CAST(x'ff' AS TEXT)")
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        spool.recall(P0, 0, 1, 1)
+    assert is_damage(caught.value)
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        spool._db.execute("SELECT nothing")
+    assert not is_damage(caught.value)
 
 
 def test_it_begins_anew_where_its_file_breaks(spool: Spool, tmp_path: Path) -> None:
@@ -322,7 +323,19 @@ def test_it_begins_anew_where_its_file_breaks(spool: Spool, tmp_path: Path) -> N
     assert (spool.size(), spool.continuation(P0, 0)) == (0, 0)
     assert spool.trouble is not None and "it is damaged" in spool.trouble
     spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
-    assert spool.size() == 1
+    assert spool.size() == 1 and {each.suffix for each in tmp_path.iterdir()} <= {".sqlite", ".sqlite-wal"}
+
+
+def test_what_is_begun_anew_is_made_by_the_same_template_and_from_the_same_log(reopen: Callable[[], Spool]) -> None:
+    reopen().check_template("one")
+    spool = reopen()
+    spool.check_template("one")
+    spool.note_log("stream", "log")
+    spool.begin_anew("it is damaged")
+    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    spool = reopen()
+    spool.check_template("one")
+    assert spool.log_of("stream") == "log"
 
 
 def test_the_file_is_its_users_alone(tmp_path: Path) -> None:

@@ -73,11 +73,15 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path, machine: Path) -> None:
 
 def test_dropping_takes_every_file_of_every_spool(tmp_path: Path) -> None:
     folder = make_spool_folder(tmp_path / "home", LINEAGE, None)
-    for name in ("ingest-0.sqlite", "ingest-0.sqlite-wal", "ingest-1.sqlite", "ingest-1.sqlite-shm"):
+    main = ["ingest-0.sqlite", "ingest-1.sqlite"]
+    beside = ["ingest-0.sqlite-wal", "ingest-1.sqlite-shm", "ingest-1.sqlite-journal"]
+    without_one = ["ingest-2.sqlite-wal", "ingest-3.sqlite.set-aside", "ingest-3.sqlite.set-aside-wal"]
+    for name in (*main, *beside, *without_one, "notes.txt"):
         (folder / name).write_bytes(b"x")
     assert known_folders(tmp_path / "home", LINEAGE, Path("spool")) == [folder]
-    assert [path.name for path in drop(folder)] == ["ingest-0.sqlite", "ingest-1.sqlite"]
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in drop(folder)] == sorted([*main, *beside, *without_one])
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert drop(folder) == []
 
 
 class Snapshots:
@@ -132,6 +136,31 @@ def test_a_spool_that_can_not_be_read_is_named_and_left_as_it_is(tmp_path: Path)
     lines = told(tmp_path, LINEAGE, 1, [("r1", 1)])
     assert len(lines) == 3 and "format 99" in lines[2]
     assert sorted(path.name for path in tmp_path.glob("*.sqlite*")) == [f"ingest-{n}.sqlite" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("value", ["many", "", "1.5", "9" * 5000])
+def test_a_snapshot_that_is_no_number_is_named_in_one_line(tmp_path: Path, value: str) -> None:
+    spool = led_after(tmp_path, 4)
+    spool.note("snapshot", value)
+    spool.close()
+    (line,) = told(tmp_path, LINEAGE, 4, [("r1", 1)])
+    assert "ingest-4.sqlite" in line and "number of a snapshot" in line and "\n" not in line and len(line) < 500
+
+
+def test_an_index_that_does_not_hold_what_its_table_does_is_found(tmp_path: Path) -> None:
+    spool = led_after(tmp_path, 4)
+    db = spool._db
+    db.execute("PRAGMA writable_schema=ON")
+    index = db.execute("SELECT * FROM sqlite_master WHERE name='rows_domain'").fetchone()
+    db.execute("DELETE FROM sqlite_master WHERE name='rows_domain'")
+    spool.close()
+    db = sqlite3.connect(tmp_path / "ingest-4.sqlite", isolation_level=None)
+    db.execute("INSERT INTO rows VALUES ('stream',0,1,'alpha','id',0,'ask','say')")
+    db.execute("PRAGMA writable_schema=ON")
+    db.execute("INSERT INTO sqlite_master VALUES (?,?,?,?,?)", index)
+    db.close()
+    (line,) = told(tmp_path, LINEAGE, 4, [("r1", 1)])
+    assert "ingest-4.sqlite" in line and "rows_domain" in line
 
 
 def test_a_spool_in_use_is_passed_over_and_its_worker_goes_on(tmp_path: Path) -> None:

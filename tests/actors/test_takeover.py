@@ -1,19 +1,21 @@
-"""Spools of workers that are no more: taken over whole, once, or left alone and said."""
+"""Spools of workers that are no more: taken over whole, once, or deleted and said."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from actors.coverage import Span
+from actors.following import Following
 from actors.observation import Marker
 from actors.spool import Spool, SpooledRow
 from actors.takeover import left_behind, take_over
 from streaming.source import TopicPartition
-from tests.actors.views import view
+from tests.actors.views import LINEAGE, view
 
 P0, P1 = TopicPartition("stream", 0), TopicPartition("stream", 1)
 
@@ -59,13 +61,13 @@ def test_rows_markers_and_coverage_move(opened: Callable[[str], Spool], tmp_path
     other.follow(view(3, fences={"alpha": {P1: 1}}))
     other.close()
     path = tmp_path / "ingest-1.sqlite"
-    assert take_over(own, [path], view(4)) == ([], None)
+    assert take_over(own, [path], view(4), []) == ([], None)
     assert not path.exists()
     assert held(own, P0) == [0, 1, 2] and held(own, P1) == [5]
     assert (own.continuation(P0, 0), own.continuation(P1, 5)) == (3, 7)
     block = own.block({P1: 5}, 9)
     assert block is not None and block.markers == (Marker(P1, 6, "alpha"),)
-    assert take_over(own, [path], view(4)) == ([], None), "again, after a crash before its answer"
+    assert take_over(own, [path], view(4), []) == ([], None), "again, after a crash before its answer"
 
 
 def test_what_is_settled_is_not_taken(opened: Callable[[str], Spool], tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_what_is_settled_is_not_taken(opened: Callable[[str], Spool], tmp_path: 
     other.append([row(P0, 0), row(P0, 1)], [], [Span(P0, 0, 2)])
     other.close()
     own.follow(view(2, fences={"alpha": {P0: 1}}))
-    take_over(own, [tmp_path / "ingest-1.sqlite"], view(2))
+    take_over(own, [tmp_path / "ingest-1.sqlite"], view(2), [])
     assert held(own, P0) == [1]
 
 
@@ -81,33 +83,88 @@ def test_one_that_a_process_has_is_left_for_later(opened: Callable[[str], Spool]
     own, other = opened("ingest-0"), opened("ingest-1")
     other.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     path = tmp_path / "ingest-1.sqlite"
-    left, trouble = take_over(own, [path], view())
+    left, trouble = take_over(own, [path], view(), [])
     assert left == [path] and trouble is not None and "ingest-1.sqlite" in trouble and "locked" in trouble
     other.close()
-    assert take_over(own, left, view()) == ([], None) and own.size() == 1
+    assert take_over(own, left, view(), []) == ([], None) and own.size() == 1
 
 
-@pytest.mark.parametrize("what", ["ahead", "damaged", "template", "log"])
-def test_one_that_can_not_be_trusted_is_left_alone_and_said(
+@pytest.mark.parametrize(
+    "what", ["ahead", "home", "damaged", "format", "facts", "text", "template", "log", "the ledger's log"]
+)
+def test_one_that_can_not_be_trusted_is_deleted_and_said(
     opened: Callable[[str], Spool], tmp_path: Path, what: str
 ) -> None:
     own, other = opened("ingest-0"), opened("ingest-1")
     own.note("template", "one")
-    own.note_log("stream", "one")
+    if what == "log":
+        own.note_log("stream", "one")
     other.append([row(P0, 0)], [], [Span(P0, 0, 1)])
-    if what == "ahead":
-        other.follow(view(9, fences={}))
+    other.follow(view(9 if what == "ahead" else 3, fences={}, lineage="0" * 32 if what == "home" else LINEAGE))
     if what == "template":
         other.note("template", "two")
-    if what == "log":
+    if "log" in what:
         other.note_log("stream", "two")
+    if what == "format":
+        other._db.execute("PRAGMA user_version=2")
+    if what == "facts":
+        other.note("snapshot", "many")
+    if what == "text":
+        other._db.execute("UPDATE rows SET prompt=CAST(x'ff' AS TEXT)")
     other.close()
     path = tmp_path / "ingest-1.sqlite"
     if what == "damaged":
         path.write_bytes(b"\xff" * 5000)
-    before = path.read_bytes()
-    left, trouble = take_over(own, [path], view(4))
-    assert left == [path] and own.size() == 0
-    assert trouble is not None and "ingest-1.sqlite of a worker that is no more" in trouble
-    assert what == "damaged" or sqlite3.connect(path).execute("SELECT count(*) FROM rows").fetchone() == (1,)
-    assert what != "damaged" or path.read_bytes() == before
+    deleted: list[str] = []
+    left, trouble = take_over(own, [path], view(4, logs={"stream": "one"}), deleted)
+    assert left == [] and (own.size(), own.coverage.spans()) == (0, [])
+    assert [each.name for each in sorted(tmp_path.iterdir())] in (
+        ["ingest-0.sqlite"],
+        ["ingest-0.sqlite", "ingest-0.sqlite-wal"],
+    )
+    assert trouble is not None and "ingest-1.sqlite of a worker that is no more" in trouble and "deleted" in trouble
+    assert deleted == [trouble] and "\n" not in trouble
+
+
+def test_what_is_said_of_a_deleted_one_stays_while_others_are_tried_again(
+    opened: Callable[[str], Spool], tmp_path: Path
+) -> None:
+    own, held = opened("ingest-0"), opened("ingest-1")
+    bad = tmp_path / "ingest-2.sqlite"
+    bad.write_bytes(b"\xff" * 5000)
+    router = SimpleNamespace(view=lambda _known=-1: view())
+    following = Following(own, router, [held.path, bad])  # type: ignore[arg-type]
+    for _ in range(2):
+        following.renew()
+        assert following.trouble is not None
+        assert "ingest-1.sqlite" in following.trouble and "locked" in following.trouble
+        assert following.trouble.count("ingest-2.sqlite") == 1 and not bad.exists()
+    held.close()
+    for _ in range(2):
+        following.renew()
+        assert following.trouble is not None
+        assert "ingest-1.sqlite" not in following.trouble and "ingest-2.sqlite" in following.trouble
+
+
+def test_damage_of_the_own_spool_is_no_fault_of_the_other(opened: Callable[[str], Spool], tmp_path: Path) -> None:
+    own, other = opened("ingest-0"), opened("ingest-1")
+    other.append([row(P0, 0)], [], [Span(P0, 0, 1)])
+    other.close()
+
+    def take(*_: object) -> None:
+        sqlite3.connect(tmp_path / "other").execute("SELECT 1 FROM sqlite_master")
+
+    (tmp_path / "other").write_bytes(b"no database " * 500)
+    own.take = take  # type: ignore[method-assign, assignment]
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        take_over(own, [other.path], view(), [])
+    assert other.path.exists()
+
+
+def test_one_that_the_machine_can_not_read_is_left_for_later(opened: Callable[[str], Spool], tmp_path: Path) -> None:
+    own, path = opened("ingest-0"), tmp_path / "ingest-1.sqlite"
+    path.mkdir()
+    left, trouble = take_over(own, [path], view(), [])
+    assert left == [path] and trouble is not None and "ingest-1.sqlite" in trouble
+    path.rmdir()
+    assert take_over(own, left, view(), []) == ([], None)

@@ -60,7 +60,7 @@ def test_a_home_of_0_1_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_spools_that_are_no_spools_are_no_reason_to_refuse(tmp_path: Path) -> None:
-    """They are caches: the worker puts them aside, and says so."""
+    """They are caches: the worker deletes them, and says so."""
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / "ingest-0.sqlite").write_bytes(b"no database at all" * 100)
     check_surroundings(settings(tmp_path)).release()

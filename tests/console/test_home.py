@@ -164,8 +164,13 @@ def test_a_spool_that_does_not_follow_is_a_fault_until_it_is_read_again(home: Pa
     spool.close()
     (line,) = faults(home)
     assert "snapshot 9" in line and "anabranch home reread" in line
-    assert "1 spools deleted" in well("reread", home)
-    assert faults(home) == [] and list(folder.glob("*.sqlite*")) == []
+    (folder / "ingest-1.sqlite.set-aside").write_bytes(b"of a version before")
+    (home / "spool").mkdir()
+    (home / "spool" / "ingest-0.sqlite-wal").write_bytes(b"of other settings")
+    said = well("reread", home)
+    assert "3 files of spools deleted" in said and "ingest-1.sqlite.set-aside" in said.replace("\n", "")
+    assert faults(home) == [] and [*folder.iterdir(), *(home / "spool").iterdir()] == []
+    assert (home / "stream.sqlite").exists()
 
 
 # -- backup -----------------------------------------------------------------------------------------------------------

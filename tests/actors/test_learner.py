@@ -1,0 +1,91 @@
+"""A learner's folder holds nothing of a training that is over, however that ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.learner import LearnerWorker, learner_folder
+from actors.observation import Seal
+from actors.training import TrainingOrder
+from learning.contract import Evaluation, TrainingJob, TrainingResult
+from learning.errors import LearningError
+
+
+class Writes:
+    """A learner that writes a file, and then may raise."""
+
+    name = "writes"
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.found: list[str] = []
+
+    def train(self, job: TrainingJob, on_progress: object = None) -> TrainingResult:
+        self.found = below(job.output.parent)
+        (job.output / "weights").write_text(job.domain)
+        if self.error is not None:
+            raise self.error
+        evaluation = Evaluation(1.0, 0.0, 1)
+        return TrainingResult(job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
+
+
+def order(domain: str, version: int = 1) -> TrainingOrder:
+    return TrainingOrder(domain, Seal(version, {}, 0, 0), None, 0)
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_result_is_there_until_the_next_training_begins(tmp_path: Path) -> None:
+    learner = Writes()
+    worker = LearnerWorker(learner, tmp_path, [])
+    trained = worker.train(order("alpha"))
+    assert (trained.result.folder / "weights").read_text() == "alpha"
+    worker.train(order("beta"))
+    assert learner.found == ["beta@v1"] and below(tmp_path) == ["beta@v1", "beta@v1/weights"]
+
+
+@pytest.mark.parametrize("error", [LearningError("no example fits"), RuntimeError("CUDA out of memory")])
+def test_a_training_that_failed_leaves_nothing(tmp_path: Path, error: Exception) -> None:
+    learner = Writes()
+    worker = LearnerWorker(learner, tmp_path, [])
+    learner.error = error
+    with pytest.raises(type(error)):
+        worker.train(order("alpha"))
+    assert below(tmp_path) == []
+    learner.error = None
+    assert worker.train(order("alpha")).result.folder.is_dir()
+
+
+def test_what_a_process_that_died_left_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        """No handler catches it, as none could catch a SIGKILL."""
+
+    learner = Writes()
+    learner.error = Killed()
+    with pytest.raises(Killed):
+        LearnerWorker(learner, tmp_path / "own", []).train(order("alpha"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    (tmp_path / "own" / "link").symlink_to(tmp_path / "elsewhere")
+    assert "alpha@v1/weights" in below(tmp_path / "own")
+    LearnerWorker(learner, tmp_path / "own", [])
+    assert below(tmp_path / "own") == [] and (tmp_path / "elsewhere" / "kept").exists()
+
+
+def test_the_first_learner_deletes_the_folders_of_those_that_are_no_more(tmp_path: Path) -> None:
+    for name in ("learner-0", "learner-1", "learner-2", "learner-10", "learner-x", "learner-2-notes"):
+        (tmp_path / name / "alpha@v1").mkdir(parents=True)
+    assert learner_folder(tmp_path, 1, 2) == tmp_path / "learner-1"
+    assert len(list(tmp_path.iterdir())) == 6
+    assert learner_folder(tmp_path, 0, 2) == tmp_path / "learner-0"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "learner-0",
+        "learner-1",
+        "learner-2-notes",
+        "learner-x",
+    ]
+    assert learner_folder(tmp_path / "none", 0, 1) == tmp_path / "none" / "learner-0"
