@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from actors.change import Change, next_routes
+from actors.change import Change, next_routes, next_withdrawn
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
 from actors.directive import PublicationReport
@@ -159,13 +159,10 @@ class MemoryRouter:
             self.registry,
             current.removed if current else {},  # type: ignore[arg-type]
         )
-        withdrawn = dict(current.withdrawn) if current else {}
+        withdrawn = next_withdrawn(current, change, routes)
         settles = self._settle(change, current)
         for domain in change.removes:
             self.ledger.remove(domain, change.fence)
-        for domain in (*change.removes, *([change.domain] if change.domain and change.adapter else [])):
-            withdrawn.pop(domain, None)
-        withdrawn |= change.withdraws
         if (
             current
             and not settles
