@@ -208,6 +208,21 @@ def test_what_was_learned_under_a_pin_that_is_put_back_is_not_lost(scene: Scene)
     assert scene.current.routes["alpha"].adapter == three
 
 
+def test_what_goes_on_from_a_first_version_that_is_put_back_is_not_lost(scene: Scene) -> None:
+    """The replicas stand before the domain, whose first version was pinned meanwhile."""
+    served = scene.current.number
+    scene.learn("gamma")
+    scene.coordinator.pin("gamma")
+    scene.learn("gamma")
+    one, two = names(scene, "gamma")
+    scene.replicas.served = scene.replicas.led = served
+    scene.replicas.refuses = {one}
+    scene.coordinator.publisher.lead_on()
+    assert "gamma" not in scene.current.routes and scene.current.withdrawn == {"gamma": two}
+    scene.tick()
+    assert scene.current.routes["gamma"].adapter == two
+
+
 def test_several_changes_that_no_replica_has_seen_are_put_back_together(scene: Scene) -> None:
     """The replicas say what they serve; the manifest in between was never led to."""
     before = dict(scene.current.routes)
