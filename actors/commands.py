@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 
 from actors.change import Change
-from actors.errors import UnknownDomain
+from actors.errors import PublicationFailed, UnknownDomain
 from actors.ports import ManifestPort
 from actors.publisher import Publisher
 from actors.spools import Spools
+from registry.errors import RegistryError
 from registry.manifest import Manifest
 from registry.registry import Registry
 
@@ -41,7 +42,10 @@ class Commands:
             raise UnknownDomain(f"domain {domain!r} is not known; known: {sorted(known) or 'none'}")
 
     def rollback(self, domain: str, version: str | None = None) -> Manifest:
-        """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""
+        """Put an earlier version back in service and pin it; without `version`, the accepted one before the present.
+
+        What was in service until then does not come back by itself. One that was learned under a pin waits on.
+        """
         with self._publisher.writing:
             name = version or self._version_before(domain)
             self._check_servable(domain, name)
@@ -57,8 +61,37 @@ class Commands:
             return self._publisher.publish(lambda: change)
 
     def unpin(self, domain: str) -> Manifest:
-        """Let the next accepted version of the domain replace the one in service."""
-        return self._publisher.publish(lambda: Change(reason=f"{domain} unpinned", domain=domain, pinned=False))
+        """Let newer versions replace the one in service: at once the last one that was learned under the pin.
+
+        Where no replica can load that, the pin is cleared all the same, and the version withdrawn and tried again.
+        """
+        with self._publisher.writing:
+            try:
+                return self._publisher.publish(lambda: self._unpinning(domain))
+            except PublicationFailed:
+                current = self._registry.current()
+                route = current.routes.get(domain) if current else None
+                if current is None or route is None or route.pinned:
+                    raise
+                return current
+
+    def _unpinning(self, domain: str) -> Change:
+        """Return the end of a pin. Without one there is nothing to do: what no replica could load is tried anyway."""
+        current = self._registry.current()
+        route = current.routes.get(domain) if current else None
+        waiting = current.withdrawn.get(domain) if current and route and route.pinned else None
+        if waiting is None or not self._is_readable(waiting):
+            return Change(reason=f"{domain} unpinned", domain=domain, pinned=False)
+        reason = f"{domain} unpinned, {waiting} put in service"
+        return Change(reason=reason, domain=domain, adapter=waiting, pinned=False, override=True)
+
+    def _is_readable(self, name: str) -> bool:
+        """Tell whether a version is there; one that is damaged is withdrawn and named, and keeps no pin in force."""
+        try:
+            self._registry.adapter(name)
+        except RegistryError:
+            return False
+        return True
 
     def _removal(self, domain: str) -> Change:
         """Return the removal: it covers all numbers given so far, that of a version being trained included."""

@@ -299,22 +299,23 @@ class Coordinator:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _continued(self, domain: str) -> Path | None:
-        """Return the folder of the adapter to go on from: of an accepted one that could not be loaded before that in
-        service, as its rows are settled and nobody else has learned from them."""
+        """Return the folder of the adapter to go on from: of an accepted one that is not in service before that which
+        is, as its rows are settled and nobody else has learned from them."""
         current = self._registry.current()
         if current is None:
             return None
-        route, withdrawn = current.routes.get(domain), current.withdrawn.get(domain)
-        name = withdrawn if withdrawn and not (route and route.pinned) else route.adapter if route else None
+        route = current.routes.get(domain)
+        name = current.withdrawn.get(domain) or (route.adapter if route else None)
         return self._registry.adapter(name).path if name else None
 
     def _publish(self, adapter: Adapter, reason: str, stage: Stage) -> None:
         stage.state = "publishing"
         started = time.monotonic()
         change = Change(reason=reason, domain=adapter.domain, adapter=adapter.name)
-        self.publisher.publish(lambda: change)
+        manifest = self.publisher.publish(lambda: change)
         stage.timings["publication_seconds"] = time.monotonic() - started
-        stage.succeed("published", adapter.name)
+        waits = manifest.withdrawn.get(adapter.domain) == adapter.name
+        stage.succeed("published", f"{adapter.name} waits for the end of the pin" if waits else adapter.name)
 
     def _publish_again(self, domain: str, name: str, stage: Stage) -> None:
         self._publish(self._registry.adapter(name), f"{name} tried again", stage)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors import ledger_state
-from actors.change import Change, next_routes
+from actors.change import Change, next_routes, next_withdrawn
 from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
@@ -236,8 +236,9 @@ class Router:
     def publish(self, change: Change) -> Manifest:
         """Commit the change, and return the manifest that is in force then: the present one where nothing changes.
 
-        A version's publication settles the rows sealed under it. Raises `NoLongerSealed` for a learned version that is
-        neither sealed nor known to manifests, `UnknownDomain` for what is not there; nothing has changed then.
+        A version's publication settles the rows sealed under it, also where a pin keeps it from service: the manifest
+        names it as one that waits. Raises `NoLongerSealed` for a learned version that is neither sealed nor known to
+        manifests, `UnknownDomain` for what is not there; nothing has changed then.
         """
         self._check()
         current = self._registry.current()
@@ -251,7 +252,7 @@ class Router:
         if unknown:
             raise NotCaughtUp(f"the router has no examples of {unknown}: feed them before their adapters are published")
         number = self._registry.next_number()
-        withdrawn = _withdrawn(current, change)
+        withdrawn = next_withdrawn(current, change, routes)
         moves_rows = settles or bool(change.removes)
         if current is not None and not moves_rows and (routes, withdrawn) == (current.routes, current.withdrawn):
             return current
@@ -395,14 +396,6 @@ def _tombstones(current: Manifest | None, change: Change, number: int) -> dict[s
         before = removed[domain].version if domain in removed else 0
         removed[domain] = Tombstone(version=max(version, before), manifest=number)
     return removed
-
-
-def _withdrawn(current: Manifest | None, change: Change) -> dict[str, str]:
-    """Return what could not be loaded after a change: a domain that gets a version, or goes, is not among it."""
-    withdrawn = dict(current.withdrawn) if current else {}
-    for domain in (*change.removes, *((change.domain,) if change.domain and change.adapter else ())):
-        withdrawn.pop(domain, None)
-    return {**withdrawn, **change.withdraws}
 
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ def put_back(failed: Manifest, before: Manifest | None) -> list[Change]:
     """Return the changes that give each domain the route again that it had in `before`, which replicas still serve.
 
     A version that was learned is withdrawn, to be tried again; one that an operator chose is not: its command failed.
+    What waited before or was learned since waits on. Clearing a pin can't fail: it stays cleared, whatever is put back.
     Where nothing new was put in service there is nothing to put back.
     """
     routes = before.routes if before else {}
@@ -28,13 +29,14 @@ def put_back(failed: Manifest, before: Manifest | None) -> list[Change]:
         if earlier is not None and failed.withdrawn.get(domain) == earlier.adapter:
             # It has just been put back itself.
             continue
-        changes.append(_back(domain, route, earlier, withdrawn.get(domain)))
+        changes.append(_back(domain, route, earlier, failed.withdrawn.get(domain), withdrawn.get(domain)))
     return changes
 
 
-def _back(domain: str, failed: Route, earlier: Route | None, waiting: str | None) -> Change:
+def _back(domain: str, failed: Route, earlier: Route | None, waits: str | None, waited: str | None) -> Change:
+    """Return the change of one domain; `waits` is what waits by the manifest that failed, `waited` by that before."""
     chosen = failed.pinned and earlier is not None
-    name = waiting if chosen else failed.adapter
+    name = waits or (waited if chosen else failed.adapter)
     withdraws = {domain: name} if name else {}
     reason = f"{failed.adapter} could not be loaded"
     if earlier is None:
@@ -43,7 +45,7 @@ def _back(domain: str, failed: Route, earlier: Route | None, waiting: str | None
         reason=reason,
         domain=domain,
         adapter=earlier.adapter,
-        pinned=earlier.pinned,
+        pinned=failed.pinned and earlier.pinned,
         override=True,
         withdraws=withdraws,
     )

@@ -97,7 +97,8 @@ class Manifest(Record):
     removed: dict[Slug, Tombstone] = Field(default_factory=dict)
     """Domains that were ever removed; one that was fed again may have a route as well."""
     withdrawn: dict[Slug, str] = Field(default_factory=dict)
-    """Accepted versions that no replica could load, by domain: they are tried again until the domain gets another."""
+    """Accepted versions that are not in service, by domain: no replica could load it, and it is tried again until the
+    domain gets another; or it was learned under a pin, and waits for its end."""
     reason: str = ""
     """What was published, for people."""
 

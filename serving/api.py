@@ -177,7 +177,8 @@ class DomainStatus(Body):
     waiting: Waiting
     """What no published version was trained on."""
     withdrawn: str | None = None
-    """Full name of an accepted version that no replica could load; it is tried again."""
+    """Full name of an accepted version that could not be loaded by any replica, and is tried again, or was learned
+    under a pin and waits for its end."""
     lost: tuple[Stretch, ...] = ()
     """Examples that were counted, but can be read nowhere any more; sent again, they are trained on after all."""
     progress: TrainingProgress | None = None

@@ -24,7 +24,7 @@ from actors.change import Change
 from streaming.records import TaskRecord
 from streaming.source import TopicPartition
 from tests.actors.clock import skew
-from tests.actors.judgement import judge, judge_residues
+from tests.actors.judgement import judge, judge_residues, judge_served
 from tests.actors.memory_log import TOPIC
 from tests.actors.world import DOMAINS, PARTITIONS, World, Wrong, mortal_modules
 
@@ -249,14 +249,24 @@ class Course:
         world.recorder.fails.clear()
         world.replicas.shelves[0].refuses.clear()
         world.replicas.away = 0
-        for domain in DOMAINS:
-            for number in (1000, 1003):
-                world.put(example(domain, number))
-            world.mark(domain)
-        world.rest()
-        judge(world)
+        self._complete(DOMAINS, 1000)
+        if pinned := world.pinned():
+            self._complete(pinned, 2000)
+            for domain in pinned:
+                world.command("unpin", domain)
+            world.rest()
+            judge_served(world)
         world.let_the_past_go()
         judge_residues(world)
+
+    def _complete(self, domains: Sequence[str], first: int) -> None:
+        """A version of each of these domains is learned, and everything is right."""
+        for domain in domains:
+            for number in (first, first + 3):
+                self.world.put(example(domain, number))
+            self.world.mark(domain)
+        self.world.rest()
+        judge(self.world)
 
 
 _ZOMBIES: dict[str, Callable[[str], Callable[[Any], Any]]] = {

@@ -28,6 +28,7 @@ def judge(world: World) -> None:
     judge_sums(world)
     judge_counted(world)
     judge_trained(world)
+    judge_continued(world)
     judge_served(world)
 
 
@@ -113,8 +114,28 @@ def judge_trained(world: World) -> None:
         )
 
 
+def judge_continued(world: World) -> None:
+    """Each version goes on from the one accepted before it, in service or not: its rows are never trained on again.
+
+    Only where an operator went back in between, it may go on from elsewhere.
+    """
+    for domain in DOMAINS:
+        last: str | None = None
+        went_back = False
+        for commit in world.books.line(world.router.inner.router._digest):
+            change, settled = commit.change, commit.settled
+            if change is not None and domain in change.removes:
+                last, went_back = None, False
+            if settled is not None and settled.domain == domain:
+                right = went_back or settled.continues == last
+                _claim(right, f"{domain}: {settled.adapter} goes on from {settled.continues}, {last} came before it")
+                last, went_back = settled.adapter, False
+            elif change is not None and change.domain == domain and change.override and change.pinned:
+                went_back = went_back or change.adapter is not None
+
+
 def judge_served(world: World) -> None:
-    """Replicas serve what is in force, and what is in force is the last version accepted, or pinned."""
+    """Replicas serve what is in force, and what is in force is the last version accepted; under a pin, that waits."""
     current = world.registry.current()
     number = current.number if current else 0
     serving = [shelf.number for shelf in world.replicas.shelves]
@@ -127,8 +148,11 @@ def judge_served(world: World) -> None:
         route = current.routes.get(domain) if current else None
         if settled:
             _claim(route is not None, f"{domain}: {settled[-1]} is accepted and nothing is served; {state}")
-        if settled and route is not None and not route.pinned:
-            _claim(route.adapter == settled[-1], f"{domain}: {route.adapter} is served, {settled[-1]} is the last one")
+        if settled and current is not None and route is not None:
+            waiting = current.withdrawn.get(domain)
+            last = waiting or route.adapter
+            _claim(last == settled[-1], f"{domain}: {route.adapter} is served, {settled[-1]} is the last one")
+            _claim(route.pinned or waiting is None, f"{domain}: {waiting} is not served, and nothing is pinned")
 
 
 def judge_residues(world: World) -> None:

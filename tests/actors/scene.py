@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.change import Change, next_routes
+from actors.change import Change, next_routes, next_withdrawn
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
 from actors.coverage import Span
@@ -174,13 +174,10 @@ class MemoryRouter:
             self.registry,
             current.removed if current else {},  # type: ignore[arg-type]
         )
-        withdrawn = dict(current.withdrawn) if current else {}
+        withdrawn = next_withdrawn(current, change, routes)
         settles = self._settle(change, current)
         for domain in change.removes:
             self.ledger.remove(domain, change.fence)
-        for domain in (*change.removes, *([change.domain] if change.domain and change.adapter else [])):
-            withdrawn.pop(domain, None)
-        withdrawn |= change.withdraws
         if (
             current
             and not settles

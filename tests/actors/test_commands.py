@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -16,6 +17,11 @@ ALPHA, BETA = EndOfDomain(domain="alpha"), EndOfDomain(domain="beta")
 
 def ids(records: list[TaskRecord]) -> tuple[str, ...]:
     return tuple(sorted(record.id for record in records))
+
+
+def is_done(house: House, trainings: int) -> bool:
+    """Whether so many trainings were asked for, and no row of alpha waits any more."""
+    return len(house.trainer.asked) == trainings and not house.waiting("alpha")
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -34,11 +40,48 @@ def test_rollback_and_unpin(two_versions: House) -> None:
     house.settle(lambda: len(house.registry.adapters("alpha")) == 3 and not house.waiting("alpha"))
     assert house.served("alpha") == one
     assert house.trainer.asked[-1][4] == house.registry.adapter(one).path
-    house.coordinator.unpin("alpha")
+    assert house.coordinator.unpin("alpha").routes["alpha"].version == 3
     house.send([*records_of("alpha", 24, start=72), ALPHA])
     house.learn("alpha", 4)
     assert not house.current.routes["alpha"].pinned
     assert house.coordinator.rollback("alpha", two).routes["alpha"].adapter == two
+
+
+def test_what_is_learned_under_a_pin_serves_after_it(two_versions: House) -> None:
+    """Each version goes on from the one before it, and the last one waits: over restarts, and over pruning."""
+    house = two_versions
+    two = house.coordinator.pin("alpha").routes["alpha"].adapter
+    last = house.registry.adapter(two)
+    for version, start in ((3, 48), (4, 72)):
+        house.send([*records_of("alpha", 24, start=start), ALPHA])
+        house.settle(partial(is_done, house, version + 1))
+        house.crash()
+        before, last = last, house.registry.adapters("alpha")[-1]
+        assert (last.version, house.trainer.asked[-1][4]) == (version, before.path)
+        assert (house.served("alpha"), house.current.withdrawn) == (two, {"alpha": last.name})
+        house.registry.prune(1, 1, 1)
+        number = house.current.number
+        house.tick()
+        assert house.current.number == number, "it is not tried while the pin holds"
+    manifest = house.coordinator.unpin("alpha")
+    assert (manifest.routes["alpha"], manifest.withdrawn) == (last.route(), {})
+    assert house.replicas.shelves[0].number == manifest.number
+    assert house.coordinator.unpin("alpha") == manifest
+    house.tick()
+    assert house.current == manifest
+    house.check_exact(training([*records_of("alpha", 96), *records_of("beta", 24)]))
+
+
+def test_a_removal_takes_what_waits_under_a_pin(two_versions: House) -> None:
+    house = two_versions
+    house.coordinator.pin("alpha")
+    house.send([*records_of("alpha", 24, start=48), ALPHA])
+    house.settle(lambda: bool(house.current.withdrawn) and not house.waiting("alpha"))
+    waiting = house.current.withdrawn["alpha"]
+    manifest = house.coordinator.remove("alpha")
+    assert (manifest.withdrawn, manifest.removed["alpha"].version) == ({}, 3)
+    with pytest.raises(UnknownDomain, match="was removed with manifest"):
+        house.coordinator.rollback("alpha", waiting)
 
 
 def test_pinned_rows_survive_a_crash_after_they_were_released(two_versions: House) -> None:

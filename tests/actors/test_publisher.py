@@ -174,6 +174,55 @@ def test_what_an_operator_chose_and_nobody_can_load_is_an_error_of_the_command(s
     assert scene.version("alpha") == 2, "a command that failed is not carried out later"
 
 
+@pytest.mark.parametrize("command", ["rollback", "pin"])
+def test_a_command_that_fails_under_a_pin_loses_nothing_that_waits(scene: Scene, command: str) -> None:
+    scene.coordinator.pin("alpha")
+    scene.learn("alpha")
+    one, two, three = names(scene, "alpha")
+    chosen = one if command == "rollback" else three
+    scene.replicas.refuses = {chosen}
+    with pytest.raises(PublicationFailed):
+        getattr(scene.coordinator, command)("alpha", chosen)
+    route = scene.current.routes["alpha"]
+    assert (route.adapter, route.pinned, scene.current.withdrawn) == (two, True, {"alpha": three})
+    scene.replicas.refuses = set()
+    skew.skip(700.0)
+    scene.tick(2)
+    assert scene.version("alpha") == 2
+    assert scene.coordinator.unpin("alpha").routes["alpha"].adapter == three
+
+
+def test_what_was_learned_under_a_pin_that_is_put_back_is_not_lost(scene: Scene) -> None:
+    """The replicas stand before the pin, and can't take the version that was chosen."""
+    one, two = names(scene, "alpha")
+    served = scene.current.number
+    scene.coordinator.rollback("alpha")
+    scene.learn("alpha")
+    three = names(scene, "alpha")[2]
+    scene.replicas.served = scene.replicas.led = served
+    scene.replicas.refuses = {one}
+    scene.coordinator.publisher.lead_on()
+    route = scene.current.routes["alpha"]
+    assert (route.adapter, route.pinned, scene.current.withdrawn) == (two, False, {"alpha": three})
+    scene.tick()
+    assert scene.current.routes["alpha"].adapter == three
+
+
+def test_what_goes_on_from_a_first_version_that_is_put_back_is_not_lost(scene: Scene) -> None:
+    """The replicas stand before the domain, whose first version was pinned meanwhile."""
+    served = scene.current.number
+    scene.learn("gamma")
+    scene.coordinator.pin("gamma")
+    scene.learn("gamma")
+    one, two = names(scene, "gamma")
+    scene.replicas.served = scene.replicas.led = served
+    scene.replicas.refuses = {one}
+    scene.coordinator.publisher.lead_on()
+    assert "gamma" not in scene.current.routes and scene.current.withdrawn == {"gamma": two}
+    scene.tick()
+    assert scene.current.routes["gamma"].adapter == two
+
+
 def test_several_changes_that_no_replica_has_seen_are_put_back_together(scene: Scene) -> None:
     """The replicas say what they serve; the manifest in between was never led to."""
     before = dict(scene.current.routes)

@@ -121,10 +121,37 @@ def test_rows_of_a_pinned_domain_are_settled(start: Callable[[], Router], add: C
     seal_and_publish(router, first)
     router.publish(Change("pinned", domain="alpha", pinned=True))
     router.observe(observation({P0: (2, 5)}, of("alpha", range(2, 5))))
-    manifest = seal_and_publish(router, add("alpha", 2))
+    second = add("alpha", 2)
+    manifest = seal_and_publish(router, second)
     assert (manifest.number, manifest.routes["alpha"].adapter) == (3, first.name)
     again = start()
     assert (again.counts(), dict(again.observed()), again.open()) == ({"alpha": 5}, {P0: 5}, {})
+    # It waits for the end of the pin; to publish it, or what is pinned, once more changes nothing.
+    assert manifest.withdrawn == {"alpha": second.name}
+    assert again.publish(learned(second)) == again.publish(learned(first)) == manifest
+    manifest = again.publish(Change("unpin", domain="alpha", adapter=second.name, pinned=False, override=True))
+    assert (manifest.routes["alpha"], manifest.withdrawn) == (second.route(), {})
+
+
+def test_under_a_pin_too_only_versions_of_the_domain_as_it_is_wait(
+    start: Callable[[], Router], add: Callable[..., Adapter]
+) -> None:
+    router = start()
+    router.observe(observation({P0: (0, 2)}, [("alpha", 0), ("beta", 0)]))
+    old = add("alpha")
+    seal_and_publish(router, old)
+    router.publish(Change("removed", removes={"alpha": 1}))
+    router.observe(observation({P0: (2, 3)}, of("alpha", [1])))
+    seal_and_publish(router, add("alpha", 2))
+    before = router.publish(Change("pinned", domain="alpha", pinned=True))
+    router.observe(observation({P0: (3, 4)}, of("alpha", [2])))
+    router.seal("alpha", 3, {P0: 4})
+    with pytest.raises(NoLongerSealed, match="removed with manifest"):
+        router.publish(learned(old))
+    with pytest.raises(UnknownDomain, match="belongs to"):
+        router.publish(Change("wrong", domain="alpha", adapter=add("beta", 3).name))
+    assert router.publish(Change("pinned", domain="alpha", pinned=True)) == before
+    assert router.open()["alpha"].seal == Seal(3, {P0: 4}, 1, 0)
 
 
 def test_removal_leaves_no_trace(start: Callable[[], Router], registry: Registry, add: Callable[..., Adapter]) -> None:

@@ -31,6 +31,8 @@ class Settled:
     adapter: str
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
+    continues: str | None
+    """The version that it was trained on from; None from the base."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ class Witness:
         adapter = self.router._registry.adapter(change.adapter)
         if adapter.version != found.seal.version:
             return None
-        _, train, held_out = self._behind(adapter.path)
-        return Settled(change.domain, adapter.name, train, held_out)
+        job, train, held_out = self._behind(adapter.path)
+        before = job.initial_adapter
+        return Settled(change.domain, adapter.name, train, held_out, before.name if before else None)
 
     def _stand_where_it_stands(self) -> None:
         """A router whose last commit went wrong reads its state back from the registry at the next call."""

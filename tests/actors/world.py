@@ -351,6 +351,11 @@ class World(House):
         self.zombies, self.down = [], set()
         self._die()
 
+    def pinned(self) -> list[str]:
+        """The domains that are held at a version."""
+        current = self.registry.current()
+        return [domain for domain, route in current.routes.items() if route.pinned] if current else []
+
     def let_the_past_go(self) -> None:
         """As many commits, and prunings, as it takes until nothing of before is kept."""
         current = self.registry.current()

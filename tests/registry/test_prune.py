@@ -76,6 +76,20 @@ def test_a_rollback_reaches_back_in_each_domain_however_much_others_publish(
     assert [adapter.version for adapter in registry.adapters("news")] == [4, 5, 6, 9], "rejected ones count for nothing"
 
 
+def test_what_waits_to_be_put_in_service_stays_while_a_manifest_says_so(
+    registry: Registry, add: Add, publish: Publish
+) -> None:
+    one, _, _ = [add("news", version) for version in (1, 2, 3)]
+    sport = add("sport")
+    for _ in range(3):
+        publish(sport, withdrawn={"news": one.name})
+    registry.prune(**KEEP_ONE)
+    assert [adapter.version for adapter in registry.adapters("news")] == [1, 3]
+    publish(sport)
+    registry.prune(**KEEP_ONE)
+    assert [adapter.version for adapter in registry.adapters("news")] == [3]
+
+
 def test_what_a_commit_on_its_way_may_need_stays(registry: Registry, six: list[Manifest]) -> None:
     other = Registry(registry.root)
     on_its_way = registry.segments.put({"next": np.ones(3)})
