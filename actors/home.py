@@ -10,15 +10,17 @@ from registry.registry import Registry
 
 
 def go_back(registry: Registry, to: int | None) -> list[str]:
-    """Put an earlier whole snapshot in force, number `to` or the newest there is; returns what that means, in lines."""
+    """Put an earlier whole snapshot in force, number `to` or the newest there is; returns what that means, and why
+    newer ones were passed over, in lines."""
     try:
         before = registry.manifests()
     except RegistryError:
         # What is damaged can't tell what is undone.
         before = []
-    after = registry.go_back(to)
+    after, passed_over = registry.go_back(to)
+    passed = [f"passed over: {each}" for each in passed_over]
     undone = [f"undone: manifest {each.number}, {each.reason}" for each in before if each.number > after.manifest]
-    return [f"in force are snapshot {after.number} and manifest {after.manifest}", *undone]
+    return [*passed, f"in force are snapshot {after.number} and manifest {after.manifest}", *undone]
 
 
 def take_log(registry: Registry, topic: str) -> int:
