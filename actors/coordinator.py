@@ -247,7 +247,7 @@ class Coordinator:
         self._jobs[domain] = pool.submit(work_or_note)
 
     def _adapter(self, domain: str, version: int) -> Adapter | None:
-        return next((a for a in self._registry.adapters(domain) if a.version == version), None)
+        return self._registry.numbered(domain, version)
 
     def _advance(self, domain: str, seal: Seal, stage: Stage) -> None:
         """Take a sealed version as far as it goes, from wherever it is."""
