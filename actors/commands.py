@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from actors.change import Change
-from actors.errors import PublicationFailed, UnknownDomain
+from actors.errors import PublicationFailed, UnknownDomain, in_words
 from actors.ports import ManifestPort
 from actors.publisher import Publisher
 from actors.spools import Spools
@@ -47,9 +47,10 @@ class Commands:
         What was in service until then does not come back by itself. One that was learned under a pin waits on.
         """
         with self._publisher.writing:
-            name = version or self._version_before(domain)
+            name, passed_over = (version, "") if version else self._version_before(domain)
             self._check_servable(domain, name)
-            change = Change(reason=f"rolled back to {name}", domain=domain, adapter=name, pinned=True, override=True)
+            reason = f"rolled back to {name}{passed_over}"
+            change = Change(reason=reason, domain=domain, adapter=name, pinned=True, override=True)
             return self._publisher.publish(lambda: change)
 
     def pin(self, domain: str, version: str | None = None) -> Manifest:
@@ -111,29 +112,36 @@ class Commands:
         tombstone = current.removed.get(domain) if current else None
         return tombstone.version if tombstone else 0
 
-    def _version_before(self, domain: str) -> str:
+    def _version_before(self, domain: str) -> tuple[str, str]:
+        """Return the accepted version before the one in service, and in words what damaged ones lie between."""
         current = self._registry.current()
         route = current.routes.get(domain) if current else None
         if route is None:
             raise UnknownDomain(f"domain {domain!r} is not published; nothing to roll back")
         oldest = self._oldest(domain)
-        earlier = [
-            adapter
-            for adapter in self._registry.adapters(domain)
+        adapters, damaged = self._registry.survey(domain)
+        earlier = {
+            adapter.version: adapter.name
+            for adapter in adapters
             if oldest < adapter.version < route.version and adapter.facts.status == "accepted"
-        ]
+        }
+        found = max(earlier, default=oldest)
+        between = [name for name in damaged if found < _version_of(domain, name) < route.version]
+        passed_over = f"; damaged and passed over: {', '.join(between)}" if between else ""
         if not earlier:
-            raise UnknownDomain(f"domain {domain!r} has no accepted version before v{route.version}")
-        return max(earlier, key=lambda adapter: adapter.version).name
+            raise UnknownDomain(f"domain {domain!r} has no accepted version before v{route.version}{passed_over}")
+        return earlier[found], passed_over
 
     def _check_servable(self, domain: str, name: str) -> None:
         current = self._registry.current()
         tombstone = current.removed.get(domain) if current else None
-        accepted = [a for a in self._registry.adapters(domain) if a.facts.status == "accepted"]
+        adapters, damaged = self._registry.survey(domain)
         oldest = self._oldest(domain)
-        names = [adapter.name for adapter in accepted if adapter.version > oldest]
+        names = [a.name for a in adapters if a.facts.status == "accepted" and a.version > oldest]
         if name in names:
             return
+        if name in damaged:
+            raise UnknownDomain(f"{name} can't be served: {in_words(damaged[name])}")
         if tombstone is not None and 0 < _version_of(domain, name) <= oldest:
             raise UnknownDomain(f"{name} was removed with manifest {tombstone.manifest} and is not served again")
         raise UnknownDomain(f"domain {domain!r} has no accepted version {name!r}; it has: {names or 'none'}")

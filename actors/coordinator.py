@@ -150,7 +150,7 @@ class Coordinator:
     def _unlearned(self, ledger: Mapping[str, OpenDomain]) -> frozenset[str]:
         """Return the domains whose sealed version is neither learned nor being learned."""
         sealed = {domain: each.seal for domain, each in ledger.items() if domain not in self._jobs}
-        return frozenset(d for d, seal in sealed.items() if seal and self._adapter(d, seal.version) is None)
+        return frozenset(d for d, seal in sealed.items() if seal and self._registry.newest_version(d) < seal.version)
 
     def _try(self, domain: str, step: Callable[[], None]) -> None:
         """Take a step; what it fails for is the domain's own trouble."""
@@ -250,7 +250,7 @@ class Coordinator:
         self._jobs[domain] = pool.submit(work_or_note)
 
     def _adapter(self, domain: str, version: int) -> Adapter | None:
-        return next((a for a in self._registry.adapters(domain) if a.version == version), None)
+        return self._registry.numbered(domain, version)
 
     def _advance(self, domain: str, seal: Seal, stage: Stage) -> None:
         """Take a sealed version as far as it goes, from wherever it is."""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from actors import ledger_state
 from actors.errors import UnknownDomain
-from actors.observation import Seal, WriterRun
+from actors.observation import WriterRun
 from registry.errors import RegistryError
 from registry.registry import Registry
 
 
 def go_back(registry: Registry, to: int | None) -> list[str]:
-    """Put an earlier whole snapshot in force, number `to` or the newest there is; returns what that means, in lines."""
+    """Put an earlier whole snapshot in force, number `to` or the newest there is; returns what that means, and why
+    newer ones were passed over, in lines."""
     try:
         before = registry.manifests()
     except RegistryError:
         # What is damaged can't tell what is undone.
         before = []
-    after = registry.go_back(to)
+    after, passed_over = registry.go_back(to)
+    passed = [f"passed over: {each}" for each in passed_over]
     undone = [f"undone: manifest {each.number}, {each.reason}" for each in before if each.number > after.manifest]
-    return [f"in force are snapshot {after.number} and manifest {after.manifest}", *undone]
+    return [*passed, f"in force are snapshot {after.number} and manifest {after.manifest}", *undone]
 
 
 def take_log(registry: Registry, topic: str) -> list[str]:
@@ -39,7 +41,8 @@ def take_log(registry: Registry, topic: str) -> list[str]:
         raise UnknownDomain(f"{registry.root}: nothing was counted from topic {topic!r}; known: {sorted(known)}")
     counted = {str(partition): end for partition, end in sorted(ledger.observed.items()) if partition.topic == topic}
     sealed = {domain: entry.seal for domain, entry in ledger.entries.items()}
-    lost = ledger.take_log(topic, {d for d, seal in sealed.items() if seal and not _is_learned(registry, d, seal)})
+    unlearned = {d for d, seal in sealed.items() if seal is not None and registry.newest_version(d) < seal.version}
+    lost = ledger.take_log(topic, unlearned)
     document = ledger_state.save(ledger, store)
     runs = [*state["runs"], list(WriterRun(epoch.name, head.snapshot + 1))]
     before = ledger_state.segments(state["ledger"])
@@ -50,7 +53,3 @@ def take_log(registry: Registry, topic: str) -> list[str]:
         f"topic {topic} is read from its beginning; {lost} examples that waited for a training are lost",
         f"the former log was counted up to (partition, offset): {reached}; send again what came after",
     ]
-
-
-def _is_learned(registry: Registry, domain: str, seal: Seal) -> bool:
-    return any(adapter.version == seal.version for adapter in registry.adapters(domain))

@@ -27,7 +27,7 @@ class Keep:
 
 
 class Upkeep:
-    """One pass at a time; `trouble` says what could not be done last."""
+    """One pass at a time; `trouble` says what could not be done last, and what was found damaged."""
 
     def __init__(
         self, registry: Registry, router: ManifestPort, directory: ReplicasPort, publisher: Publisher, keep: Keep
@@ -35,8 +35,12 @@ class Upkeep:
         self._registry, self._router, self._directory = registry, router, directory
         self._publisher, self._keep = publisher, keep
         self._pause = Pause()
-        self._pruned: tuple[int, int | None] | None = None
-        """The snapshot in force and the lowest manifest served when files were last deleted."""
+        self._asked = 0
+        """How often somebody has asked for files to be deleted although nothing was published."""
+        self._pruned: tuple[int, int | None, int] | None = None
+        """What stood when files were last deleted, noted before: snapshot in force, lowest manifest served, asked."""
+        self._damage: str | None = None
+        """What was found damaged then of the manifests before the one in force."""
         self._tidy_at = time.monotonic() + _TIDY_EVERY_S
         self.trouble: str | None = None
 
@@ -50,17 +54,20 @@ class Upkeep:
             if is_idle and time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_EVERY_S
                 self._router.tidy()
+                if self._damage is not None:
+                    # Somebody may have mended it.
+                    self.prune_again()
         except Exception as error:
             # No fault of what is in service; a later pass tries again.
             self.trouble = f"files that are not needed any more stay: {in_words(error)}"
             self._pause.lengthen(error)
         else:
-            self.trouble = None
+            self.trouble = self._damage
             self._pause.end()
 
     def prune_again(self) -> None:
         """Let the next pass look for files to delete although nothing was published."""
-        self._pruned = None
+        self._asked += 1
 
     def _prune(self) -> None:
         head = self._registry.head()
@@ -68,8 +75,11 @@ class Upkeep:
             return
         replicas = self._directory.replicas().values()
         serving = min((r.manifest for r in replicas if r.manifest and not r.fenced), default=None)
-        stands = (head.snapshot, serving)
+        # Noted before: what comes in while files are deleted is looked at by the next pass.
+        stands = (head.snapshot, serving, self._asked)
         if stands == self._pruned:
             return
         self._registry.prune(self._keep.snapshots, self._keep.manifests, self._keep.versions, serving=serving)
+        damaged = self._registry.chain().damaged.values()
+        self._damage = "; ".join(f"{in_words(error)}; restore it from a backup" for error in damaged) or None
         self._pruned = stands

@@ -207,8 +207,8 @@ class RegistrySettings(Section):
     """Manifests kept, with the adapters they name: how many publications long a request may go on with a version that
     was replaced."""
     keep_versions: Count = 3
-    """Newest accepted versions of each domain that are kept, the one in service among them, however many others were
-    published since: how far a rollback reaches."""
+    """Accepted versions of each domain that are kept before the one in service, and as many before its newest, which
+    may serve after a pin's end, however many others were published since: how far a rollback reaches."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,7 +1,8 @@
 """Adapters on disk: plain PEFT folders under names that never mean other weights.
 
 `adapters/<domain>@v<N>-<digest8>/` holds `adapter_config.json`, `adapter_model.safetensors` and, of our own,
-`anabranch.json` with the facts of its training. What this module does not know: which adapter is in service.
+`anabranch.json` with the facts of its training and a checksum of them. What this module does not know: which adapter is
+in service.
 """
 
 import hashlib
@@ -15,13 +16,15 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from registry.atomic import Staging, discard, exclusive, place_folder, sync_folder, write_file
-from registry.errors import DigestMismatch, RegistryError, UnknownAdapter
+from registry.errors import DigestMismatch, NewerHome, RegistryError, UnknownAdapter
 from registry.manifest import Record, Route, Sha256, Slug, adapter_name
+from registry.records import sealed, unsealed
 from registry.tensors import check_layout
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FACTS = "anabranch.json"
+_FORMAT = 2
 _NAME = re.compile(r"^(?P<domain>[a-z0-9][a-z0-9_-]{0,62})@v(?P<version>[1-9]\d*)-[0-9a-f]{8}$")
 
 
@@ -47,11 +50,28 @@ class AdapterFacts(Record):
 
 
 class _Stored(Record):
-    """What `anabranch.json` holds."""
+    """What `anabranch.json` holds, beside its seal."""
 
-    format: Literal[1] = 1
+    format: int = _FORMAT
     digest: Sha256
     facts: AdapterFacts
+
+    def to_bytes(self) -> bytes:
+        # By way of JSON, which has words for what is no number.
+        return sealed(json.loads(self.model_dump_json()), FACTS)
+
+    @classmethod
+    def read(cls, path: Path) -> "_Stored":
+        """The facts in the file; DigestMismatch unless they are as written, NewerHome if of a later format."""
+        content = unsealed(path.read_bytes(), path, "restore it")
+        if content.get("format") != _FORMAT:
+            raise NewerHome(
+                f"{path}: expected format {_FORMAT}, got {content.get('format')!r}; it is of a newer Anabranch: upgrade"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise DigestMismatch(f"{path}: expected facts, got others ({error.title}); restore it") from error
 
 
 @dataclass(frozen=True)
@@ -93,7 +113,7 @@ class AdapterStore:
         """Copy a PEFT folder in, whole or not at all.
 
         The same content for the same (domain, version) returns what is there, so that an interrupted caller may try
-        again; other content, or another verdict on it, raises RegistryError.
+        again; other content, or another verdict on it, raises RegistryError. No other version is looked at.
         """
         if (facts.domain, facts.version) != (domain, version):
             raise RegistryError(
@@ -108,17 +128,17 @@ class AdapterStore:
         name = adapter_name(domain, version, digest)
         staged = self._staging.place(name)
         with exclusive(self._lock):
-            for existing in self.select(domain):
-                if existing.version == version:
-                    found = _same(existing, digest, facts)
-                    # The first attempt may have been interrupted just before its last fsync.
-                    sync_folder(self._folder)
-                    return found
+            existing = self.numbered(domain, version)
+            if existing is not None:
+                found = _same(existing, digest, facts)
+                # The first attempt may have been interrupted just before its last fsync.
+                sync_folder(self._folder)
+                return found
             try:
                 staged.mkdir()
                 write_file(staged / CONFIG, config)
                 write_file(staged / WEIGHTS, weights)
-                write_file(staged / FACTS, (stored.model_dump_json(indent=1) + "\n").encode())
+                write_file(staged / FACTS, stored.to_bytes())
                 place_folder(staged, self._folder / name)
             except BaseException:
                 discard(staged)
@@ -152,6 +172,17 @@ class AdapterStore:
                 damaged[name] = error
         return sorted(found, key=lambda adapter: (adapter.domain, adapter.version)), damaged
 
+    def numbered(self, domain: str, version: int) -> Adapter | None:
+        """The version of the domain with that number, None if there is none; raises as `get` does. No other is read."""
+        for name, found in sorted(self._names().items()):
+            if found == (domain, version):
+                try:
+                    return self.get(name)
+                except UnknownAdapter:
+                    # Pruned between listing and reading.
+                    continue
+        return None
+
     def newest_version(self, domain: str) -> int:
         """The highest number that was given to a version of the domain, readable or not; 0 where there is none."""
         return max((version for of, version in self._names().values() if of == domain), default=0)
@@ -167,7 +198,7 @@ class AdapterStore:
             known = self._read.get(name)
             if known is not None and known[0] == as_it_is:
                 return known[1]
-            stored = _Stored.model_validate_json((path / FACTS).read_bytes())
+            stored = _Stored.read(path / FACTS)
         except (FileNotFoundError, NotADirectoryError) as error:
             if _NAME.match(name) is None or not path.is_dir():
                 raise UnknownAdapter(
@@ -179,8 +210,8 @@ class AdapterStore:
             raise RegistryError(
                 f"adapter {name}: {FACTS} can't be read: {error}; mend the disk or restore it"
             ) from error
-        except ValidationError as error:
-            raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is damaged ({error.title}); restore it") from error
+        except DigestMismatch as error:
+            raise DigestMismatch(f"adapter {name}: {FACTS} is damaged: {error}") from error
         facts = stored.facts
         if adapter_name(facts.domain, facts.version, stored.digest) != name:
             raise DigestMismatch(

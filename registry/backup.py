@@ -24,8 +24,9 @@ _TRIES_BESIDE_A_WRITER = 5
 def back_up(registry: Registry, target: Path) -> list[str]:
     """Copy the snapshot and the manifest in force, with all they name and all versions, into the new folder `target`.
 
-    Returns what is wrong with the copy, in lines: it is as the original was. Raises RegistryError where what is in
-    force can't be read, and where the copy can't be written.
+    Returns what is wrong with the copy, in lines: it is as the original was, but for manifests that are damaged and not
+    in force, and those before them. Raises RegistryError where what is in force can't be read, and where the copy can't
+    be written.
     """
     source, copy = Layout(registry.root), Layout(target)
     try:
@@ -41,13 +42,15 @@ def back_up(registry: Registry, target: Path) -> list[str]:
             # Overtaken each time: what is left to copy is little, and the writer waits for it.
             with exclusive(source.lock):
                 head, wanted = _copy_in_force(registry, source, copy)
+        before = registry.chain().damaged.values()
         _drop_all_but(wanted, copy)
-        write_file(copy.head, head.to_bytes())
+        write_file(copy.head, head.to_bytes(registry.lineage))
         for folder in {copy.root, *(path.parent for path in copy.root.rglob("*"))}:
             sync_folder(folder)
     except OSError as error:
         raise RegistryError(f"backup of {registry.root} to {target}: {error}; mend that and begin a new one") from error
-    return verify(Registry(target))
+    left_out = [f"{error}; it is left out of the copy, with what came before it" for error in before]
+    return [*left_out, *verify(Registry(target))]
 
 
 def _copy_in_force(registry: Registry, source: Layout, copy: Layout) -> tuple[Head, set[Path]]:
@@ -71,9 +74,10 @@ def _in_force(registry: Registry, layout: Layout, head: Head) -> Iterator[Path]:
         paths.append(layout.manifest(manifest.number))
         if manifest.router is not None:
             paths.append(layout.root / manifest.router.path)
-    adapters, _ = registry.survey()
-    for adapter in adapters:
-        paths += [path for path in adapter.path.iterdir() if path.is_file()]
+    adapters, damaged = registry.survey()
+    # Those too: their numbers are given, and somebody may restore them.
+    for name in (*(adapter.name for adapter in adapters), *damaged):
+        paths += [path for path in (layout.adapters / name).iterdir() if path.is_file()]
     yield from (path.relative_to(layout.root) for path in paths)
 
 

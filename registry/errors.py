@@ -10,7 +10,7 @@ class UnknownAdapter(RegistryError):
 
 
 class UnknownManifest(RegistryError):
-    """No manifest of that number was committed, or it has been pruned."""
+    """No manifest of that number leads to the one in force, it has been pruned, or its file is damaged."""
 
 
 class UnknownSegment(RegistryError):
@@ -35,3 +35,7 @@ class DamagedSnapshot(DigestMismatch):
 
 class OldHome(RegistryError):
     """The home was written by a version whose files this one does not read."""
+
+
+class NewerHome(RegistryError):
+    """A file was written by a later version, in a format that this one does not read."""

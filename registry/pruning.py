@@ -9,15 +9,13 @@ from pathlib import Path
 
 from registry.adapters import Adapter
 from registry.atomic import Staging, discard, remove_folder, sync_folder
+from registry.errors import RegistryError
 from registry.head import Head
+from registry.history import Chain, Link
 from registry.layout import Layout
-from registry.manifest import Manifest
 from registry.retention import Keeping, retain
 from registry.segments import SegmentStore
 from registry.snapshots import Snapshot
-
-Line = Sequence[tuple[str, Snapshot]]
-"""Digests and snapshots, each the parent of the next, the last in force."""
 
 
 class Pruning:
@@ -27,22 +25,29 @@ class Pruning:
         self._layout, self._staging, self._segments = layout, staging, segments
 
     def prune(
-        self, head: Head, line: Line, manifests: Sequence[Manifest], adapters: Sequence[Adapter], keeping: Keeping
+        self, head: Head, line: Sequence[Link], chain: Chain, adapters: Sequence[Adapter], keeping: Keeping
     ) -> list[str]:
-        """Remove what goes; returns the paths removed, relative to the root."""
-        snapshots = [(snapshot.number, snapshot.manifest) for _, snapshot in line]
-        kept = retain(manifests, snapshots, adapters, keeping)
-        standing = {digest: snapshot for digest, snapshot in line if snapshot.number in kept.snapshots}
-        segments = {name for snapshot in standing.values() for name in snapshot.segments}
+        """Remove what goes; returns the paths removed, relative to the root. `line` is newest first."""
+        snapshots = [found for _, found in reversed(line) if isinstance(found, Snapshot)]
+        stand = [(snapshot.number, snapshot.manifest) for snapshot in snapshots]
+        kept = retain([*chain.below, *chain.manifests], stand, adapters, keeping, chain.damaged)
+        oldest = min(kept.snapshots)
+        # A damaged root may be restored as long as what is of its time is kept.
+        standing = {
+            name
+            for name, found in line
+            if name.number in kept.snapshots or (isinstance(found, RegistryError) and name.number > oldest)
+        }
+        segments = {name for each in snapshots if each.number in kept.snapshots for name in each.segments}
         roots = [name for name in self._layout.snapshot_names() if name.number <= head.snapshot]
         numbers = [number for number in self._layout.manifest_numbers() if number <= head.manifest]
         removed = self._remove(
             [
-                *(self._layout.snapshot(*name) for name in roots if name.digest not in standing),
+                *(self._layout.snapshot(*name) for name in roots if name not in standing),
                 *(self._layout.manifest(number) for number in numbers if number not in kept.manifests),
             ]
         )
-        weights = (path for path in self._layout.routers.iterdir() if self._layout.relative(path) not in kept.routers)
+        weights = (path for path in self._layout.routers.iterdir() if not kept.has_weights(self._layout.relative(path)))
         unnamed = (self._segments.path(name) for name in self._segments.names() if name not in segments)
         removed += self._remove(self._settled([*weights, *unnamed]))
         folders = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]

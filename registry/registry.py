@@ -7,6 +7,7 @@ What this module does not know: how anything in the files is used; what the stat
 
 import hashlib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,37 @@ from registry.errors import (
     CommitConflict,
     DamagedSnapshot,
     DigestMismatch,
+    NewerHome,
     RegistryError,
     StaleWriter,
     UnknownManifest,
 )
 from registry.head import NOTHING, Head, HeadFile, way_back
-from registry.layout import Layout
+from registry.history import Chain, History, Link
+from registry.layout import Layout, SnapshotName
 from registry.manifest import Manifest, RouterRef
 from registry.pruning import Pruning
 from registry.retention import Keeping
+from registry.routers import place_weights, read_weights
 from registry.segments import SegmentStore
 from registry.snapshots import Epoch, Snapshot
+from registry.wholeness import Wholeness
+
+_FAULTS_TOLD = 3
+"""Of a snapshot that is passed over: what else is wrong with it is for whoever checks the home."""
 
 
 class Registry:
     """The files under one root. Cheap to open; safe to open in as many processes as needed.
 
-    `lineage` is the home's random name; `segments` are the files that snapshots name.
+    `lineage` is the home's random name; `segments` are the files that snapshots name; `history` reads what led to what
+    is in force.
     """
 
     def __init__(self, root: Path, *, writer: bool = False) -> None:
         """Open, and create where there is nothing. `writer` also sweeps what interrupted writes have left behind.
 
-        Raises `OldHome` where the files are of a version that this one does not read.
+        Raises `OldHome` or `NewerHome` where the files are of a version that this one does not read.
         """
         self._layout = Layout(Path(root))
         self._layout.create()
@@ -48,6 +57,7 @@ class Registry:
         self._head = HeadFile(self._layout, self._staging)
         self.lineage = self._head.create()
         self.segments = SegmentStore(self._layout, self._staging)
+        self.history = History(self._layout, self.lineage)
         if writer:
             self._staging.sweep()
 
@@ -61,9 +71,13 @@ class Registry:
         """All adapters, rejected ones included, by domain and version; those of one domain if it is named."""
         return self._adapters.select(domain)
 
-    def survey(self) -> tuple[list[Adapter], dict[str, RegistryError]]:
+    def survey(self, domain: str | None = None) -> tuple[list[Adapter], dict[str, RegistryError]]:
         """All adapters that can be read, and by name what is wrong with the others; `adapters` raises for those."""
-        return self._adapters.survey()
+        return self._adapters.survey(domain)
+
+    def numbered(self, domain: str, version: int) -> Adapter | None:
+        """The version of the domain with that number, None if there is none; no other is read."""
+        return self._adapters.numbered(domain, version)
 
     def newest_version(self, domain: str) -> int:
         """The highest number that was given to a version of the domain, readable or not; 0 where there is none."""
@@ -80,8 +94,13 @@ class Registry:
         with exclusive(self._layout.lock):
             return self._head.begin()
 
+    def epoch(self) -> Epoch | None:
+        """The newest run of the writer, None before the first; DigestMismatch if it can't be told."""
+        return self._head.epoch()
+
     def head(self) -> Head:
-        """What is in force, all zero before the first commit; DamagedSnapshot, with the way on, if it can't be read."""
+        """What is in force, all zero before the first commit; DamagedSnapshot, with the way on, if it can't be read or
+        is another home's."""
         return self._head.read()
 
     def next_number(self) -> int:
@@ -117,48 +136,71 @@ class Registry:
                 self._check_manifest(complete, head)
             for name in segments:
                 self.segments.size(name)
-            snapshot = self._next(head, state, segments, epoch, complete)
+            snapshot = self._next(head, head.issued_snapshot + 1, state, segments, epoch, complete)
             content = snapshot.to_bytes()
-            after = _head_of(snapshot, hashlib.sha256(content).hexdigest(), head.issued)
+            after = _head_of(snapshot, hashlib.sha256(content).hexdigest(), head)
             if weights is not None and complete is not None and complete.router is not None:
-                self._place_weights(complete.router, weights)
+                place_weights(self._layout, self._staging, complete.router, weights)
             if complete is not None:
                 replace_file(self._staging, self._layout.manifest(complete.number), complete.to_json().encode())
             replace_file(self._staging, self._layout.snapshot(after.snapshot, after.snapshot_digest), content)
             self._head.place(after)
             return after, complete
 
-    def go_back(self, to: int | None = None) -> Snapshot:
+    def go_back(self, to: int | None = None) -> tuple[Snapshot, list[str]]:
         """Put an earlier snapshot in force, as a person's decision: `to`, or the newest whole one before the present.
 
-        What was committed after it is no longer in force; numbers of manifests stay given. Raises RegistryError where
-        no such snapshot is whole. The running writer, if there is one, can commit nothing more.
+        Whole is one whose root, segments, manifest, weights and versions are what was written. Returns it, and why
+        newer ones were passed over, in lines. What was committed after it is no longer in force; numbers of snapshots
+        and manifests stay given. Raises RegistryError where no such snapshot is whole, naming what is damaged. The
+        running writer, if there is one, can commit nothing more.
         """
         with exclusive(self._layout.lock):
-            issued = max(self._layout.manifest_numbers(), default=0)
-            try:
-                head = self.head()
-                issued = max(issued, head.issued)
-                found = self._line(head.previous)
-            except DamagedSnapshot:
-                # Nothing says which line was in force: the youngest whole one is.
-                names = self._layout.snapshot_names()
-                youngest = max(names, key=lambda name: self._layout.snapshot(*name).stat().st_mtime_ns, default=None)
-                found = self._line(youngest.digest) if youngest else []
-            for digest, snapshot in reversed(found):
-                if to in (None, snapshot.number) and self._has_segments(snapshot):
+            links, issued = self._behind()
+            wholeness = self.wholeness()
+            passed_over: list[str] = []
+            for name, found in links:
+                if to not in (None, name.number):
+                    continue
+                faults = wholeness.faults(found)
+                if not faults and isinstance(found, Snapshot):
                     self._head.begin()
-                    self._head.place(_head_of(snapshot, digest, issued))
-                    return snapshot
-        kept = [snapshot.number for _, snapshot in found]
+                    self._head.place(_head_of(found, name.digest, issued))
+                    return found, passed_over
+                more = f"; and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else ""
+                passed_over.append(f"snapshot {name.number} is not whole: {'; '.join(faults[:_FAULTS_TOLD])}{more}")
+        kept = [name.number for name, _ in reversed(links)]
         wanted = "whole snapshot before the one in force" if to is None else f"whole snapshot {to} before it"
-        raise RegistryError(f"{self.root}: there is no {wanted}; kept are {kept}: restore a backup")
+        why = f"; {'; '.join(passed_over)}" if passed_over else ""
+        raise RegistryError(f"{self.root}: there is no {wanted}; kept are {kept}{why}: restore a backup")
 
-    def _has_segments(self, snapshot: Snapshot) -> bool:
+    def _behind(self) -> tuple[list[Link], Head]:
+        """The snapshots before the one in force, newest first, and a head with the highest numbers ever given."""
+        names, numbers = self._layout.snapshot_names(), self._layout.manifest_numbers()
         try:
-            return all(self.segments.size(name) > 0 for name in snapshot.segments)
+            head = self.head()
+            links = list(self.history.line(head.previous, head.snapshot))
+        except NewerHome:
+            raise
         except RegistryError:
-            return False
+            # Nothing says which line was in force: the youngest whole one is.
+            head, links = NOTHING, []
+            if names:
+                youngest = max(names, key=self._written_at)
+                links = list(self.history.line(youngest.digest, youngest.number + 1))
+        named = [found.manifest for _, found in links if isinstance(found, Snapshot)]
+        return links, replace(
+            head,
+            issued=max([head.issued, *numbers, *named]),
+            issued_snapshot=max([head.issued_snapshot, *(name.number for name in names)]),
+        )
+
+    def _written_at(self, name: SnapshotName) -> int:
+        return self._layout.snapshot(*name).stat().st_mtime_ns
+
+    def wholeness(self) -> Wholeness:
+        """A pass over what snapshots and manifests need."""
+        return Wholeness(self._layout, self.history, self.segments, self._adapters)
 
     # What is in force
 
@@ -170,80 +212,84 @@ class Registry:
                 return None
             path = self._layout.manifest(head.manifest)
             try:
-                text = path.read_bytes()
+                return self.history.manifest(head.manifest, head.manifest_digest)
             except FileNotFoundError as error:
-                if self.head() != head:
-                    # A commit and a prune have passed in between: look again.
-                    continue
-                raise DamagedSnapshot(
-                    f"{path}: expected the manifest in force, got no file; {self._way_back}"
-                ) from error
-            found = hashlib.sha256(text).hexdigest()
-            if found == head.manifest_digest:
-                return Manifest.from_json(text, str(path))
-            if self.head() == head:
-                raise DamagedSnapshot(f"{path}: expected sha256 {head.manifest_digest}, got {found}; {self._way_back}")
+                # Else a commit and a prune have passed in between: look again.
+                if self.head() == head:
+                    raise DamagedSnapshot(
+                        f"{path}: expected the manifest in force, got no file; {self._way_back}"
+                    ) from error
+            except DigestMismatch as error:
+                if self.head() == head:
+                    raise DamagedSnapshot(f"{error}; {self._way_back}") from error
 
     def manifest(self, number: int) -> Manifest:
-        """A committed manifest; raises UnknownManifest if it never was or is pruned."""
+        """The manifest in force or one before it; raises UnknownManifest if there is none of that number, or it can't
+        be read any more."""
         current = self.current()
         if current is not None and number == current.number:
             return current
-        path = self._layout.manifest(number)
-        try:
-            # A file above the present number belongs to an interrupted commit, or to a line that was left.
-            if current is None or number > current.number:
-                raise FileNotFoundError
-            return Manifest.from_json(path.read_bytes(), str(path))
-        except FileNotFoundError as error:
-            newest = f"the current is {current.number}" if current else "there is none yet"
-            raise UnknownManifest(f"manifest {number}: not in {self.root}; {newest}, older ones are pruned") from error
+        # Others of that number belong to an interrupted commit, or to a line that was left.
+        chain = self.history.chain(current)
+        for manifest in (*chain.manifests, *chain.below):
+            if manifest.number == number:
+                return manifest
+        if number in chain.damaged:
+            raise UnknownManifest(f"manifest {number}: {chain.damaged[number]}; restore the file from a backup")
+        newest = f"the current is {current.number}" if current else "there is none yet"
+        raise UnknownManifest(f"manifest {number}: not in {self.root}; {newest}, older ones are pruned")
 
     def manifests(self) -> list[Manifest]:
-        """The manifest in force and those before it, by their parents, as far as they are kept; oldest first."""
-        found: list[Manifest] = []
-        manifest = self.current()
-        while manifest is not None:
-            found.append(manifest)
-            try:
-                before = None if manifest.parent is None else self.manifest(manifest.parent)
-            except UnknownManifest:
-                break
-            manifest = before if before is None or before.digest() == manifest.parent_digest else None
-        return found[::-1]
+        """The manifest in force and those before it, by their parents, as far as they are kept and whole; oldest first.
+
+        `chain` says what is wrong where they end early.
+        """
+        return self.chain().manifests
+
+    def chain(self) -> Chain:
+        """The manifest in force and those before it, damaged ones told apart; DamagedSnapshot, with the way on, where
+        the one in force is damaged."""
+        return self.history.chain(self.current())
 
     def snapshot(self, number: int | None = None) -> Snapshot | None:
         """The router's state in force, checked to the last byte, or an earlier one that is kept, by number.
 
-        None is returned before the first commit. Raises DamagedSnapshot, with the way on, where it is damaged, and
-        UnknownManifest for a number that is not kept.
+        None is returned before the first commit. Raises DamagedSnapshot, with the way on, where it is damaged or
+        another home's, NewerHome where a later version wrote it, and UnknownManifest for a number that is not kept.
         """
         if number is not None:
-            names = [name for name in self._layout.snapshot_names() if name.number == number]
-            if not names or number > self.head().snapshot:
-                kept = sorted({name.number for name in self._layout.snapshot_names()})
-                raise UnknownManifest(f"snapshot {number}: not in {self.root}; kept are {kept}")
-            return Snapshot.read(self._layout.snapshot(*names[-1]), names[-1].digest)
+            return self._earlier(number)
         while True:
             head = self.head()
             if head.snapshot == 0:
                 return None
-            path = self._layout.snapshot(head.snapshot, head.snapshot_digest)
+            name = SnapshotName(head.snapshot, head.snapshot_digest)
             try:
-                return Snapshot.read(path, head.snapshot_digest)
+                return self.history.snapshot(name)
             except FileNotFoundError as error:
                 if self.head() == head:
                     raise DamagedSnapshot(
-                        f"{path}: expected the snapshot in force, got no file; {self._way_back}"
+                        f"{self._layout.snapshot(*name)}: expected the snapshot in force, got no file; {self._way_back}"
                     ) from error
             except DigestMismatch as error:
                 raise DamagedSnapshot(f"{error}; {self._way_back}") from error
+
+    def _earlier(self, number: int) -> Snapshot:
+        head = self.head()
+        kept: list[int] = []
+        for name, found in self.history.line(head.snapshot_digest, head.snapshot + 1):
+            if name.number == number and isinstance(found, RegistryError):
+                raise found
+            if name.number == number and isinstance(found, Snapshot):
+                return found
+            kept.insert(0, name.number)
+        raise UnknownManifest(f"snapshot {number}: not in {self.root}; kept are {kept}")
 
     def weights(self, manifest: Manifest) -> bytes:
         """The router's weights that `manifest` routes with; raises DigestMismatch, or RegistryError if it has none."""
         if manifest.router is None:
             raise RegistryError(f"manifest {manifest.number}: has no router; nothing was learned yet")
-        return self._read_weights(manifest.number, manifest.router)
+        return read_weights(self._layout, manifest.number, manifest.router)
 
     # What is forgotten
 
@@ -254,7 +300,9 @@ class Registry:
 
         What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests
         were published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
-        An adapter that can't be read is left to whoever restores it.
+        An adapter that can't be read is left to whoever restores it. Where what is in force is damaged, nobody can tell
+        what it needs: nothing is removed then, and DamagedSnapshot raised. What is damaged among what was before it
+        stops nothing, and stays as long as what is of its time.
         """
         if min(keep_snapshots, keep_manifests, keep_versions) < 1:
             raise RegistryError(
@@ -262,25 +310,13 @@ class Registry:
             )
         with exclusive(self._layout.lock):
             head = self.head()
-            if head.snapshot == 0:
+            if self.snapshot() is None:
                 return []
+            chain = self.chain()
+            line = list(self.history.line(head.snapshot_digest, head.snapshot + 1))
             adapters, _ = self.survey()
             keeping = Keeping(keep_snapshots, keep_manifests, keep_versions, serving)
-            pruning = Pruning(self._layout, self._staging, self.segments)
-            return pruning.prune(head, self._line(head.snapshot_digest), self.manifests(), adapters, keeping)
-
-    def _line(self, digest: str) -> list[tuple[str, Snapshot]]:
-        """The snapshot of that digest and those it descends from, as far as they are kept and whole; oldest first."""
-        names = {name.digest: name for name in self._layout.snapshot_names()}
-        found: list[tuple[str, Snapshot]] = []
-        while digest in names:
-            try:
-                snapshot = Snapshot.read(self._layout.snapshot(*names[digest]), digest)
-            except (RegistryError, FileNotFoundError):
-                break
-            found.append((digest, snapshot))
-            digest = snapshot.parent
-        return found[::-1]
+            return Pruning(self._layout, self._staging, self.segments).prune(head, line, chain, adapters, keeping)
 
     # Within a commit
 
@@ -289,7 +325,7 @@ class Registry:
         return way_back(self.root)
 
     def _check_epoch(self, epoch: Epoch) -> None:
-        newest = self._head.epoch()
+        newest = self.epoch()
         if newest is not None and newest != epoch:
             raise StaleWriter(
                 f"{self.root}: run {epoch.counter} ({epoch.name}) may commit nothing more: run {newest.counter} "
@@ -311,13 +347,14 @@ class Registry:
     def _next(
         self,
         head: Head,
+        number: int,
         state: Mapping[str, Any],
         segments: Collection[str],
         epoch: Epoch,
         manifest: Manifest | None,
     ) -> Snapshot:
         return Snapshot(
-            number=head.snapshot + 1,
+            number=number,
             parent=head.snapshot_digest,
             manifest=manifest.number if manifest else head.manifest,
             manifest_digest=manifest.digest() if manifest else head.manifest_digest,
@@ -339,7 +376,7 @@ class Registry:
         """What is in force, if it is this very commit: an earlier try got as far as that."""
         before = self._before(head, parent)
         if before is not None:
-            again = self._next(before, state, segments, epoch, manifest).to_bytes()
+            again = self._next(before, head.snapshot, state, segments, epoch, manifest).to_bytes()
             if hashlib.sha256(again).hexdigest() == head.snapshot_digest:
                 sync_folder(self.root)
                 return head, manifest
@@ -355,22 +392,16 @@ class Registry:
             return NOTHING
         try:
             name = next(name for name in self._layout.snapshot_names() if name.digest == parent)
-            snapshot = Snapshot.read(self._layout.snapshot(*name), parent)
+            snapshot = self.history.snapshot(name)
         except (StopIteration, FileNotFoundError, RegistryError):
             return None
-        return _head_of(snapshot, parent, head.issued)
-
-    def _place_weights(self, router: RouterRef, weights: bytes) -> None:
-        path = self.root / router.path
-        if not path.exists():
-            replace_file(self._staging, path, weights)
-        sync_folder(path.parent)
+        return _head_of(snapshot, parent, head)
 
     def _with_router(self, manifest: Manifest, weights: bytes | None) -> Manifest:
         router = manifest.router
         if weights is None:
             if router is not None:
-                self._read_weights(manifest.number, router)
+                read_weights(self._layout, manifest.number, router)
             return manifest
         if router is None:
             raise RegistryError(
@@ -407,27 +438,15 @@ class Registry:
                 )
             adapter.verify()
 
-    def _read_weights(self, number: int, router: RouterRef) -> bytes:
-        path = self.root / router.path
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise RegistryError(f"manifest {number}: router weights in {path}: {error}; restore the file") from error
-        found = hashlib.sha256(content).hexdigest()
-        if found != router.digest:
-            raise DigestMismatch(
-                f"manifest {number}: router weights in {path}: expected sha256 {router.digest}, got {found}; "
-                "the file was changed: restore it"
-            )
-        return content
 
-
-def _head_of(snapshot: Snapshot, digest: str, issued: int) -> Head:
+def _head_of(snapshot: Snapshot, digest: str, before: Head) -> Head:
+    """The head that puts a snapshot in force after `before`, which knows the numbers that are given."""
     return Head(
         snapshot=snapshot.number,
         snapshot_digest=digest,
         manifest=snapshot.manifest,
         manifest_digest=snapshot.manifest_digest,
         previous=snapshot.parent,
-        issued=max(issued, snapshot.manifest),
+        issued=max(before.issued, snapshot.manifest),
+        issued_snapshot=max(before.issued_snapshot, snapshot.number),
     )

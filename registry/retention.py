@@ -1,19 +1,23 @@
 """What may be forgotten. A pure decision, so that it can be tested without a disk.
 
 Kept are the newest snapshots; the newest manifests, which bound for how long a request may go on with a version that
-was replaced; every adapter that one of those names; of each domain its newest accepted versions, which bound how far a
-rollback reaches, and its newest version of all, so that numbers are not given twice; and versions younger than the
-oldest kept manifest, rejected ones with their figures among them.
+was replaced; every adapter that one of those names; of each domain some accepted versions before the one in service,
+and as many before its newest accepted one, which bound how far a rollback reaches, also when a pin has ended; its
+newest version of all, so that numbers are not given twice; and versions younger than the oldest kept manifest, rejected
+ones with their figures among them.
+
+A damaged manifest can't say what it names: as long as manifests of its time are kept, so is it, and all weights and
+versions with it.
 
 Of a removed domain nothing is kept: neither its versions nor the snapshots and manifests from before its removal, once
 nobody serves those any more. What this module does not know: files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from registry.adapters import Adapter
-from registry.manifest import Manifest, retained_since
+from registry.manifest import Manifest, Route, retained_since
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,21 @@ class Retention:
 
     snapshots: frozenset[int]
     manifests: frozenset[int]
+    """Damaged ones too."""
     routers: frozenset[str]
     adapters: frozenset[str]
+    outlived: frozenset[str] | None
+    """Weights from before a removal; None unless a kept manifest is damaged: it may name any others."""
+
+    def has_weights(self, path: str) -> bool:
+        """Whether the weights in the file of that path stay."""
+        return path in self.routers or (self.outlived is not None and path not in self.outlived)
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """How much stays; `serving` is the lowest manifest that anybody serves, None where nobody does."""
+    """How much stays; `versions` of each domain beside the one in service. `serving` is the lowest manifest that
+    anybody serves, None where nobody does."""
 
     snapshots: int
     manifests: int
@@ -41,10 +53,12 @@ def retain(
     snapshots: Sequence[tuple[int, int]],
     adapters: Sequence[Adapter],
     keeping: Keeping,
+    damaged: Collection[int] = (),
 ) -> Retention:
     """What stays of these, all ascending; the last manifest and the last snapshot are the ones in force.
 
-    A snapshot is its number and the number of the manifest that it stands with.
+    A snapshot is its number and the number of the manifest that it stands with; `damaged` are the numbers of manifests
+    whose content is not known.
     """
     number, removed = (manifests[-1].number, manifests[-1].removed) if manifests else (0, {})
     served = number if keeping.serving is None else min(keeping.serving, number)
@@ -62,27 +76,30 @@ def retain(
         if manifest.number >= since_removal
         and (place < keeping.manifests or manifest.number in needed or manifest.number >= served)
     ]
+    since = min([served, *(manifest.number for manifest in kept)])
+    unknown = {each for each in damaged if each >= since}
+    reachable = _reachable(adapters, manifests[-1].routes if manifests else {}, keeping.versions)
+    stay = list(adapters) if unknown else _kept_adapters(kept, adapters, reachable)
+    outlived = {each.router.path for each in manifests if each.router and each.number < since_removal}
     return Retention(
         snapshots=frozenset(kept_snapshots),
-        manifests=frozenset(manifest.number for manifest in kept),
+        manifests=frozenset(unknown | {manifest.number for manifest in kept}),
         routers=frozenset(manifest.router.path for manifest in kept if manifest.router),
         adapters=frozenset(
             adapter.name
-            for adapter in _kept_adapters(kept, adapters, keeping.versions)
+            for adapter in stay
             if adapter.domain not in gone or adapter.version > gone[adapter.domain].version
         ),
+        outlived=frozenset(outlived) if unknown else None,
     )
 
 
-def _kept_adapters(manifests: Sequence[Manifest], adapters: Sequence[Adapter], versions: int) -> list[Adapter]:
+def _kept_adapters(
+    manifests: Sequence[Manifest], adapters: Sequence[Adapter], reachable: Collection[str]
+) -> list[Adapter]:
     named = {route.adapter for manifest in manifests for route in manifest.routes.values()}
     named |= {name for manifest in manifests for name in manifest.withdrawn.values()}
     newest = {adapter.domain: adapter.name for adapter in adapters}
-    accepted: dict[str, list[str]] = {}
-    for adapter in adapters:
-        if adapter.facts.status == "accepted":
-            accepted.setdefault(adapter.domain, []).append(adapter.name)
-    reachable = {name for names in accepted.values() for name in names[-versions:]}
     since = retained_since(list(manifests))
     return [
         adapter
@@ -93,3 +110,18 @@ def _kept_adapters(manifests: Sequence[Manifest], adapters: Sequence[Adapter], v
         or since is None
         or adapter.facts.created_at >= since
     ]
+
+
+def _reachable(adapters: Sequence[Adapter], routes: Mapping[str, Route], versions: int) -> set[str]:
+    """The accepted versions that a rollback may come to: before the one in service, and before the newest, which may
+    serve once a pin has ended."""
+    accepted: dict[str, list[Adapter]] = {}
+    for adapter in adapters:
+        if adapter.facts.status == "accepted":
+            accepted.setdefault(adapter.domain, []).append(adapter)
+    found: set[str] = set()
+    for domain, line in accepted.items():
+        found |= {adapter.name for adapter in line[-versions - 1 :]}
+        if (route := routes.get(domain)) is not None:
+            found |= {adapter.name for adapter in [a for a in line if a.version < route.version][-versions:]}
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from registry.errors import DigestMismatch, RegistryError
+from registry.errors import DigestMismatch, NewerHome, RegistryError
 from registry.records import canonical
 
 _FORMAT = 2
@@ -58,23 +58,32 @@ class Snapshot:
 
     @classmethod
     def read(cls, path: Path, digest: str) -> "Snapshot":
-        """The snapshot in the file; DigestMismatch unless its text has that sha256, FileNotFoundError if absent."""
-        text = path.read_bytes()
+        """The snapshot in the file; DigestMismatch unless its text has that sha256 and is a snapshot's, NewerHome where
+        it is of a later format, RegistryError if it can't be read, FileNotFoundError if absent."""
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise RegistryError(f"{path}: can't be read: {error}; mend the disk") from error
         found = hashlib.sha256(text).hexdigest()
         if found != digest:
-            raise DigestMismatch(f"{path.name}: expected sha256 {digest}, got {found}")
-        content = json.loads(text)
-        if content.get("format") != _FORMAT:
-            raise RegistryError(
-                f"{path}: expected format {_FORMAT}, got {content.get('format')!r}; it is of a newer Anabranch: upgrade"
+            raise DigestMismatch(f"{path}: expected sha256 {digest}, got {found}")
+        try:
+            content = json.loads(text)
+            if content["format"] != _FORMAT:
+                raise NewerHome(
+                    f"{path}: expected format {_FORMAT}, got {content['format']!r}; it is of a newer Anabranch: upgrade"
+                )
+            return cls(
+                number=content["number"],
+                parent=content["parent"],
+                manifest=content["manifest"],
+                manifest_digest=content["manifest_digest"],
+                epoch=Epoch(*content["epoch"]),
+                lineage=content["lineage"],
+                state=content["state"],
+                segments=frozenset(content["segments"]),
             )
-        return cls(
-            number=content["number"],
-            parent=content["parent"],
-            manifest=content["manifest"],
-            manifest_digest=content["manifest_digest"],
-            epoch=Epoch(*content["epoch"]),
-            lineage=content["lineage"],
-            state=content["state"],
-            segments=frozenset(content["segments"]),
-        )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DigestMismatch(f"{path}: expected a snapshot, got a text without one ({error!r})") from error

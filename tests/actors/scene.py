@@ -80,8 +80,14 @@ class MemoryRegistry:
     def adapters(self, domain: str | None = None) -> list[Adapter]:
         return [a for a in self.versions.values() if domain in (None, a.domain)]
 
-    def survey(self) -> tuple[list[Adapter], dict[str, Any]]:
-        return self.adapters(), {}
+    def survey(self, domain: str | None = None) -> tuple[list[Adapter], dict[str, Any]]:
+        return self.adapters(domain), {}
+
+    def numbered(self, domain: str, version: int) -> Adapter | None:
+        return next((a for a in self.adapters(domain) if a.version == version), None)
+
+    def chain(self) -> Any:
+        return SimpleNamespace(damaged={})
 
     def adapter(self, name: str) -> Adapter:
         if name not in self.versions:

@@ -94,6 +94,28 @@ def test_pinned_rows_survive_a_crash_after_they_were_released(two_versions: Hous
     house.check_exact(training([*records_of("alpha", 72), *records_of("beta", 24)]))
 
 
+def test_a_rollback_passes_over_a_damaged_version_and_says_so(two_versions: House) -> None:
+    house = two_versions
+    house.send([*records_of("alpha", 24, start=48), ALPHA])
+    house.learn("alpha", 3)
+    one, two, _ = (adapter.name for adapter in house.registry.adapters("alpha"))
+    (house.registry.root / "adapters" / two / "anabranch.json").write_text("{")
+    for command in (house.coordinator.rollback, house.coordinator.pin):
+        with pytest.raises(UnknownDomain, match=rf"{two} can't be served: .*damaged"):
+            command("alpha", two)
+    manifest = house.coordinator.rollback("alpha")
+    assert manifest.routes["alpha"].adapter == one
+    assert manifest.reason == f"rolled back to {one}; damaged and passed over: {two}"
+
+
+def test_a_rollback_with_nothing_but_damaged_versions_before_names_them(two_versions: House) -> None:
+    house = two_versions
+    one, _ = (adapter.name for adapter in house.registry.adapters("alpha"))
+    (house.registry.root / "adapters" / one / "anabranch.json").write_text("{")
+    with pytest.raises(UnknownDomain, match=rf"no accepted version before v2; damaged and passed over: {one}"):
+        house.coordinator.rollback("alpha")
+
+
 def test_pin_names_a_version(two_versions: House) -> None:
     house = two_versions
     one, two = (adapter.name for adapter in house.registry.adapters("alpha"))

@@ -73,13 +73,30 @@ def test_a_damaged_version_is_named_and_stops_no_other_domain(two_versions: Hous
     house = two_versions
     damaged, served = house.registry.adapters("alpha")
     (damaged.path / "anabranch.json").write_text("{}")
-    house.send([*records_of("alpha", 8, start=48), ALPHA, *records_of("beta", 24, start=24), BETA])
-    house.settle(lambda: house.version("beta") == 2 and house.is_in("alpha", "failed"))
+    house.send([*records_of("alpha", 24, start=48), ALPHA, *records_of("beta", 24, start=24), BETA])
+    house.settle(lambda: house.version("beta") == 2 and house.version("alpha") == 3)
     status = house.status()
     assert damaged.name in str(status.trouble) and "restore it" in str(status.trouble) and in_one_line(status.trouble)
     alpha, beta = status.domains
-    assert ([each.name for each in alpha.versions], alpha.version) == ([served.name], served.name)
+    assert [each.name for each in alpha.versions] == [served.name, alpha.version], "its own domain goes on as well"
     assert (beta.state, beta.detail) == ("published", beta.version)
+
+
+def test_a_damaged_version_that_is_to_be_published_fails_its_own_domain_alone(two_versions: House) -> None:
+    house = two_versions
+    add = house.registry.add_adapter
+
+    def damage(*arguments: Any) -> Any:
+        added = add(*arguments)
+        if added.domain == "alpha":
+            (added.path / "anabranch.json").write_text("{}")
+        return added
+
+    house.registry.add_adapter = damage  # type: ignore[method-assign]
+    house.send([*records_of("alpha", 24, start=48), ALPHA, *records_of("beta", 24, start=24), BETA])
+    house.settle(lambda: house.version("beta") == 2 and house.is_in("alpha", "failed"))
+    alpha, _ = house.status().domains
+    assert "alpha@v3" in alpha.detail and "restore it" in alpha.detail
 
 
 def test_a_domain_in_service_has_not_failed_because_nothing_could_be_pruned(

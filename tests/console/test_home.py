@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from configs.loader import load
 from console.cli import app
 from learning.statistics import Statistics
 from registry.manifest import BaseRevision
+from registry.records import sealed
 from registry.registry import Registry
 from streaming.embedded_log import EmbeddedLog, LogEntry
 from streaming.source import TopicPartition
@@ -156,6 +158,39 @@ def test_damage_is_found_wherever_it_is(home: Path, part: str) -> None:
     assert lines and all(str(home) in line for line in lines)
 
 
+@pytest.mark.parametrize("name", ["epoch.json", "lineage.json"])
+def test_a_changed_byte_of_the_homes_own_names_is_found(home: Path, name: str) -> None:
+    path = home / "registry" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:12] + bytes([content[12] ^ 1]) + content[13:])
+    assert any(name in line for line in faults(home))
+
+
+def test_a_head_of_another_home_is_refused_in_a_line_that_names_both(home: Path, tmp_path: Path) -> None:
+    other = Registry(tmp_path / "other")
+    head = home / "registry" / "head.json"
+    head.write_bytes((other.root / "head.json").read_bytes())
+    lineage = Registry(builders.registry_root(home)).lineage
+    (line,) = [line for line in faults(home) if "head.json" in line]
+    assert lineage in line and other.lineage in line
+    assert lineage in refused("take-log", home, "anabranch")
+    assert "in force are snapshot 3" in well("back", home, "--to", "3")
+    assert faults(home) == []
+
+
+@pytest.mark.parametrize("command", [["check"], ["back"], ["take-log", "anabranch"]])
+def test_a_home_of_a_later_version_is_refused_in_one_line(home: Path, command: list[str]) -> None:
+    path = home / "registry" / "head.json"
+    content = json.loads(path.read_bytes())
+    del content["sha256"]
+    path.write_bytes(sealed({**content, "format": 3}, "head.json"))
+    name, *rest = command
+    before = everything(home)
+    lines = faults(home) if name == "check" else [refused(name, home, *rest)]
+    assert len(lines) == 1 and "got 3; it is of a newer Anabranch: upgrade" in lines[0]
+    assert {each: content for each, content in everything(home).items() if each in before} == before
+
+
 def test_a_spool_that_does_not_follow_is_a_fault_until_it_is_read_again(home: Path) -> None:
     folder = builders.spool_path(load("demo", [f"home={home}", "ingest.spool_folder=null"]), 0).parent
     spool = Spool(folder / "ingest-0.sqlite")
@@ -234,6 +269,25 @@ def test_going_back_to_a_snapshot_says_so_and_numbers_go_on(home: Path) -> None:
     assert life.router.observed() == {P0: 3}
     life.end()
     assert "99" in refused("back", home, "--to", "99")
+
+
+def test_what_is_not_whole_is_passed_over_with_a_word_and_refused_by_number(home: Path) -> None:
+    registry = Registry(builders.registry_root(home))
+    first, second = registry.snapshot(1), registry.snapshot(2)
+    assert first is not None and second is not None
+    path = registry.segments.path(next(iter(second.segments - first.segments)))
+    path.write_bytes(path.read_bytes()[:-1] + b"#")
+    before = everything(home)
+    line = refused("back", home, "--to", "2")
+    assert "snapshot 2 is not whole" in line and path.name in line
+    assert {each: content for each, content in everything(home).items() if each in before} == before
+    passed_over, in_force, *_ = well("back", home).splitlines()
+    assert passed_over.startswith("passed over: snapshot 2") and path.name[:16] in passed_over
+    assert "in force are snapshot 1" in in_force
+    life = Life(home)
+    life.count("ships")
+    life.end()
+    assert registry.head().snapshot == 4, "numbers go on"
 
 
 def test_another_log_is_taken_by_name(home: Path) -> None:

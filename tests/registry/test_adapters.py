@@ -11,7 +11,8 @@ import pytest
 import safetensors.numpy
 
 from registry.adapters import Adapter
-from registry.errors import DigestMismatch, RegistryError, UnknownAdapter
+from registry.errors import DigestMismatch, NewerHome, RegistryError, UnknownAdapter
+from registry.records import sealed
 from registry.registry import Registry
 from tests.registry.conftest import facts_of, peft_folder
 
@@ -123,12 +124,53 @@ def test_verify_finds_one_changed_byte(add: Callable[..., Adapter]) -> None:
         adapter.verify()
 
 
-@pytest.mark.parametrize("damage", ["{", "", '{"format": 2}'])
+@pytest.mark.parametrize("damage", ["{", "", '{"format": 2}', "[]"])
 def test_damaged_facts_are_named(registry: Registry, add: Callable[..., Adapter], damage: str) -> None:
     adapter = add("news")
     (adapter.path / "anabranch.json").write_text(damage)
     with pytest.raises(DigestMismatch, match=r"anabranch\.json is damaged"):
         registry.adapter(adapter.name)
+
+
+def test_any_changed_byte_of_the_facts_is_found(registry: Registry, add: Callable[..., Adapter]) -> None:
+    adapter = add("news", figures={"loss": math.nan})
+    path = adapter.path / "anabranch.json"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(DigestMismatch, match=r"anabranch\.json is damaged"):
+            Registry(registry.root).adapter(adapter.name)
+    path.write_bytes(content)
+    assert Registry(registry.root).adapter(adapter.name).name == adapter.name
+
+
+def test_facts_of_a_later_format_are_refused_in_one_line(registry: Registry, add: Callable[..., Adapter]) -> None:
+    adapter = add("news")
+    path = adapter.path / "anabranch.json"
+    content = json.loads(path.read_bytes())
+    del content["sha256"]
+    path.write_bytes(sealed({**content, "format": 3, "more": []}, "anabranch.json"))
+    with pytest.raises(NewerHome, match=r"expected format 2, got 3; it is of a newer Anabranch: upgrade"):
+        registry.adapter(adapter.name)
+    assert registry.survey()[1].keys() == {adapter.name}
+
+
+def test_one_old_damaged_version_stops_neither_its_successors_nor_looking_them_up(
+    registry: Registry, add: Callable[..., Adapter]
+) -> None:
+    damaged, two = add("news", 1), add("news", 2)
+    (damaged.path / "anabranch.json").write_text("{")
+    three = add("news", 3)
+    assert registry.numbered("news", 2) == two and registry.numbered("news", 3) == three
+    assert registry.numbered("news", 4) is None and registry.numbered("new", 1) is None
+    assert [adapter.version for adapter in registry.survey("news")[0]] == [2, 3]
+    # Itself it can be neither read nor added again, and its number stays given.
+    with pytest.raises(DigestMismatch, match="damaged"):
+        registry.numbered("news", 1)
+    with pytest.raises(DigestMismatch, match="damaged"):
+        add("news", 1)
+    (three.path / "anabranch.json").write_text("{")
+    assert registry.newest_version("news") == 3
 
 
 def test_facts_of_another_adapter_are_refused(registry: Registry, add: Callable[..., Adapter]) -> None:

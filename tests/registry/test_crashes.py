@@ -146,6 +146,58 @@ class TestAtEveryCall:
 
         assert at_every_call(tmp_path, prune, check, power=power, prepare=publish) > 12
 
+    def test_going_back(self, tmp_path: Path, power: bool) -> None:
+        """Three snapshots, the second damaged; the third or the first is in force, and numbers go on from there."""
+
+        def publish(root: Path) -> None:
+            registry = Registry(root)
+            commit(registry, None, 1)
+            second = registry.head()
+            commit(registry, next_manifest(registry.current()))
+            (root / "snapshots" / f"000002-{second.snapshot_digest}.json").write_bytes(b"{")
+
+        def back(root: Path) -> None:
+            registry = Registry(root)
+            if registry.head().snapshot == 3:
+                assert registry.go_back()[0].number == 1
+
+        def check(root: Path, finished: bool) -> None:
+            registry = Registry(root, writer=True)
+            head = registry.head()
+            assert (head.snapshot, head.manifest) in ([(1, 1)] if finished else [(1, 1), (3, 2)])
+            assert (head.issued, head.issued_snapshot) == (2, 3)
+            check_whole(registry)
+            back(root)
+            commit(registry, next_manifest(registry.current(), number=registry.next_number()), 3)
+            assert (registry.head().snapshot, registry.head().manifest) == (4, 3)
+            check_state(Registry(root), 3)
+
+        assert at_every_call(tmp_path, back, check, power=power, prepare=publish) > 5
+
+    def test_prune_around_damage(self, tmp_path: Path, power: bool) -> None:
+        """An old manifest and an old root are damaged: what is before them and kept stays whole at every call."""
+
+        def publish(root: Path) -> None:
+            registry = Registry(root)
+            for number in range(2, 6):
+                commit(registry, next_manifest(registry.manifest(number - 1)))
+            (root / "manifests" / "000004.json").write_bytes(b"{")
+            next((root / "snapshots").glob("000004*")).write_bytes(b"{")
+
+        def prune(root: Path) -> None:
+            Registry(root).prune(2, 1, 1)
+
+        def check(root: Path, finished: bool) -> None:
+            registry = Registry(root, writer=True)
+            prune(root)
+            for folder in ("snapshots", "manifests"):
+                assert sorted(path.name[:6] for path in (root / folder).iterdir()) == ["000003", "000004", "000005"]
+            check_state(registry, 5)
+            assert registry.go_back()[0].number == 3
+            check_state(registry, 3)
+
+        assert at_every_call(tmp_path, prune, check, power=power, prepare=publish) > 5
+
 
 def test_what_a_second_attempt_returns_is_durable(tmp_path: Path) -> None:
     """A process dies anywhere, the next one repeats its work and returns, then the power fails: nothing is lost."""
@@ -197,7 +249,16 @@ def test_what_returns_is_durable(tmp_path: Path) -> None:
     assert check_whole(registry) == 1
 
 
-def fail_at_every_call(tmp_path: Path, action: Callable[[Registry], Any], check: Callable[[Registry], None]) -> int:
+def check_action_done(registry: Registry) -> None:
+    assert check_whole(registry) == 2
+
+
+def fail_at_every_call(
+    tmp_path: Path,
+    action: Callable[[Registry], Any],
+    check: Callable[[Registry], None],
+    check_done: Callable[[Registry], None] = check_action_done,
+) -> int:
     """One call after another fails and the process goes on: each with a full disk, then with one that can't write."""
     prepared(tmp_path / "prepared", tmp_path / "trained")
     for fails_at in range(1, 1000):
@@ -222,12 +283,8 @@ def fail_at_every_call(tmp_path: Path, action: Callable[[Registry], Any], check:
             if (registry.root / "staging").exists():
                 Registry(root, writer=True)
             machine.run(lambda registry=registry: action(registry))
-            check_action_done(registry)
+            check_done(registry)
     raise AssertionError("the action never ended")
-
-
-def check_action_done(registry: Registry) -> None:
-    assert check_whole(registry) == 2
 
 
 class TestADiskThatFails:
@@ -271,6 +328,22 @@ class TestADiskThatFails:
                 commit(registry, next_manifest(current))
 
         assert fail_at_every_call(tmp_path, act, lambda registry: None) > 12
+
+    def test_going_back(self, tmp_path: Path) -> None:
+        def act(registry: Registry) -> None:
+            if registry.head().issued_snapshot == 1:
+                commit(registry, next_manifest(registry.current()))
+            if registry.head().snapshot == 2:
+                assert registry.go_back()[0].number == 1
+            if registry.head().snapshot == 1:
+                commit(registry, next_manifest(registry.current(), number=3), 3)
+
+        def check(registry: Registry) -> None:
+            head = registry.head()
+            assert (head.snapshot, head.manifest) in [(1, 1), (2, 2), (3, 3)]
+            check_state(registry, head.manifest)
+
+        assert fail_at_every_call(tmp_path, act, check, lambda registry: check_state(registry, 3)) > 12
 
 
 @pytest.mark.slow

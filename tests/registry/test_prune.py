@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from registry.adapters import Adapter
-from registry.errors import RegistryError, UnknownAdapter, UnknownManifest
+from registry.errors import DamagedSnapshot, RegistryError, UnknownAdapter, UnknownManifest
 from registry.manifest import Manifest, Tombstone
 from registry.pruning import Pruning
 from registry.registry import Registry
@@ -69,11 +69,37 @@ def test_a_rollback_reaches_back_in_each_domain_however_much_others_publish(
     for _ in range(12):
         publish(busy)
     registry.prune(keep_snapshots=1, keep_manifests=2, keep_versions=3)
-    assert [adapter.version for adapter in registry.adapters("news")] == [4, 5, 6]
+    assert [adapter.version for adapter in registry.adapters("news")] == [3, 4, 5, 6], "three beside the one in service"
     for version in range(7, 10):
         add("news", version, status="rejected", created_at=START)
     registry.prune(keep_snapshots=1, keep_manifests=2, keep_versions=3)
-    assert [adapter.version for adapter in registry.adapters("news")] == [4, 5, 6, 9], "rejected ones count for nothing"
+    kept = [adapter.version for adapter in registry.adapters("news")]
+    assert kept == [3, 4, 5, 6, 9], "rejected ones count for nothing"
+
+
+def test_a_rollback_reaches_back_before_a_pinned_version_and_nothing_that_may_serve_after_it_is_lost(
+    registry: Registry, six: list[Manifest], add: Add
+) -> None:
+    """Version 3 of six is pinned: one may go back to 2, and after the pin's end from 6 to 5."""
+    pinned = six[2].routes["news"].model_copy(update={"pinned": True})
+    rolled = commit(registry, next_manifest(six[-1], routes={**six[-1].routes, "news": pinned}))
+    registry.prune(**KEEP_ONE)
+    assert [adapter.version for adapter in registry.adapters("news")] == [2, 3, 5, 6]
+    # What is learned while the pin holds is reached too, and keeps what is before the pinned one.
+    newest = add("news", 7, created_at=START)
+    registry.prune(**KEEP_ONE)
+    assert [adapter.version for adapter in registry.adapters("news")] == [2, 3, 6, 7]
+    commit(registry, next_manifest(rolled, newest))
+    registry.prune(**KEEP_ONE)
+    assert [adapter.version for adapter in registry.adapters("news")] == [6, 7]
+
+
+def test_a_domain_that_is_not_in_service_keeps_as_many(registry: Registry, publish: Publish, add: Add) -> None:
+    """Its first versions could not be loaded, or it is to be published yet."""
+    waiting = [add("law", version, created_at=START) for version in range(1, 6)]
+    publish(add("news"), withdrawn={"law": waiting[-1].name})
+    registry.prune(keep_snapshots=1, keep_manifests=1, keep_versions=2)
+    assert [adapter.version for adapter in registry.adapters("law")] == [3, 4, 5]
 
 
 def test_what_waits_to_be_put_in_service_stays_while_a_manifest_says_so(
@@ -167,7 +193,7 @@ def test_a_rollback_keeps_its_old_adapter_and_router(registry: Registry, six: li
     registry.prune(**KEEP_ONE)
     assert registry.weights(current) == b"weights 1"
     registry.adapter(current.routes["news"].adapter).verify()
-    assert [adapter.version for adapter in registry.adapters("news")] == [1, 6]
+    assert [adapter.version for adapter in registry.adapters("news")] == [1, 5, 6]
 
 
 def test_each_domains_newest_version_stays_so_that_numbers_are_not_given_twice(
@@ -175,7 +201,7 @@ def test_each_domains_newest_version_stays_so_that_numbers_are_not_given_twice(
 ) -> None:
     add("news", 7, status="rejected")
     registry.prune(**KEEP_ONE)
-    assert [adapter.version for adapter in registry.adapters("news")] == [6, 7]
+    assert [adapter.version for adapter in registry.adapters("news")] == [5, 6, 7]
 
 
 def test_rejected_versions_stay_with_their_figures_as_long_as_manifests_of_their_time(
@@ -211,4 +237,81 @@ def test_an_adapter_that_can_not_be_read_stays_and_keeps_nothing_else(registry: 
     damaged, *_ = registry.adapters("news")
     (damaged.path / "anabranch.json").write_bytes(b"")
     registry.prune(**KEEP_ONE)
-    assert names(registry, "adapters") == sorted([damaged.name, *(route.adapter for route in six[-1].routes.values())])
+    kept = [damaged.name, six[-2].routes["news"].adapter, *(route.adapter for route in six[-1].routes.values())]
+    assert names(registry, "adapters") == sorted(kept)
+
+
+class TestDamage:
+    """What is damaged before what is in force stops nothing; in what is in force it stops everything."""
+
+    @pytest.fixture
+    def files(self, registry: Registry, six: list[Manifest]) -> set[str]:
+        return {str(path) for path in registry.root.rglob("*") if path.is_file()}
+
+    def test_of_an_old_manifest_lets_the_rest_be_pruned(self, registry: Registry, six: list[Manifest]) -> None:
+        path = registry.root / "manifests" / "000004.json"
+        path.write_bytes(path.read_bytes().replace(b"a test", b"a jest"))
+        assert registry.manifests() == six[4:], "the chain ends there"
+        (number,) = registry.chain().damaged
+        assert number == 4 and "000004.json: expected sha256" in str(registry.chain().damaged[4])
+        # A replica still serves 3, and nobody can tell what 4 named.
+        registry.prune(**KEEP_ONE, serving=3)
+        assert names(registry, "manifests") == [f"00000{number}.json" for number in (3, 4, 5, 6)]
+        assert names(registry, "snapshots")[0].startswith("000006") and len(names(registry, "snapshots")) == 1
+        assert len(list(registry.segments.names())) == 1
+        assert len(registry.adapters("news")) == 6 and len(names(registry, "routers")) == 6
+        assert registry.manifest(3) == six[2]
+        with pytest.raises(UnknownManifest, match=r"manifest 4: .*expected sha256.*restore"):
+            registry.manifest(4)
+        # Once its time is past it goes with the rest.
+        registry.prune(**KEEP_ONE, serving=5)
+        assert names(registry, "manifests") == ["000005.json", "000006.json"]
+        assert [adapter.version for adapter in registry.adapters("news")] == [5, 6]
+        assert len(names(registry, "routers")) == 2
+
+    def test_of_an_old_manifest_keeps_those_that_snapshots_before_it_stand_with(
+        self, registry: Registry, six: list[Manifest]
+    ) -> None:
+        (registry.root / "manifests" / "000005.json").write_bytes(b"{")
+        registry.prune(keep_snapshots=4, keep_manifests=1, keep_versions=1)
+        assert names(registry, "manifests") == [f"00000{number}.json" for number in (3, 4, 5, 6)]
+        back, (passed_over,) = registry.go_back()
+        assert back.number == 4 and registry.current() == six[3]
+        assert "snapshot 5 is not whole" in passed_over and "000005.json" in passed_over
+
+    @pytest.mark.parametrize("number", [5, 8])
+    def test_of_an_old_manifest_keeps_nothing_of_a_removed_domain(
+        self, registry: Registry, six: list[Manifest], publish: Publish, number: int
+    ) -> None:
+        removed = {"news": Tombstone(version=6, manifest=7)}
+        gone = commit(registry, next_manifest(six[-1], routes={"sport": six[-1].routes["sport"]}, removed=removed))
+        for _ in range(2):
+            gone = publish(removed=removed)
+        (registry.root / "manifests" / f"{number:06d}.json").write_bytes(b"{")
+        registry.prune(keep_snapshots=9, keep_manifests=9, keep_versions=9)
+        assert names(registry, "manifests") == ["000007.json", "000008.json", "000009.json"]
+        assert registry.adapters("news") == [] and len(names(registry, "routers")) == 3
+        assert registry.current() == gone
+
+    def test_of_an_old_snapshot_keeps_those_before_it(self, registry: Registry, six: list[Manifest]) -> None:
+        damaged = next((registry.root / "snapshots").glob("000005*"))
+        damaged.write_bytes(b"{")
+        registry.prune(keep_snapshots=3, keep_manifests=3, keep_versions=1)
+        assert [name[:6] for name in names(registry, "snapshots")] == ["000003", "000004", "000005", "000006"]
+        back, passed_over = registry.go_back()
+        assert back.number == 4 and len(passed_over) == 1 and damaged.name in passed_over[0]
+
+    @pytest.mark.parametrize("what", ["head.json", "snapshots/000006*", "manifests/000006.json"])
+    @pytest.mark.parametrize("how", ["flipped", "gone"])
+    def test_of_what_is_in_force_removes_nothing(
+        self, registry: Registry, files: set[str], what: str, how: str
+    ) -> None:
+        (path,) = registry.root.glob(what)
+        content = path.read_bytes()
+        path.unlink()
+        if how == "flipped":
+            path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+        with pytest.raises(DamagedSnapshot, match="anabranch home back"):
+            registry.prune(**KEEP_ONE)
+        path.write_bytes(content)
+        assert {str(path) for path in registry.root.rglob("*") if path.is_file()} == files

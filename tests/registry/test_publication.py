@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from registry.errors import (
     CommitConflict,
     DamagedSnapshot,
     DigestMismatch,
+    NewerHome,
     OldHome,
     RegistryError,
     StaleWriter,
@@ -20,6 +22,7 @@ from registry.errors import (
     UnknownSegment,
 )
 from registry.manifest import Manifest, Route, RouterRef, Tombstone
+from registry.records import canonical, sealed
 from registry.registry import Registry
 from tests.registry.conftest import check_state, commit, next_manifest, run_of
 
@@ -246,7 +249,7 @@ class TestDamage:
         for ask in (registry.head, registry.current, registry.snapshot, registry.prune):
             with pytest.raises(DamagedSnapshot, match=r"head.json: expected .*anabranch home back"):
                 ask()
-        back = registry.go_back(2)
+        back, _ = registry.go_back(2)
         assert (back.number, registry.current(), registry.next_number()) == (2, two[1], 3)
 
     @pytest.mark.parametrize("what", ["cut", "flipped", "gone"])
@@ -261,16 +264,131 @@ class TestDamage:
         first, second = two
         stale = run_of(registry)
         damage(root_file(registry), "cut")
-        back = registry.go_back()
-        assert (back.number, registry.current()) == (1, first)
+        back, passed_over = registry.go_back()
+        assert (back.number, registry.current(), passed_over) == (1, first, [])
         check_state(registry, 1)
         with pytest.raises(StaleWriter):
             commit(registry, None, 2, epoch=stale)
+        assert registry.next_number() == 3
         third = publish(add("law"), number=registry.next_number())
+        assert registry.head().snapshot == 3, "nor of snapshots"
+        with pytest.raises(UnknownManifest, match=r"kept are \[1, 3\]"):
+            registry.snapshot(2)
         assert (third.number, third.parent, registry.manifests()) == (3, 1, [first, third])
-        with pytest.raises(UnknownManifest):
-            registry.manifest(4)
+        for number in (second.number, 4):
+            with pytest.raises(UnknownManifest):
+                registry.manifest(number)
         assert second not in registry.manifests()
+
+    def test_numbers_are_not_given_twice_either_where_the_head_is_lost_after_going_back(
+        self, registry: Registry, add: Add, publish: Publish, two: tuple[Manifest, Manifest]
+    ) -> None:
+        commit(registry, None, 9)
+        registry.go_back(1)
+        damage(registry.root / "head.json", "flipped")
+        registry.go_back(1)
+        assert (registry.current(), registry.next_number()) == (two[0], 3)
+        law = add("law")
+        manifest = next_manifest(two[0], law, number=3)
+        head = registry.head()
+        assert commit(registry, manifest, parent=head.snapshot_digest).number == 3
+        assert registry.head().snapshot == 4
+        # An interrupted caller repeats it.
+        assert commit(registry, manifest, parent=head.snapshot_digest).number == 3
+        assert registry.head().snapshot == 4
+
+    @pytest.mark.parametrize("number", [1, 3])
+    @pytest.mark.parametrize("part", ["snapshot", "segment", "manifest", "weights", "adapter", "facts"])
+    def test_going_back_passes_over_what_is_not_whole(
+        self, registry: Registry, add: Add, publish: Publish, part: str, number: int
+    ) -> None:
+        """Of four snapshots the third, or the first, has something damaged that it alone needs."""
+        for domain in ("news", "sport", "law", "birds"):
+            route = (adapter := add(domain)).route()
+            publish(adapter, routes={domain: route})
+        manifest, snapshot = registry.manifest(number), registry.snapshot(number)
+        assert snapshot is not None and manifest.router is not None
+        (route,) = manifest.routes.values()
+        path = {
+            "snapshot": next(registry.root.glob(f"snapshots/{number:06d}*")),
+            "segment": registry.segments.path(next(iter(snapshot.segments))),
+            "manifest": registry.root / f"manifests/{number:06d}.json",
+            "weights": registry.root / manifest.router.path,
+            "adapter": registry.root / "adapters" / route.adapter / "adapter_model.safetensors",
+            "facts": registry.root / "adapters" / route.adapter / "anabranch.json",
+        }[part]
+        damage(path, "flipped")
+        named = route.adapter if part in ("adapter", "facts") else path.name
+        before = (registry.head(), registry.epoch())
+        with pytest.raises(RegistryError, match="no whole snapshot") as refused:
+            registry.go_back(number)
+        assert named in str(refused.value) and f"snapshot {number} is not whole" in str(refused.value)
+        assert "\n" not in str(refused.value) and (registry.head(), registry.epoch()) == before
+        back, passed_over = registry.go_back()
+        if number == 3:
+            assert back.number == 2 and len(passed_over) == 1 and named in passed_over[0]
+        else:
+            assert back.number == 3 and passed_over == []
+        check_state(registry, back.number)
+
+    def test_going_back_goes_beyond_what_is_damaged_and_what_is_lost(
+        self, registry: Registry, publish: Publish
+    ) -> None:
+        for _ in range(5):
+            publish()
+        for number, how in ((4, "cut"), (3, "gone"), (2, "flipped")):
+            damage(next(registry.root.glob(f"snapshots/{number:06d}*")), how)
+        back, passed_over = registry.go_back()
+        assert back.number == 1
+        assert [line[:10] for line in passed_over] == ["snapshot 4", "snapshot 2"]
+
+    @pytest.mark.parametrize("what", ["head", "snapshot"])
+    def test_what_is_another_homes_is_refused_in_a_line_that_names_both(
+        self, registry: Registry, two: tuple[Manifest, Manifest], tmp_path: Path, what: str
+    ) -> None:
+        other = Registry(tmp_path / "other")
+        commit(other, next_manifest(None))
+        if what == "head":
+            (registry.root / "head.json").write_bytes((other.root / "head.json").read_bytes())
+        else:
+            # All of its files, but for its name.
+            for path in [each for each in other.root.rglob("*.json") if each.name != "lineage.json"]:
+                target = registry.root / path.relative_to(other.root)
+                text = path.read_bytes()
+                if path.name == "head.json":
+                    text = other.head().to_bytes(registry.lineage)
+                target.write_bytes(text)
+        with pytest.raises(DamagedSnapshot) as refused:
+            registry.snapshot()
+        for name in (registry.lineage, other.lineage, "anabranch home back"):
+            assert name in str(refused.value)
+        assert "\n" not in str(refused.value)
+        if what == "head":
+            assert registry.go_back(2)[0].number == 2 and registry.current() == two[1]
+
+    @pytest.mark.parametrize("what", ["head", "snapshot"])
+    def test_what_a_later_version_wrote_is_refused_in_one_line(
+        self, registry: Registry, two: tuple[Manifest, Manifest], what: str
+    ) -> None:
+        head = registry.head()
+        if what == "head":
+            content = json.loads((registry.root / "head.json").read_bytes())
+            del content["sha256"]
+            later = sealed({**content, "format": 3, "more": []}, "head.json")
+        else:
+            text = canonical({**json.loads(root_file(registry).read_bytes()), "format": 3}, "a snapshot")
+            digest = hashlib.sha256(text).hexdigest()
+            (registry.root / "snapshots" / f"000002-{digest}.json").write_bytes(text)
+            later = replace(head, snapshot_digest=digest).to_bytes(registry.lineage)
+        (registry.root / "head.json").write_bytes(later)
+        with pytest.raises(NewerHome, match=r"got 3; it is of a newer Anabranch: upgrade") as refused:
+            Registry(registry.root).snapshot()
+        assert "\n" not in str(refused.value)
+        with pytest.raises(NewerHome):
+            registry.prune(1, 1, 1)
+        if what == "head":
+            with pytest.raises(NewerHome):
+                registry.go_back()
 
     def test_there_may_be_nothing_to_go_back_to(self, registry: Registry, publish: Publish) -> None:
         with pytest.raises(RegistryError, match="there is no whole snapshot before"):
@@ -338,3 +456,22 @@ def test_homes_of_the_first_version_are_refused_in_one_line(tmp_path: Path, left
         Registry(tmp_path / "registry")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "registry" / "lineage.json").exists(), "nothing was touched"
+
+
+def test_homes_whose_heads_name_no_format_are_refused_in_one_line(registry: Registry, publish: Publish) -> None:
+    publish()
+    (registry.root / "head.json").write_bytes(sealed(asdict(registry.head()), "head.json"))
+    with pytest.raises(OldHome, match=r"homes are of format 1, this one reads format 2.*begin a new home") as refused:
+        Registry(registry.root)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"counter": 0, "name": "x"}, {"counter": "1", "name": "x"}, {"counter": 2}])
+def test_an_epoch_that_names_no_run_is_refused(
+    registry: Registry, publish: Publish, content: dict[str, object]
+) -> None:
+    current, run = publish(), run_of(registry)
+    (registry.root / "epoch.json").write_bytes(sealed(content, "epoch.json"))
+    for ask in (registry.epoch, registry.begin_epoch, lambda: commit(registry, next_manifest(current), epoch=run)):
+        with pytest.raises(DigestMismatch, match=r"epoch.json: expected a run's counter and name"):
+            ask()

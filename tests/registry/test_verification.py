@@ -66,7 +66,7 @@ def writer(tmp_path: Path) -> Writer:
 
 
 def files(root: Path) -> list[Path]:
-    return [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in ("lock", "epoch.json")]
+    return [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "lock"]
 
 
 def test_every_file_and_any_byte_of_it_counts(writer: Writer, tmp_path: Path) -> None:
@@ -74,13 +74,14 @@ def test_every_file_and_any_byte_of_it_counts(writer: Writer, tmp_path: Path) ->
     kinds = set()
     for path in files(root):
         content = path.read_bytes()
-        for place in (0, len(content) // 2, len(content) - 2):
+        for place in sorted({*range(0, len(content), max(len(content) // 16, 1)), len(content) - 1}):
             path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
             lines = _told(root)
             assert lines and not any("\n" in line for line in lines), f"byte {place} of {path}"
         path.write_bytes(content)
         kinds.add(path.relative_to(root).parts[0])
-    assert kinds == {"head.json", "lineage.json", "snapshots", "segments", "manifests", "routers", "adapters"}
+    folders = {"snapshots", "segments", "manifests", "routers", "adapters"}
+    assert kinds == {"head.json", "lineage.json", "epoch.json", *folders}
     assert _told(root) == []
 
 
@@ -88,10 +89,9 @@ def test_every_file_has_to_be_there(writer: Writer, tmp_path: Path) -> None:
     root = writer.registry.root
     for path in files(root):
         path.rename(tmp_path / "away")
-        # Of these, one that is not there may have been pruned.
-        in_force = {"snapshots": "000006", "manifests": "000003"}.get(path.parent.name, "")
-        before = not path.name.startswith(in_force)
-        assert _told(root) or before, f"{path} is gone, and nobody says so"
+        # Of these, one that is not there may have been pruned; and where no run has begun, the next is the first.
+        before = path.parent.name == "snapshots" and not path.name.startswith("000006")
+        assert _told(root) or before or path.name == "epoch.json", f"{path} is gone, and nobody says so"
         (tmp_path / "away").rename(path)
 
 
@@ -119,6 +119,30 @@ def test_a_line_that_was_left_is_no_fault(writer: Writer) -> None:
     assert any("anabranch home back" in line for line in verify(writer.registry))
     writer.registry.go_back()
     assert verify(writer.registry) == []
+
+
+def test_damage_before_what_is_in_force_is_said_where_it_is(writer: Writer) -> None:
+    """An old manifest whose blanks have changed, and what an old one alone routes to."""
+    registry = writer.registry
+    old = registry.root / "manifests" / "000002.json"
+    content = old.read_bytes()
+    old.write_bytes(content.replace(b"\n ", b"\n\t", 1))
+    lines = verify(registry)
+    assert all("000002.json: expected sha256" in line for line in lines) and any("restore" in line for line in lines)
+    old.write_bytes(content)
+    route = registry.manifests()[0].routes["news"]
+    assert route.adapter not in {each.adapter for each in registry.manifests()[-1].routes.values()}
+    shutil.rmtree(registry.root / "adapters" / route.adapter)
+    (line,) = verify(registry)
+    assert route.adapter in line
+
+
+def test_the_rest_is_read_also_where_the_head_is_damaged(writer: Writer) -> None:
+    root = writer.registry.root
+    (root / "head.json").write_bytes(b"{")
+    next(root.glob("adapters/sport@*/adapter_config.json")).write_bytes(b"{}")
+    head, adapter = verify(writer.registry)
+    assert "head.json" in head and "sport@v1" in adapter
 
 
 # -- backup -----------------------------------------------------------------------------------------------------------
@@ -209,3 +233,24 @@ def test_a_backup_of_a_damaged_registry_says_so_and_keeps_the_rest(writer: Write
     (line,) = back_up(writer.registry, tmp_path / "copy")
     assert "sport@v1" in line
     assert Registry(tmp_path / "copy").head() == writer.registry.head()
+
+
+def test_a_damaged_old_manifest_does_not_stop_a_backup_and_is_said(writer: Writer, tmp_path: Path) -> None:
+    registry = writer.registry
+    (registry.root / "manifests" / "000002.json").write_bytes(b"damaged")
+    (line,) = back_up(registry, tmp_path / "copy")
+    assert "000002.json" in line and "left out" in line
+    copy = Registry(tmp_path / "copy")
+    assert copy.current() == registry.current() and len(copy.manifests()) == 1
+    again = Writer(tmp_path / "copy", tmp_path / "trained-again")
+    again.publish("third")
+    assert verify(again.registry) == []
+
+
+def test_the_numbers_of_damaged_versions_stay_given_in_a_backup(writer: Writer, tmp_path: Path) -> None:
+    registry = writer.registry
+    folder = peft_folder(tmp_path / "trained" / "news3", seed=3)
+    adapter = registry.add_adapter("news", 3, folder, facts_of("news", 3, status="rejected"))
+    (adapter.path / "anabranch.json").write_bytes(b"{")
+    (line,) = back_up(registry, tmp_path / "copy")
+    assert adapter.name in line and Registry(tmp_path / "copy").newest_version("news") == 3

@@ -1,0 +1,138 @@
+"""What led to what is in force: snapshots by their parents, and manifests by theirs, as far as they are kept.
+
+Each is compared with the digest by which its successor, or its name, knows it. A damaged one ends neither line: what it
+followed can't be told by digest any more, so what is older is found by its number. What this module does not know: what
+is still needed, and whether what a snapshot names is whole.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from registry.errors import DigestMismatch, RegistryError
+from registry.layout import Layout, SnapshotName
+from registry.manifest import Manifest
+from registry.snapshots import Snapshot
+
+
+class Link(NamedTuple):
+    """One root of a line: what its file holds, or why that can't be believed."""
+
+    name: SnapshotName
+    found: Snapshot | RegistryError
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Manifests, oldest first."""
+
+    manifests: list[Manifest]
+    """The one in force and those before it, each by the digest that its successor names."""
+    below: list[Manifest]
+    """Older than one that is damaged or gone, so by number alone: some may be of a line that was left."""
+    damaged: dict[int, RegistryError]
+    """What is wrong with those that can't be believed, by number."""
+
+
+class History:
+    """The roots and manifests of one registry, read anew at each call."""
+
+    def __init__(self, layout: Layout, lineage: str) -> None:
+        self._layout, self._lineage = layout, lineage
+
+    def snapshot(self, name: SnapshotName) -> Snapshot:
+        """The snapshot in the root of that name; raises as `Snapshot.read` does, and DigestMismatch, naming both, where
+        it is another home's."""
+        path = self._layout.snapshot(*name)
+        snapshot = Snapshot.read(path, name.digest)
+        if snapshot.lineage != self._lineage:
+            raise DigestMismatch(
+                f"{path}: expected a snapshot of home {self._lineage}, got one of home {snapshot.lineage}"
+            )
+        return snapshot
+
+    def line(self, digest: str, below: int, *, beyond_gaps: bool = True) -> Iterator[Link]:
+        """The snapshot of that digest and those it descends from, newest first; all numbers are below `below`.
+
+        After a damaged one comes the newest older one by number. One whose file is gone was pruned or lost: with
+        `beyond_gaps` the same is done there, else the line ends.
+        """
+        names = {name.digest: name for name in self._layout.snapshot_names()}
+        wanted: str | None = digest
+        while wanted != "":
+            name = names.get(wanted) if wanted is not None else None
+            if name is None or name.number >= below:
+                if wanted is not None and not beyond_gaps:
+                    return
+                older = [each for each in names.values() if each.number < below]
+                name = max(older, key=self._age, default=None)
+                if name is None:
+                    return
+            below = name.number
+            try:
+                snapshot = self.snapshot(name)
+            except FileNotFoundError:
+                # Pruned since it was listed.
+                if not beyond_gaps:
+                    return
+                wanted = None
+            except RegistryError as error:
+                yield Link(name, error)
+                wanted = None
+            else:
+                yield Link(name, snapshot)
+                wanted = snapshot.parent
+
+    def manifest(self, number: int, digest: str) -> Manifest:
+        """The manifest of that number; DigestMismatch unless its file has that sha256, RegistryError if it can't be
+        read, FileNotFoundError if absent."""
+        path = self._layout.manifest(number)
+        text = self._manifest_text(number)
+        found = hashlib.sha256(text).hexdigest()
+        if found != digest:
+            raise DigestMismatch(f"{path}: expected sha256 {digest}, got {found}")
+        return Manifest.from_json(text, str(path))
+
+    def chain(self, current: Manifest | None) -> Chain:
+        """The manifest in force, `current`, and those before it."""
+        manifests: list[Manifest] = []
+        damaged: dict[int, RegistryError] = {}
+        manifest = current
+        while manifest is not None:
+            manifests.append(manifest)
+            parent, digest = manifest.parent, manifest.parent_digest
+            manifest = None
+            if parent is not None:
+                try:
+                    manifest = self.manifest(parent, digest)
+                except FileNotFoundError:
+                    pass
+                except RegistryError as error:
+                    damaged[parent] = error
+        end = (manifests[-1].parent or 0) if manifests else 0
+        below: list[Manifest] = []
+        for number in (each for each in self._layout.manifest_numbers() if each < end):
+            try:
+                below.append(Manifest.from_json(self._manifest_text(number), str(self._layout.manifest(number))))
+            except FileNotFoundError:
+                continue
+            except RegistryError as error:
+                damaged[number] = error
+        return Chain(manifests[::-1], below, damaged)
+
+    def _manifest_text(self, number: int) -> bytes:
+        path = self._layout.manifest(number)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise RegistryError(f"{path}: can't be read: {error}; mend the disk") from error
+
+    def _age(self, name: SnapshotName) -> tuple[int, int]:
+        """Grows with the number; of two, as an interrupted commit leaves them, the later one was committed."""
+        try:
+            return name.number, self._layout.snapshot(*name).stat().st_mtime_ns
+        except OSError:
+            return name.number, 0

@@ -1,0 +1,80 @@
+"""Whether what a snapshot or a manifest needs is there, to the last byte: all that a system would start on or serve.
+
+Both whoever checks a registry and whoever goes back in it ask here. What this module does not know: what is in force,
+and what follows from damage.
+"""
+
+from collections.abc import Callable
+
+from registry.adapters import AdapterStore
+from registry.errors import DigestMismatch, RegistryError
+from registry.history import History
+from registry.layout import Layout
+from registry.manifest import Manifest, Route
+from registry.routers import read_weights
+from registry.segments import SegmentStore
+from registry.snapshots import Snapshot
+
+
+class Wholeness:
+    """One pass over files that do not change: what several name is read once. Faults are lines that name the file."""
+
+    def __init__(self, layout: Layout, history: History, segments: SegmentStore, adapters: AdapterStore) -> None:
+        self._layout, self._history = layout, history
+        self._segments, self._adapters = segments, adapters
+        self._looked: dict[tuple[object, ...], list[str]] = {}
+
+    def faults(self, found: Snapshot | RegistryError) -> list[str]:
+        """What is wrong with what a root holds, its segments, its manifest, and what that routes to."""
+        if isinstance(found, RegistryError):
+            return [str(found)]
+        wrong = self.segments(found)
+        if found.manifest == 0:
+            return wrong
+        try:
+            manifest = self._history.manifest(found.manifest, found.manifest_digest)
+        except FileNotFoundError:
+            path = self._layout.manifest(found.manifest)
+            return [*wrong, f"{path}: expected the manifest of snapshot {found.number}, got no file"]
+        except RegistryError as error:
+            return [*wrong, str(error)]
+        return [*wrong, *self.manifest(manifest)]
+
+    def segments(self, snapshot: Snapshot) -> list[str]:
+        """What is wrong with the segment files that a snapshot names, by their content."""
+        looks = [self._look(("segment", name), self._segments.verify, name) for name in sorted(snapshot.segments)]
+        return [line for lines in looks for line in lines]
+
+    def manifest(self, manifest: Manifest) -> list[str]:
+        """What is wrong with the weights and the versions that a manifest routes to."""
+        wrong: list[str] = []
+        if (router := manifest.router) is not None:
+            wrong += self._look((router.path, router.digest), read_weights, self._layout, manifest.number, router)
+        for _, route in sorted(manifest.routes.items()):
+            wrong += self.adapter(route.adapter)
+            wrong += self._look((route.adapter, route.digest), self._check_route, route)
+        return wrong
+
+    def adapter(self, name: str) -> list[str]:
+        """What is wrong with a version's files."""
+        return self._look(("adapter", name), lambda: self._adapters.get(name).verify())
+
+    def _check_route(self, route: Route) -> None:
+        try:
+            adapter = self._adapters.get(route.adapter)
+        except RegistryError:
+            # `adapter` says so.
+            return
+        if adapter.digest != route.digest:
+            raise DigestMismatch(
+                f"{adapter.path}: expected sha256 {route.digest} as in the manifest, got {adapter.digest}"
+            )
+
+    def _look(self, key: tuple[object, ...], look: Callable[..., object], *args: object) -> list[str]:
+        if key not in self._looked:
+            self._looked[key] = []
+            try:
+                look(*args)
+            except (RegistryError, OSError) as error:
+                self._looked[key] = [str(error)]
+        return self._looked[key]
