@@ -140,7 +140,9 @@ _WILD = [
     lambda random: ("garbage", random.randrange(PARTITIONS)),
     lambda random: ("tidy",),
 ]
-_MEANWHILE = {"send", "mark", "poll", "observe", "remove", "restart", "delete spool", "truncate", "compact", "deal", "tick"}
+_MEANWHILE = {
+    *("send", "mark", "poll", "observe", "remove", "restart", "delete spool", "truncate", "compact", "deal", "tick"),
+}
 """What may happen while a training is under way."""
 
 

@@ -24,8 +24,8 @@ TOPIC = "stream"
 
 @dataclass
 class MemoryLog:
-    """Entries by partition, each at the index that is its offset; before the offset in `firsts` all is gone, so are those
-    in `compacted`, and `owners` has the member that reads it."""
+    """Entries by partition, each at the index that is its offset. Before the offset in `firsts` all is gone, and so are
+    those in `compacted`; `owners` has the member that reads it."""
 
     count: int
     identity: str = "0" * 32
@@ -69,7 +69,7 @@ class MemoryLog:
         self.firsts[each] = max(self.firsts[each], min(first, len(self.entries[each])))
 
     def compact(self, each: TopicPartition, offsets: Iterable[int]) -> None:
-        """Forget single entries, as log compaction does: offsets stay as they are, and the last entry is never taken."""
+        """Forget single entries, as log compaction does: offsets stay as they are, the last entry is never taken."""
         last = len(self.entries[each]) - 1
         self.compacted[each].update(offset for offset in offsets if offset < last)
 
