@@ -101,6 +101,10 @@ def _truncate(random: Random) -> Step:
     return ("truncate", random.randrange(PARTITIONS), round(random.random(), 2))
 
 
+def _compact(random: Random) -> Step:
+    return ("compact", random.randrange(PARTITIONS), round(random.random(), 2))
+
+
 _TAME = [
     *[_send] * 6,
     *[_mark] * 3,
@@ -121,6 +125,7 @@ _WILD = [
     _number("workers", 1, 2, 3),
     *[_worker("delete spool")] * 2,
     *[_truncate] * 2,
+    _compact,
     *[_number("restart", "router", "coordinator", "ingest-0", "ingest-1", "all")] * 2,
     lambda random: ("zombie",),
     *[lambda random: ("zombie acts", random.choice(["remove", "seal", "lose", "publish"]), random.choice(DOMAINS))] * 2,
@@ -135,7 +140,9 @@ _WILD = [
     lambda random: ("garbage", random.randrange(PARTITIONS)),
     lambda random: ("tidy",),
 ]
-_MEANWHILE = {"send", "mark", "poll", "observe", "remove", "restart", "delete spool", "truncate", "deal", "tick"}
+_MEANWHILE = {
+    *("send", "mark", "poll", "observe", "remove", "restart", "delete spool", "truncate", "compact", "deal", "tick"),
+}
 """What may happen while a training is under way."""
 
 
@@ -202,6 +209,8 @@ class Course:
             case "truncate":
                 each = TopicPartition(TOPIC, how[0])
                 world.stream.truncate(each, int(how[1] * (world.stream.ends()[each] + 1)))
+            case "compact":
+                self._compact(*how)
             case "restart":
                 world.restart_all() if how[0] == "all" else world.revive(how[0])
             case "refuse":
@@ -240,6 +249,12 @@ class Course:
     def _send(self, domain: str, numbers: Sequence[int], where: int | None, otherwise: bool) -> None:
         for number in numbers:
             self.world.put(example(domain, number, otherwise=otherwise), where)
+
+    def _compact(self, number: int, share: float) -> None:
+        """Which entries go is drawn from the share: the same step takes the same offsets of a log as long."""
+        each = TopicPartition(TOPIC, number)
+        there = range(self.world.stream.log.firsts[each], self.world.stream.ends()[each])
+        self.world.stream.compact(each, Random(share).sample(there, int(share * len(there))))
 
     def finish(self) -> None:
         """Nothing more happens to anybody: what was sent is completed, and must come to rest and be right."""

@@ -64,7 +64,10 @@ def judge_sums(world: World) -> None:
 
 
 def judge_counted(world: World) -> None:
-    """Every example that was sent is counted, or was removed, or the system says that it could not be read."""
+    """Every example that was sent is counted, or was removed, or the system says that it could not be read.
+
+    What compaction took from the log before it was counted is nobody's to miss: a log does not say what it held.
+    """
     counted = world.router.inner.counted
     unread, fences = world.router.unread(), world.router.view().fences or {}
     removed = _removed_up_to(world)
@@ -75,7 +78,8 @@ def judge_counted(world: World) -> None:
         digest = example_digest(domain, record.id)
         names[digest] = f"{record.id} at {partition}@{offset}"
         gone = offset < removed.get(domain, {}).get(partition, 0) and offset < _fence(fences, domain, partition)
-        known = digest in counted.get(domain, {}) or gone or _is_in(unread, partition, offset)
+        gone = gone or offset in world.stream.log.compacted[partition] or _is_in(unread, partition, offset)
+        known = digest in counted.get(domain, {}) or gone
         excused[digest] = excused.get(digest, False) or known
         row = counted.get(domain, {}).get(digest)
         if row is not None and (row.partition, row.offset) == (partition, offset):

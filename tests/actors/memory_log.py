@@ -1,5 +1,6 @@
-"""A stream in memory, to the contract of `streaming.source`: its beginning can be cut off and its partitions be given
-to other members while it is read. Courses of events take it, because they come to thousands of openings.
+"""A stream in memory, to the contract of `streaming.source`: its beginning can be cut off, single entries can go from
+its middle, and its partitions be given to other members while it is read. Courses of events take it, because they come
+to thousands of openings.
 
 A member learns at its next poll that its partitions are others; so for a while two may read the same one. It knows
 nothing of records beyond their bytes.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from streaming.beginnings import Beginnings
 from streaming.errors import RecordError
@@ -22,18 +24,21 @@ TOPIC = "stream"
 
 @dataclass
 class MemoryLog:
-    """Entries by partition; before the offset in `firsts` all is gone, and `owners` has the member that reads it."""
+    """Entries by partition, each at the index that is its offset. Before the offset in `firsts` all is gone, and so are
+    those in `compacted`; `owners` has the member that reads it."""
 
     count: int
     identity: str = "0" * 32
     entries: dict[TopicPartition, list[Envelope]] = field(default_factory=dict)
     firsts: dict[TopicPartition, int] = field(default_factory=dict)
+    compacted: dict[TopicPartition, set[int]] = field(default_factory=dict)
     owners: dict[TopicPartition, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for number in range(self.count):
             each = TopicPartition(TOPIC, number)
             self.entries[each], self.firsts[each], self.owners[each] = [], 0, 0
+            self.compacted[each] = set()
 
     @property
     def partitions(self) -> frozenset[TopicPartition]:
@@ -63,6 +68,17 @@ class MemoryLog:
         """Forget what lies before `first`, as retention does."""
         self.firsts[each] = max(self.firsts[each], min(first, len(self.entries[each])))
 
+    def compact(self, each: TopicPartition, offsets: Iterable[int]) -> None:
+        """Forget single entries, as log compaction does: offsets stay as they are, the last entry is never taken."""
+        last = len(self.entries[each]) - 1
+        self.compacted[each].update(offset for offset in offsets if offset < last)
+
+    def read(self, each: TopicPartition, position: int, count: int) -> list[Envelope]:
+        """Return the next entries that are there from `position` on, at most `count`."""
+        entries, gone = self.entries[each], self.compacted[each]
+        there = (entries[offset] for offset in range(position, len(entries)) if offset not in gone)
+        return list(islice(there, count))
+
     def deal(self, members: int, shift: int = 0) -> None:
         """Give the partitions to this many members in turn."""
         for place, each in enumerate(sorted(self.entries)):
@@ -90,7 +106,7 @@ class MemorySource:
             if each in self._paused:
                 continue
             stands = max(self._positions[each], self._log.firsts[each])
-            some = self._log.entries[each][stands : stands + max_records - len(found)]
+            some = self._log.read(each, stands, max_records - len(found))
             found += some
             self._positions[each] = some[-1].offset + 1 if some else stands
         if not found:
@@ -169,6 +185,9 @@ class MemoryStream:
 
     def truncate(self, each: TopicPartition, first: int) -> None:
         self.log.truncate(each, first)
+
+    def compact(self, each: TopicPartition, offsets: Iterable[int]) -> None:
+        self.log.compact(each, offsets)
 
     def close(self) -> None:
         pass

@@ -15,6 +15,7 @@ from typing import Any
 from actors.change import Change
 from actors.observation import Observation, RowKey
 from learning.contract import Example
+from registry.layout import Layout
 from registry.manifest import Manifest
 from registry.registry import Registry
 from streaming.source import TopicPartition
@@ -50,7 +51,7 @@ class Committed:
 
 @dataclass
 class Books:
-    """All commits by the digest of their snapshot, whichever router made them."""
+    """All commits by the digest of their snapshot, whichever router made them, in force or not."""
 
     commits: dict[str, Committed] = field(default_factory=dict)
     places: dict[RowKey, RowKey] = field(default_factory=dict)
@@ -151,11 +152,9 @@ class Witness:
         return head, manifest
 
     def _look(self, commit: Committed) -> None:
-        """Note the commit if it has taken effect, whether or not anybody heard of it."""
-        try:
-            head = self.router._registry.head()
-        except Exception:
-            # What can't be read was not committed by this call; whoever reads it next will say so.
-            return
-        if head is not None and head.snapshot_digest not in self.books.commits:
-            self.books.commits[head.snapshot_digest] = commit
+        """Note the commit if it has left its root, whether or not anybody heard of it.
+
+        One that failed between its root and the head is not in force, but a person may put it there by going back.
+        """
+        for name in Layout(self.router._registry.root).snapshot_names():
+            self.books.commits.setdefault(name.digest, commit)

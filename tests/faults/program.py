@@ -4,7 +4,8 @@
 
 Real are Ray, every actor in a process of its own, the stream, the learner, the registry, publication and the front door
 over HTTP; the tokens are made up, and prompts are answered by a domain's name only, not routed by content, so that this
-process need not import torch. `GET /actors` tells the processes of the actors by name.
+process need not import torch. `GET /actors` tells of each actor by name its process, its state and how often it was
+started again.
 """
 
 from __future__ import annotations
@@ -68,11 +69,11 @@ async def _serve(settings: Settings, actors: ActorGroup) -> None:
         builders.base_revision(settings),
     )
     await service.catch_up()
-    await asyncio.to_thread(actors.wait_until_up, 120)
+    await asyncio.to_thread(actors.wait_until_up, 240)
     replica = Replica("replica-0", service, AsyncRemote.named(names.DIRECTORY))
     await replica.join(120)
     app = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)))
-    app.get("/actors")(_pids)
+    app.get("/actors")(_actors)
     port = free_port(settings)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", lifespan="off"))
     serving = asyncio.create_task(server.serve())
@@ -88,12 +89,16 @@ def _unasked(manifest: Manifest) -> SimpleNamespace:
     return SimpleNamespace(fingerprint=manifest.router.fingerprint if manifest.router else "")
 
 
-async def _pids() -> dict[str, int]:
-    """Process ids of the actors that run, by name."""
+async def _actors() -> dict[str, dict[str, Any]]:
+    """Of each actor by name: `pid`, Ray's word for its `state`, and `restarts`."""
     from ray._private.state import actors
 
     found: dict[str, dict[str, Any]] = await asyncio.to_thread(actors)
-    return {each["Name"]: each["Pid"] for each in found.values() if each["State"] == "ALIVE" and each["Name"]}
+    return {
+        each["Name"]: {"pid": each["Pid"], "state": each["State"], "restarts": each["NumRestarts"]}
+        for each in found.values()
+        if each["Name"]
+    }
 
 
 if __name__ == "__main__":
