@@ -273,7 +273,7 @@ def test_a_log_begins_where_retention_has_left_it(kafka_stream: Stream) -> None:
     admin.close()
     source = kafka_stream.source(location, start_at=from_beginning)
     assert [each.offset for each in read(source, 5)] == [7, 8, 9, 10, 11]
-    assert source.first_offset(TopicPartition(location.topic, 0)) == 7
+    assert source.bounds(TopicPartition(location.topic, 0)) == (7, 12)
 
 
 @pytest.mark.broker
