@@ -217,6 +217,7 @@ class MemorySpool:
     full: bool = False
     missing: tuple[Missing, ...] = ()
     positions: dict[TopicPartition, int] = field(default_factory=dict)
+    ends: dict[TopicPartition, int] = field(default_factory=dict)
     offsets: frozenset[int] = frozenset()
     begins: int | None = None
     away: bool = False
@@ -239,6 +240,7 @@ class MemorySpool:
             missing=self.missing,
             trouble={},
             positions=self.positions,
+            ends=self.ends,
         )
 
     def held(self, partition: TopicPartition, first: int, end: int) -> Held:
