@@ -23,8 +23,8 @@ class Change:
     `pinned` sets or clears the domain's pin. `withdraws` names, by domain, versions
     that no replica could load: the domain is served by the version before, or not at all, until the version named, or
     another, can be. `removes` are the domains that leave the sums and the ledger as well, each with the highest number
-    that was given to a version of it: none up to that may ever be served again. `fence` says up to where spools have
-    read: rows of the removed domains below it are gone too, counted or not.
+    that was given to a version of it: none up to that may ever be served again. `fence` says where the
+    stream ends: rows and markers of the removed domains below it are gone too, counted or not, read or not.
     """
 
     reason: str

@@ -28,9 +28,10 @@ class Commands:
         return max(self._registry.newest_version(domain), self._oldest(domain)) + 1
 
     def remove(self, domain: str) -> Manifest:
-        """Take a domain out of service, the sums and the ledger, with all that was read of it so far.
+        """Take a domain out of service, the sums and the ledger, with all that lies of it in the stream, read or not.
 
-        Examples that are read later begin the domain anew. Of a domain that was removed, nothing is changed.
+        The stream's end is as seen up to five seconds before; examples behind it begin the domain anew. Of a domain
+        that was removed and of which nothing was read since, nothing is changed.
         """
         self._spools.ask()
         with self._publisher.writing:
@@ -99,7 +100,7 @@ class Commands:
         waiting = self._router.open().get(domain)
         sealed = waiting.seal.version if waiting and waiting.seal else 0
         highest = max(self.next_version(domain) - 1, sealed)
-        return Change(reason=f"{domain} removed", removes={domain: highest}, fence=self._spools.positions())
+        return Change(reason=f"{domain} removed", removes={domain: highest}, fence=self._spools.ends())
 
     def _known(self) -> set[str]:
         current = self._registry.current()

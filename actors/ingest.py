@@ -45,7 +45,7 @@ from streaming.wire import decode
 
 _RESUME_BELOW = 0.8
 _LOOK_EVERY_S = 5.0
-"""Between looks at where the log begins while nothing comes, and before a hole is read again."""
+"""Between looks at where the log of a partition begins and ends, and between searches for holes to be read again."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,12 @@ class Ingest:
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._begins: dict[TopicPartition, int] = {}
         """First offset that the log of an assigned partition still gives, as far as it was asked for."""
-        self._looked_at = 0.0
+        self._ends: dict[TopicPartition, int] = {}
+        """Where the log of a partition ended when it was last looked at."""
+        self._looked_at: dict[TopicPartition, float] = {}
+        """When it was last tried to look at each assigned partition; `_unseen`: what is wrong where that failed."""
+        self._unseen: dict[TopicPartition, str] = {}
+        self._searched_at = 0.0
         self._must_reopen = False
         self._polled: list[Envelope] = []
         self._stop = threading.Event()
@@ -140,12 +145,13 @@ class Ingest:
         self._check_log(self._following.view())
         self._reopen_where_stuck()
         self._pause_when_full()
+        self._look_at_logs()
         if not self._polled:
             self._polled = self._source.poll(timeout_s, self._options.poll_records)
         envelopes = self._polled
         self._assigned = self._source.assignment()
         if not envelopes:
-            self._look_where_logs_begin()
+            self._pass_what_is_gone()
             return 0
         spans = self._spans(envelopes)
         rows, markers, letters = self._decode(envelopes)
@@ -186,16 +192,33 @@ class Ingest:
         return [Span(partition, start, ends[partition]) for partition, start in first.items()]
 
     def _look(self, partition: TopicPartition) -> int:
-        self._begins[partition] = self._source.first_offset(partition)
+        self._begins[partition], self._ends[partition] = self._source.bounds(partition)
         return self._begins[partition]
 
-    def _look_where_logs_begin(self) -> None:
-        """While nothing comes: what a log has let go by then would be missed in silence."""
-        if time.monotonic() - self._looked_at < _LOOK_EVERY_S:
-            return
-        self._looked_at = time.monotonic()
+    def _look_at_logs(self) -> None:
+        """See where each assigned partition begins and ends, whether anything comes or not: at once, then every 5 s.
+
+        Where that fails it is said in the report, and reading goes on. Since it may have taken seconds, the others are
+        looked at in the next turn, and this one when they were.
+        """
+        now, assigned = time.monotonic(), self._source.assignment()
+        self._looked_at = {each: self._looked_at.get(each, -_LOOK_EVERY_S) for each in assigned}
+        self._unseen = {each: why for each, why in self._unseen.items() if each in assigned}
+        for partition, looked_at in sorted(self._looked_at.items(), key=lambda item: item[1]):
+            if now - looked_at < _LOOK_EVERY_S:
+                return
+            self._looked_at[partition] = now
+            try:
+                self._look(partition)
+            except Exception as error:
+                self._unseen[partition] = in_words(error)
+                return
+            self._unseen.pop(partition, None)
+
+    def _pass_what_is_gone(self) -> None:
+        """While nothing comes: what a log has let go would be missed in silence."""
         for partition in self._assigned & self._next.keys():
-            self._next[partition] = max(self._next[partition], self._look(partition))
+            self._next[partition] = max(self._next[partition], self._begins.get(partition, 0))
 
     def _has_passed_over(self, low: Watermarks) -> bool:
         """Tell whether reading is beyond offsets that were not read and that the log still gives."""
@@ -207,11 +230,12 @@ class Ingest:
 
     def _reopen_where_stuck(self) -> None:
         """Read again from a hole that reading has passed: nothing behind it could ever be observed."""
-        if not self._must_reopen and time.monotonic() - self._looked_at >= _LOOK_EVERY_S:
+        if not self._must_reopen and time.monotonic() - self._searched_at >= _LOOK_EVERY_S:
+            self._searched_at = time.monotonic()
             self._must_reopen = self._has_passed_over(self._following.view().low)
         if self._must_reopen:
             self._source.close()
-            self._next, self._begins, self._polled = {}, {}, []
+            self._next, self._begins, self._looked_at, self._polled = {}, {}, {}, []
             self._source = self._open_source(self._start_at)
             self._must_reopen = False
 
@@ -311,6 +335,8 @@ class Ingest:
         for who, what in (("spool", self._spool.trouble), ("other spools", self._following.trouble)):
             if what:
                 trouble[who] = what
+        if unseen := list(self._unseen.values()):
+            trouble["looking"] = unseen[0]
         return IngestReport(
             rows=self._spool.counts(),
             unobserved=unobserved,
@@ -325,6 +351,7 @@ class Ingest:
             duplicates=self._observer.duplicates,
             trouble=trouble,
             positions=dict(self._next),
+            ends=dict(self._ends),
         )
 
     def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:

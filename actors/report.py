@@ -59,9 +59,12 @@ class IngestReport:
     duplicates: int
     """Rows dropped because the ledger has them elsewhere or as settled."""
     trouble: Mapping[str, str]
-    """The last error of each loop that is failing now, and dead letters that were lost; empty when all is well."""
+    """The last error of each loop that is failing now, why a log's ends can't be seen, and dead letters that were lost;
+    empty when all is well."""
     positions: Mapping[TopicPartition, int] = field(default_factory=dict)
     """Next offset to be spooled, of each partition that this worker reads."""
+    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Where the log ended, read or not, of each partition that this worker has read: as it last looked."""
 
     def quiet_seconds(self, domain: str) -> float:
         """Return for how long this worker has heard nothing of the domain."""

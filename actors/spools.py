@@ -27,7 +27,7 @@ class Spools:
         """Monotonic time at which each silent worker was first found so."""
         self._last: dict[str, IngestReport] = {}
         """The last answer of each worker, also of those that are silent now."""
-        self._positions: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
 
     def ask(self) -> None:
         """Take the report of each worker; one that can't give it is named in `silent`."""
@@ -41,8 +41,8 @@ class Spools:
         self.silent_since = {name: self.silent_since.get(name, now) for name in silent}
         self._last.update(reports)
         for report in reports.values():
-            for partition, position in report.positions.items():
-                self._positions[partition] = max(position, self._positions.get(partition, 0))
+            for partition, end in (*report.positions.items(), *report.ends.items()):
+                self._ends[partition] = max(end, self._ends.get(partition, 0))
         self.reports, self.silent = reports, silent
 
     def worker(self, name: str) -> SpoolPort:
@@ -68,9 +68,10 @@ class Spools:
         """Return all partitions of the stream."""
         return frozenset(p for report in self._last.values() for p in report.partitions)
 
-    def positions(self) -> dict[TopicPartition, int]:
-        """Return up to where each partition has been read, whoever reads it now."""
-        return dict(self._positions)
+    def ends(self) -> dict[TopicPartition, int]:
+        """Return where each partition ends, read or not, whoever reads it: as a worker that answers saw it at most five
+        seconds ago, and one that is silent or can't look when it last did."""
+        return dict(self._ends)
 
     def unobserved(self) -> dict[str, int]:
         """Return the rows that wait to be counted, by domain, at the workers that answered."""

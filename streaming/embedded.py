@@ -100,8 +100,8 @@ class EmbeddedSource:
         ends = self._log.ends([self._logs[each.partition] for each in self._positions])
         return {each: ends[self._logs[each.partition]] - position for each, position in self._positions.items()}
 
-    def first_offset(self, partition: TopicPartition) -> int:
-        return self._log.first(self._logs[partition.partition])
+    def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        return self._log.bounds(self._logs[partition.partition])
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         self._paused.update(partitions)

@@ -135,13 +135,13 @@ class EmbeddedLog:
             (low, low + offset, high, limit),
         )
 
-    def first(self, log: int) -> int:
-        """The first offset that a partition holds a record of; its next offset where it holds none."""
+    def bounds(self, log: int) -> tuple[int, int]:
+        """The first offset that a partition holds a record of, and its next offset; that twice where it holds none."""
         low, high = log << _OFFSET_BITS, (log + 1) << _OFFSET_BITS
         # Asked first: what is written between the two then lies behind this end.
         end = self.ends([log])[log]
         ((place,),) = self._read("SELECT min(place) FROM record WHERE place >= ? AND place < ?", (low, high))
-        return end if place is None else int(place) - low
+        return (end if place is None else int(place) - low), end
 
     def ends(self, logs: Sequence[int]) -> dict[int, int]:
         """The next offset of each log."""

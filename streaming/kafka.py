@@ -1,7 +1,7 @@
 """The Kafka stream: `RecordSource` over kafka-python, and by name what else belongs to it.
 
-Positions belong to the caller (`start_at`), not to the group: committed offsets are advisory. `end_offsets` is not
-asked, since not every broker answers it rightly; the lag comes from the high-water marks of what was fetched. Nothing
+Positions belong to the caller (`start_at`), not to the group: committed offsets are advisory. The lag comes from the
+high-water marks of what was fetched; `end_offsets` costs a call and says less of a log with open transactions. Nothing
 is returned before the topic's identity was asked for once more, after the fetch: a name may come to stand for another
 log at any time, and offsets alone don't tell. The writing half is `kafka_sink`. It does not know what the bytes mean.
 """
@@ -132,18 +132,20 @@ class KafkaSource:
         positions = self.positions()
         found: dict[TopicPartition, int] = {}
         for each, position in positions.items():
-            try:
-                end = self._consumer.highwater(_theirs(each))
-            except IllegalStateError:
-                continue
+            end = self._seen_end(each)
             if end is not None:
                 found[each] = max(end - position, 0)
         return found
 
-    def first_offset(self, partition: TopicPartition) -> int:
-        with plain_errors(self._options, f"asking where {partition} begins"):
-            found = self._consumer.beginning_offsets([_theirs(partition)], timeout_ms=_POSITION_TIMEOUT_MS)
-        return int(found[_theirs(partition)])
+    def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        """The end is the last stable offset, as the broker gives it to readers of what is committed, or the high-water
+        mark of the last fetch where that is further: behind a transaction that is open, only what was seen by a fetch
+        counts. Tansu's own answer falls short by all but the first record of the last batch."""
+        each = _theirs(partition)
+        with plain_errors(self._options, f"asking where {partition} begins and ends"):
+            begins = self._consumer.beginning_offsets([each], timeout_ms=_POSITION_TIMEOUT_MS)
+            ends = self._consumer.end_offsets([each], timeout_ms=_POSITION_TIMEOUT_MS)
+        return int(begins[each]), max(int(ends[each]), self._seen_end(partition) or 0)
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         wanted = set(partitions)
@@ -285,14 +287,19 @@ class KafkaSource:
             raise _lost(envelope.topic_partition, floor, f"got {envelope.offset}")
         self._floor[envelope.topic_partition] = envelope.offset + 1
 
+    def _seen_end(self, partition: TopicPartition) -> int | None:
+        """The high-water mark of the last fetch; None before the first one, and of a partition not assigned."""
+        try:
+            end = self._consumer.highwater(_theirs(partition))
+        except IllegalStateError:
+            return None
+        return None if end is None else int(end)
+
     def _check_ends(self) -> None:
         """The same, where nothing comes: some brokers let a reader wait behind the end of a log for ever."""
         waiting = self._beginnings.waiting()
         for each, floor in list(self._floor.items()):
-            try:
-                end = self._consumer.highwater(_theirs(each))
-            except IllegalStateError:
-                continue  # No longer assigned; the next assignment sets its floor anew.
+            end = self._seen_end(each)
             if end is not None and end < floor and each not in waiting:
                 raise _lost(each, floor, f"the log ends at {end}")
 

@@ -108,9 +108,10 @@ class RecordSource(Protocol):
         """Of each assigned partition, how many offsets lie ahead, as last seen; absent until it was read from once."""
         ...
 
-    def first_offset(self, partition: TopicPartition) -> int:
-        """The first offset that the log still gives; its end where it holds nothing. Raises StreamError where nobody
-        can say it now."""
+    def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        """The first offset that the log still gives, and its end, the next offset to be written; both are the end where
+        it holds nothing. What was appended before the call lies below the end, also where it is paused or not polled
+        yet. Raises StreamError where nobody can say it now."""
         ...
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:

@@ -25,7 +25,6 @@ class FileStream:
         self.sink: RecordSink = open_sink(self.location)
         self.letters: DeadLetters = open_dead_letters(self.location)
         self._reader = open_source(self.location, group=None)
-        self._reader.poll(0.0, 0)  # it stands at the beginning and stays there, so its lag is the log's end
 
     def open(self, start_at: StartAt, member: int, members: int) -> RecordSource:
         return open_source(self.location, group="house", start_at=start_at, member=member, members=members)
@@ -36,7 +35,7 @@ class FileStream:
         self.sink.flush()
 
     def ends(self) -> dict[TopicPartition, int]:
-        return self._reader.lag()
+        return {each: self._reader.bounds(each)[1] for each in self._reader.partitions()}
 
     def truncate(self, each: TopicPartition, first: int) -> None:
         """Delete the entries before `first`, as retention does."""

@@ -126,8 +126,8 @@ class MemorySource:
         ends = self._log.ends()
         return {each: ends[each] - position for each, position in self._positions.items()}
 
-    def first_offset(self, partition: TopicPartition) -> int:
-        return self._log.firsts[partition]
+    def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        return self._log.firsts[partition], len(self._log.entries[partition])
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         self._paused.update(partitions)

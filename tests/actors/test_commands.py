@@ -9,7 +9,7 @@ import pytest
 
 from actors.errors import UnknownDomain
 from streaming.records import EndOfDomain, TaskRecord
-from tests.actors.house import House, records_of, training
+from tests.actors.house import Failing, House, limits, partition, records_of, training
 
 Build = Callable[..., House]
 ALPHA, BETA = EndOfDomain(domain="alpha"), EndOfDomain(domain="beta")
@@ -218,6 +218,62 @@ def test_removal_between_polling_and_observing(build: Build) -> None:
     house.send([ALPHA])
     house.learn("alpha", 2)
     assert house.trained("alpha")[-1] == ids(training(second[18:]))
+
+
+def test_removal_reaches_over_what_lies_behind_a_full_spool(build: Build) -> None:
+    """Nothing is read while the domain to be removed fills the spool; what lies in the stream goes too."""
+    house = build(partitions=1, options=limits(spool_limit=12, poll_records=6))
+    first, later = records_of("alpha", 24), records_of("alpha", 6, start=24)
+    house.send([*first, ALPHA])
+    for _ in range(4):
+        house.poll()
+        house.observe()
+    report = house.ingests[0].report()
+    assert report.full and report.positions == {partition(0): 12} and report.ends == {partition(0): 25}
+    house.coordinator.remove("alpha")
+    house.send(later)
+    house.drain()
+    assert house.waiting("alpha") == 6 and house.markers("alpha") == 0
+    house.check_exact(training(later))
+    house.send([ALPHA])
+    house.learn("alpha")
+    assert house.trained("alpha") == [ids(training(later))]
+
+
+def test_removal_reaches_over_a_partition_of_which_nothing_was_read(build: Build) -> None:
+    house = build(partitions=2)
+    first, later = records_of("alpha", 24), records_of("alpha", 24, start=24)
+    source = house.ingests[0]._source
+    source.pause([partition(1)])
+    house.send(first)
+    ends = house.stream.ends()
+    house.poll()
+    house.observe()
+    assert ends[partition(1)] > 0 and house.ingests[0].report().positions[partition(1)] == 0
+    house.coordinator.remove("alpha")
+    house.send([*later, ALPHA])
+    source.resume([partition(1)])
+    house.drain()
+    house.check_exact(training(later))
+    house.learn("alpha")
+    assert house.trained("alpha") == [ids(training(later))]
+
+
+def test_removal_reaches_as_far_as_a_silent_worker_last_saw(build: Build) -> None:
+    """Another worker reads on in its place, from where the dead one stood."""
+    house = build(partitions=2, workers=2)
+    first, later = records_of("alpha", 24), records_of("alpha", 24, start=24)
+    house.ingests[1]._source.pause([partition(1)])
+    house.send(first)
+    house.poll()
+    house.observe()
+    house.tick()
+    house.ingests[1].report = Failing(house.ingests[1], "report", 1, OSError("it died")).report  # type: ignore[method-assign]
+    house.coordinator.remove("alpha")
+    house.employ_workers(1)
+    house.send(later)
+    house.drain()
+    house.check_exact(training(later))
 
 
 def test_a_removal_may_be_repeated(two_versions: House) -> None:

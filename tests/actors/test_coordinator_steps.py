@@ -363,15 +363,16 @@ def test_a_removal_covers_the_version_that_is_being_trained(build: Build) -> Non
     assert scene.learner.orders[-1].continues is None
 
 
-def test_a_removal_fences_off_what_any_worker_has_ever_read(build: Build) -> None:
+def test_a_removal_fences_off_what_any_worker_has_ever_read_or_seen(build: Build) -> None:
     scene = build()
     scene.send("alpha", 4)
     scene.spools[0].positions, scene.spools[1].positions = {P0: 9}, {P0: 3, P1: 7}
+    scene.spools[0].ends, scene.spools[1].ends = {P0: 8}, {P0: 3, P1: 12}
     scene.tick()
     scene.spools[1].away = True
     scene.coordinator.remove("alpha")
-    assert scene.router.changes[-1].fence == {P0: 9, P1: 7}
-    assert scene.router.ledger.fences() == {"alpha": {P0: 9, P1: 7}}
+    assert scene.router.changes[-1].fence == {P0: 9, P1: 12}
+    assert scene.router.ledger.fences() == {"alpha": {P0: 9, P1: 12}}
 
 
 def test_rows_that_only_a_spool_has_are_removed_with_their_domain(build: Build) -> None:

@@ -146,7 +146,7 @@ def test_what_was_polled_waits_while_nobody_can_say_where_the_log_begins(build: 
     house.send(records)
     house.stream.truncate(partition(0), 5)
     ingest = house.ingests[0]
-    ingest._source = Failing(ingest._source, "first_offset", 3, StreamError("no broker"))  # type: ignore[assignment]
+    ingest._source = Failing(ingest._source, "bounds", 4, StreamError("no broker"))  # type: ignore[assignment]
     for _ in range(3):
         with pytest.raises(StreamError):
             ingest.poll_once(0.0)

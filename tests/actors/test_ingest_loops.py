@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from streaming.errors import BrokerUnavailable
 from tests.actors.house import Failing, House, limits, partition, records_of, training
 
 Build = Callable[..., House]
@@ -87,6 +88,43 @@ def test_a_partition_unknown_to_all_is_read_from_its_beginning(build: Build) -> 
     house.send(records)
     house.poll()  # commits offset 20, and then the machine is lost with its spool
     house.delete_spool()
+    house.drain()
+    house.check_exact(training(records))
+
+
+# -- where logs end ---------------------------------------------------------------------------------------------------
+
+
+def test_a_log_s_end_is_looked_at_while_records_come(build: Build) -> None:
+    house = build(partitions=1, options=limits(poll_records=2))
+    ingest = house.ingests[0]
+    ends = []
+    for start in range(0, 24, 4):
+        house.send(records_of("alpha", 4, start=start))
+        assert ingest.poll_once(0.0) == 2
+        ends.append(ingest.report().ends)
+        house.wait(2.6)
+    assert ends == [{partition(0): end} for end in (4, 4, 12, 12, 20, 20)]
+
+
+def test_where_nobody_can_say_where_a_log_ends_reading_goes_on(build: Build) -> None:
+    """Each failing look may take seconds: one at a time, the other partitions' turns come before it is tried again."""
+    house = build(partitions=3, options=limits(poll_records=2))
+    ingest = house.ingests[0]
+    records = records_of("alpha", 40)
+    house.send(records)
+    ends = house.stream.ends()
+    failing = Failing(ingest._source, "bounds", 2, BrokerUnavailable("no answer"))
+    ingest._source = failing  # type: ignore[assignment]
+    assert (ingest.poll_once(0.0), failing.left, ingest.report().ends) == (2, 1, {})
+    assert ingest.report().trouble == {"looking": "no answer"}
+    assert (ingest.poll_once(0.0), failing.left, ingest.report().ends) == (2, 0, {})
+    assert ingest.poll_once(0.0) == 2
+    (seen,) = ingest.report().ends
+    house.wait(5.0)
+    assert ingest.poll_once(0.0) == 2
+    assert ingest.report().ends == ends and seen in ends
+    assert ingest.report().trouble == {}
     house.drain()
     house.check_exact(training(records))
 

@@ -51,17 +51,43 @@ def test_order_within_each_partition(stream: Stream) -> None:
         assert places == sorted(places)
 
 
-def test_a_log_begins_where_its_first_record_is(stream: Stream) -> None:
+def test_a_log_s_bounds_are_where_its_first_record_is_and_where_the_next_will_be(stream: Stream) -> None:
     location, _ = fill(stream, 12)
     empty = stream.new_topic()
     full, none = TopicPartition(location.topic, 0), TopicPartition(empty.topic, 0)
     source = stream.source(location, start_at=from_beginning)
-    read(source, 12)
-    assert source.first_offset(full) == 0
+    assert len(read(source, 5, max_records=5)) == 5
+    assert source.bounds(full) == (0, 12), "read or not"
+    read(source, 7)
+    assert source.bounds(full) == (0, 12)
     # A group of its own: the member before does not poll, so a rebalance would wait for it.
     fresh = stream.source(empty, group="others", start_at=from_beginning)
     settle(fresh)
-    assert fresh.first_offset(none) == 0
+    assert fresh.bounds(none) == (0, 0)
+
+
+def test_each_partition_has_its_bounds(stream: Stream) -> None:
+    location, _ = fill(stream, 30, partitions=2)
+    source = stream.source(location)
+    found = by_partition(read(source, 30))
+    assert {number: source.bounds(TopicPartition(location.topic, number)) for number in found} == {
+        number: (0, len(envelopes)) for number, envelopes in found.items()
+    }
+
+
+def test_a_log_s_end_moves_on_while_nothing_of_it_is_read(stream: Stream) -> None:
+    location, _ = fill(stream, 12)
+    only = TopicPartition(location.topic, 0)
+    source = stream.source(location)
+    source.pause([only])
+    settle(source)
+    sink = stream.sink(location)
+    for record in examples(6, "late"):
+        sink.append(record)
+        sink.flush()  # A batch each: Tansu says where the last one begins.
+    assert source.bounds(only) == (0, 18)
+    source.resume([only])
+    assert len(read(source, 18)) == 18
 
 
 def test_records_arrive_as_they_were_sent(stream: Stream) -> None:

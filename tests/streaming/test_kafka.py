@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 
 from streaming.broker import ApacheKafkaBroker, TansuBroker, free_port, kafka_home
@@ -273,7 +273,32 @@ def test_a_log_begins_where_retention_has_left_it(kafka_stream: Stream) -> None:
     admin.close()
     source = kafka_stream.source(location, start_at=from_beginning)
     assert [each.offset for each in read(source, 5)] == [7, 8, 9, 10, 11]
-    assert source.first_offset(TopicPartition(location.topic, 0)) == 7
+    assert source.bounds(TopicPartition(location.topic, 0)) == (7, 12)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("kafka_stream", ["apache"], indirect=True)
+def test_a_log_ends_behind_an_open_transaction_where_a_fetch_has_seen_it(kafka_stream: Stream) -> None:
+    """Nobody may read on from there yet; only Apache Kafka holds readers back."""
+    location = kafka_stream.new_topic()
+    only = TopicPartition(location.topic, 0)
+    fill(kafka_stream, location, 4)
+    producer = build(KafkaProducer, kafka_stream.kafka_options(location), transactional_id=location.topic)
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.send(location.topic, b"not committed")
+    producer.flush()
+    fill(kafka_stream, location, 3)
+    source = kafka_stream.source(location, start_at=from_beginning)
+    source.pause([only])
+    settle(source)
+    assert source.bounds(only) == (0, 4)
+    source.resume([only])
+    assert [each.offset for each in read(source, 4)] == [0, 1, 2, 3]
+    assert source.poll(kafka_stream.a_while_s, 10) == []
+    assert source.bounds(only) == (0, 8)
+    producer.abort_transaction()
+    producer.close()
 
 
 @pytest.mark.broker
