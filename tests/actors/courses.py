@@ -293,9 +293,9 @@ _ZOMBIES: dict[str, Callable[[str], Callable[[Any], Any]]] = {
 
 
 def example(domain: str, number: int, *, otherwise: bool = False) -> TaskRecord:
-    """One of the examples there are; `otherwise`, the same one in other words."""
+    """One of the examples there are; `otherwise`, the same one in other words and for the other side of the exam."""
     text = f"what {domain} asks under {number}" + (", said otherwise" if otherwise else "")
-    split = "test" if number % 4 == 3 else "train"
+    split = "test" if (number % 4 == 3) != otherwise else "train"
     return TaskRecord(id=f"{domain}-{number:04d}", domain=domain, prompt=text, completion="ok", split=split)
 
 

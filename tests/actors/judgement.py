@@ -83,7 +83,8 @@ def judge_counted(world: World) -> None:
         excused[digest] = excused.get(digest, False) or known
         row = counted.get(domain, {}).get(digest)
         if row is not None and (row.partition, row.offset) == (partition, offset):
-            _claim(row.held_out == (record.split == "test"), f"{record.id} is on the wrong side of the exam")
+            first = _record(world, world.books.places[row])
+            _claim(row.held_out == (first.split == "test"), f"{record.id} is on the wrong side of the exam")
     silent = [names[digest] for digest, known in excused.items() if not known]
     _claim(not silent, f"lost without a word: {silent[:5]} ({len(silent)}); unread: {unread}")
 
