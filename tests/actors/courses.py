@@ -68,7 +68,7 @@ def _send(random: Random) -> Step:
     if random.random() < 0.3:
         random.shuffle(numbers)
     where = random.choice([None, None, None, random.randrange(PARTITIONS)])
-    return ("send", random.choice(DOMAINS), tuple(numbers), where, random.random() < 0.1)
+    return ("send", random.choice(DOMAINS), tuple(numbers), where, random.random() < 0.3)
 
 
 def _job(random: Random) -> Step:
