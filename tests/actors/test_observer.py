@@ -232,3 +232,20 @@ def test_rows_are_not_dropped_by_what_a_router_said_that_has_started_again_since
     house.drain()
     house.check_exact(training(sent))
     assert house.router.examples() == {"alpha": len(sent)}
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_what_is_sent_again_after_a_removal_is_no_repeat_of_what_went(build: Build, partitions: int) -> None:
+    """Both wait in one block, and the worker has not heard of the removal yet."""
+    house = build(partitions=partitions)
+    before, records = records_of("beta", 8), records_of("alpha", 8)
+    house.send(before)
+    house.drain()
+    house.send(records[:5])
+    house.poll()
+    house.coordinator.remove("alpha")
+    house.send(records)
+    house.drain()
+    house.check_exact(training([*before, *records]))
+    assert house.router.examples() == {"alpha": 8, "beta": 8}
+    assert house.waiting("alpha") == 8
