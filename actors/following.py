@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from actors.errors import Unanswered
 from actors.observation import LedgerView, Watermarks
 from actors.ports import SumsPort
 from actors.spool import Spool
@@ -78,6 +79,11 @@ class Following:
             self._left_behind, self.trouble = take_over(self._spool, self._left_behind, view, self._deleted)
             self._confirmed = {}
         self._view, self._observed, self._asked_at = view, dict(view.observed), time.monotonic()
+
+    def check_taken_over(self) -> None:
+        """Raise `Unanswered` while what a worker has left behind could not be taken over: it may hold any row."""
+        if self._left_behind:
+            raise Unanswered(self.trouble or f"spools are not taken over yet: {len(self._left_behind)}")
 
     # -- confirmations ------------------------------------------------------------------------------------------------
 

@@ -360,6 +360,7 @@ class Ingest:
         Rows that a worker has left behind are among them: raises what keeps them from being taken over.
         """
         self._following.view()
+        self._following.check_taken_over()
         found = {}
         for partition, (first, end) in stretches.items():
             begins = self._begins.get(partition) if partition in self._assigned else None
