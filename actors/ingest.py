@@ -157,9 +157,8 @@ class Ingest:
         rows, markers, letters = self._decode(envelopes)
         if letters:
             self._put_letters(letters)
-        for span in spans:
-            self._following.doubt(span.partition, span.first)
-        self._spool.append(rows, markers, spans)
+        with self._following.reading(spans):
+            self._spool.append(rows, markers, spans)
         self._next.update({span.partition: span.end for span in spans})
         self._polled = []
         self._quiet.stir([row.domain for row in rows])

@@ -60,6 +60,7 @@ class Observer:
     def observe_once(self) -> int:
         """Ask about or submit one block; returns the rows dealt with (0 when there is nothing to do yet)."""
         self._following.view()
+        self._following.look()
         return self._confirm() or self._observe()
 
     def _confirm(self) -> int:
