@@ -264,7 +264,6 @@ class Coordinator:
         except NoLongerSealed as error:
             # The domain was removed meanwhile: nothing is learned of it, and what was learned goes.
             stage.succeed("open", in_words(error))
-            self._upkeep.prune_again()
 
     def _still(self, domain: str, seal: Seal) -> Seal:
         """Return the seal as the ledger has it by now; raises `NoLongerSealed` where it has none of this version."""
@@ -296,6 +295,8 @@ class Coordinator:
             facts = facts_of(order, trained, verdict, base_digest=self._base.digest, learner=self._options.learner_name)
             return self._registry.add_adapter(order.domain, order.seal.version, folder, facts)
         finally:
+            # Where the domain was removed meanwhile, its files were deleted before this one came.
+            self._upkeep.prune_again()
             shutil.rmtree(folder, ignore_errors=True)
 
     def _continued(self, domain: str) -> Path | None:

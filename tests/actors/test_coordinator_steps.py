@@ -434,3 +434,23 @@ def test_what_is_pinned_is_not_replaced_by_what_could_not_be_loaded(build: Build
     scene.coordinator.unpin("alpha")
     scene.tick()
     assert scene.version("alpha") == 2
+
+
+@pytest.mark.parametrize("end", ["rejected", "not published"])
+def test_what_was_learned_of_a_domain_that_was_removed_meanwhile_goes_however_it_ends(build: Build, end: str) -> None:
+    scene = build()
+    scene.send("alpha", 4)
+    scene.mark("alpha")
+    scene.learner.rejects = int(end == "rejected")
+
+    def removes() -> None:
+        scene.coordinator.remove("alpha")
+        # Nothing is committed after this, and there is nothing of alpha to be deleted yet.
+        scene.coordinator._upkeep.go_over(is_idle=False)
+        scene.replicas.away = end == "not published"
+
+    scene.learner.before = removes
+    scene.tick()
+    scene.replicas.away = False
+    scene.tick(2)
+    assert len(scene.learner.orders) == 1 and not scene.registry.versions
