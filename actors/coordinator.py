@@ -137,7 +137,7 @@ class Coordinator:
         except Exception as error:
             self._stalled = (f"the router does not answer: {in_words(error)}",)
             return
-        backlogs = backlogs_of(ledger, self._spools)
+        backlogs = backlogs_of(ledger, self._spools, observed)
         waiting = self._losses.look(observed, lambda: self._unlearned(ledger))
         current = self._registry.current()
         withdrawn = dict(current.withdrawn) if current else {}

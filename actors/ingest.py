@@ -358,6 +358,7 @@ class Ingest:
             duplicates=self._observer.duplicates,
             trouble=trouble,
             positions=dict(self._next),
+            reaches=self._spool.ends(),
             ends=dict(self._ends),
         )
 

@@ -234,6 +234,7 @@ class MemorySpool:
     up_seconds: float = 0.0
     full: bool = False
     positions: dict[TopicPartition, int] = field(default_factory=dict)
+    reaches: dict[TopicPartition, int] = field(default_factory=dict)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     holds: Collection[int] | None = None
     """Offsets in P0; None: all there are."""
@@ -260,6 +261,7 @@ class MemorySpool:
             duplicates=0,
             trouble={},
             positions=self.positions,
+            reaches=self.reaches,
             ends=self.ends,
         )
 

@@ -141,19 +141,23 @@ def test_a_silent_worker_is_quiet_since_it_fell_silent(build: Build) -> None:
     assert ordered(scene) == [("alpha", 1, 4, 0)]
 
 
-def test_a_domain_whose_rows_wait_at_a_silent_worker_is_not_quiet(build: Build) -> None:
+def test_a_domain_whose_rows_wait_at_a_silent_worker_is_not_quiet_before_they_are_counted(build: Build) -> None:
     scene = build(closing=QUIET)
     for domain in ("alpha", "beta"):
         scene.send(domain, 4)
         for spool in scene.spools:
             spool.quiet[domain] = 1e6
-    scene.spools[1].unobserved = {"alpha": 2}
+    scene.spools[1].unobserved, scene.spools[1].reaches = {"alpha": 2}, {P1: 2}
     scene.tick()
     scene.spools[1].away = True
     scene.tick()
     skew.skip(1e6)
     scene.tick()
     assert ordered(scene) == [("beta", 1, 4, 0)]
+    # The worker never comes back, and another one has read them.
+    scene.send("alpha", 2, to=P1)
+    scene.tick()
+    assert ordered(scene)[1:] == [("alpha", 1, 6, 0)]
 
 
 def test_a_router_that_is_away_stops_neither_replicas_nor_the_tick(build: Build) -> None:
