@@ -150,7 +150,7 @@ class Coordinator:
     def _unlearned(self, ledger: Mapping[str, OpenDomain]) -> frozenset[str]:
         """Return the domains whose sealed version is neither learned nor being learned."""
         sealed = {domain: each.seal for domain, each in ledger.items() if domain not in self._jobs}
-        return frozenset(d for d, seal in sealed.items() if seal and self._registry.newest_version(d) < seal.version)
+        return frozenset(d for d, seal in sealed.items() if seal and not self._registry.has_version(d, seal.version))
 
     def _try(self, domain: str, step: Callable[[], None]) -> None:
         """Take a step; what it fails for is the domain's own trouble."""

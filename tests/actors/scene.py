@@ -94,6 +94,9 @@ class MemoryRegistry:
             raise UnknownAdapter(name)
         return self.versions[name]
 
+    def has_version(self, domain: str, version: int) -> bool:
+        return self.numbered(domain, version) is not None
+
     def newest_version(self, domain: str) -> int:
         return max((a.version for a in self.adapters(domain)), default=0)
 
