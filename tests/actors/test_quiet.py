@@ -33,8 +33,8 @@ def test_ages_may_be_asked_for_while_new_domains_are_heard_of(hasty: None) -> No
 
     asking = threading.Thread(target=ask)
     asking.start()
-    for number in range(3000):
+    for number in range(6000):
         quiet.stir([f"domain-{number}"])
     done.set()
     asking.join()
-    assert errors == [] and len(quiet.all()) == 3000
+    assert errors == [] and len(quiet.all()) == 6000
