@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from actors.observation import OpenDomain
+from actors.observation import OpenDomain, Watermarks
 from actors.spools import Spools
 
 
@@ -31,10 +31,12 @@ class DomainBacklog:
         return self.ledger.seal is None and counted > 0 and not self.is_trainable
 
 
-def backlogs_of(ledger: Mapping[str, OpenDomain], spools: Spools) -> dict[str, DomainBacklog]:
+def backlogs_of(ledger: Mapping[str, OpenDomain], spools: Spools, observed: Watermarks) -> dict[str, DomainBacklog]:
     """Return what waits of each domain that the ledger or a spool has rows of."""
     unobserved = spools.unobserved()
     return {
-        domain: DomainBacklog(ledger.get(domain, OpenDomain()), unobserved.get(domain, 0), spools.quiet_seconds(domain))
+        domain: DomainBacklog(
+            ledger.get(domain, OpenDomain()), unobserved.get(domain, 0), spools.quiet_seconds(domain, observed)
+        )
         for domain in {*ledger, *unobserved}
     }

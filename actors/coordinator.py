@@ -137,7 +137,7 @@ class Coordinator:
         except Exception as error:
             self._stalled = (f"the router does not answer: {in_words(error)}",)
             return
-        backlogs = backlogs_of(ledger, self._spools)
+        backlogs = backlogs_of(ledger, self._spools, observed)
         waiting = self._losses.look(observed, lambda: self._unlearned(ledger))
         current = self._registry.current()
         withdrawn = dict(current.withdrawn) if current else {}
@@ -150,7 +150,7 @@ class Coordinator:
     def _unlearned(self, ledger: Mapping[str, OpenDomain]) -> frozenset[str]:
         """Return the domains whose sealed version is neither learned nor being learned."""
         sealed = {domain: each.seal for domain, each in ledger.items() if domain not in self._jobs}
-        return frozenset(d for d, seal in sealed.items() if seal and self._registry.newest_version(d) < seal.version)
+        return frozenset(d for d, seal in sealed.items() if seal and not self._registry.has_version(d, seal.version))
 
     def _try(self, domain: str, step: Callable[[], None]) -> None:
         """Take a step; what it fails for is the domain's own trouble."""
@@ -264,7 +264,6 @@ class Coordinator:
         except NoLongerSealed as error:
             # The domain was removed meanwhile: nothing is learned of it, and what was learned goes.
             stage.succeed("open", in_words(error))
-            self._upkeep.prune_again()
 
     def _still(self, domain: str, seal: Seal) -> Seal:
         """Return the seal as the ledger has it by now; raises `NoLongerSealed` where it has none of this version."""
@@ -296,6 +295,8 @@ class Coordinator:
             facts = facts_of(order, trained, verdict, base_digest=self._base.digest, learner=self._options.learner_name)
             return self._registry.add_adapter(order.domain, order.seal.version, folder, facts)
         finally:
+            # Where the domain was removed meanwhile, its files were deleted before this one came.
+            self._upkeep.prune_again()
             shutil.rmtree(folder, ignore_errors=True)
 
     def _continued(self, domain: str) -> Path | None:

@@ -32,6 +32,11 @@ class Coverage:
         known = self._db.execute("SELECT DISTINCT topic, part FROM coverage ORDER BY topic, part").fetchall()
         return [TopicPartition(topic, part) for topic, part in known]
 
+    def ends(self) -> dict[TopicPartition, int]:
+        """Return up to where each of these partitions was read."""
+        known = self._db.execute("SELECT topic, part, max(next) FROM coverage GROUP BY topic, part").fetchall()
+        return {TopicPartition(topic, part): end for topic, part, end in known}
+
     def spans(self) -> list[Span]:
         """Return all intervals, in order."""
         known = self._db.execute("SELECT topic, part, first, next FROM coverage ORDER BY 1, 2, 3").fetchall()

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from actors.coverage import Span
+from actors.errors import Unanswered
 from actors.observation import LedgerView, Watermarks
 from actors.ports import SumsPort
 from actors.spool import Spool
@@ -34,6 +37,8 @@ class Following:
         self._observed: Watermarks = {}
         self._asked_at = 0.0
         self._confirmed: dict[TopicPartition, int] = {}
+        self._doubted: dict[TopicPartition, int] | None = {}
+        """From where on rows were read again since `look`; None: any may have become another."""
 
     def view(self) -> LedgerView:
         """Return what the router says, of at most two seconds ago, after the spool has followed it.
@@ -71,13 +76,18 @@ class Following:
         view = self._router.view(self._view.snapshot if self._view is not None else -1)
         if self._view is not None and view.run != self._view.run:
             # Another router: nothing that the last one said holds, nor do its fences.
-            self._view, self._confirmed = None, {}
+            self._view, self._confirmed, self._doubted = None, {}, None
             view = self._router.view()
         self._spool.follow(view)
         if self._left_behind:
             self._left_behind, self.trouble = take_over(self._spool, self._left_behind, view, self._deleted)
-            self._confirmed = {}
+            self._confirmed, self._doubted = {}, None
         self._view, self._observed, self._asked_at = view, dict(view.observed), time.monotonic()
+
+    def check_taken_over(self) -> None:
+        """Raise `Unanswered` while what a worker has left behind could not be taken over: it may hold any row."""
+        if self._left_behind:
+            raise Unanswered(self.trouble or f"spools are not taken over yet: {len(self._left_behind)}")
 
     # -- confirmations ------------------------------------------------------------------------------------------------
 
@@ -85,13 +95,27 @@ class Following:
         """Return the offset below which every row in the spool is one that the router has counted."""
         return self._confirmed.get(partition, 0)
 
-    def confirm(self, partition: TopicPartition, first: int, end: int) -> None:
-        """Note that rows from `first` up to `end` are confirmed; it counts where everything before is."""
+    def look(self) -> None:
+        """Note that rows are looked at: what is confirmed next are those that are in the spool by now."""
         with self._lock:
+            self._doubted = {}
+
+    def confirm(self, partition: TopicPartition, first: int, end: int) -> None:
+        """Note that rows from `first` up to `end` are confirmed, but for those that were read again since `look`; it
+        counts where everything before is."""
+        with self._lock:
+            if self._doubted is None:
+                return
+            end = min(end, self._doubted.get(partition, end))
             if first <= self.confirmed(partition) < end:
                 self._confirmed[partition] = end
 
-    def doubt(self, partition: TopicPartition, offset: int) -> None:
-        """Note that rows from `offset` on were read again."""
+    @contextmanager
+    def reading(self, spans: Iterable[Span]) -> Iterator[None]:
+        """Doubt what stands in these spans and behind them, while rows that were read are added to the spool."""
         with self._lock:
-            self._confirmed[partition] = min(self.confirmed(partition), offset)
+            for partition, first, _ in spans:
+                self._confirmed[partition] = min(self.confirmed(partition), first)
+                if self._doubted is not None:
+                    self._doubted[partition] = min(self._doubted.get(partition, first), first)
+            yield

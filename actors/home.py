@@ -41,7 +41,7 @@ def take_log(registry: Registry, topic: str) -> list[str]:
         raise UnknownDomain(f"{registry.root}: nothing was counted from topic {topic!r}; known: {sorted(known)}")
     counted = {str(partition): end for partition, end in sorted(ledger.observed.items()) if partition.topic == topic}
     sealed = {domain: entry.seal for domain, entry in ledger.entries.items()}
-    unlearned = {d for d, seal in sealed.items() if seal is not None and registry.newest_version(d) < seal.version}
+    unlearned = {d for d, seal in sealed.items() if seal is not None and not registry.has_version(d, seal.version)}
     lost = ledger.take_log(topic, unlearned)
     document = ledger_state.save(ledger, store)
     runs = [*state["runs"], list(WriterRun(epoch.name, head.snapshot + 1))]

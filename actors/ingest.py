@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +112,9 @@ class Ingest:
         self._unseen: dict[TopicPartition, str] = {}
         self._searched_at = 0.0
         self._must_reopen = False
+        self._damage: str | None = None
+        """What is wrong with the spool's file, whoever came upon it, until it was made anew."""
+        self._mending = threading.Lock()
         self._polled: list[Envelope] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -157,9 +161,8 @@ class Ingest:
         rows, markers, letters = self._decode(envelopes)
         if letters:
             self._put_letters(letters)
-        for span in spans:
-            self._following.doubt(span.partition, span.first)
-        self._spool.append(rows, markers, spans)
+        with self._following.reading(spans):
+            self._spool.append(rows, markers, spans)
         self._next.update({span.partition: span.end for span in spans})
         self._polled = []
         self._quiet.stir([row.domain for row in rows])
@@ -323,6 +326,10 @@ class Ingest:
 
     def report(self) -> IngestReport:
         """Say where this worker stands. No domain is quiet while rows of it wait to be observed."""
+        with self._noting_damage():
+            return self._report()
+
+    def _report(self) -> IngestReport:
         unobserved: dict[str, int] = {}
         for partition in self._spool.partitions():
             waiting = self._spool.counts_from(partition, self._following.confirmed(partition))
@@ -351,6 +358,7 @@ class Ingest:
             duplicates=self._observer.duplicates,
             trouble=trouble,
             positions=dict(self._next),
+            reaches=self._spool.ends(),
             ends=dict(self._ends),
         )
 
@@ -359,11 +367,13 @@ class Ingest:
 
         Rows that a worker has left behind are among them: raises what keeps them from being taken over.
         """
-        self._following.view()
         found = {}
-        for partition, (first, end) in stretches.items():
-            begins = self._begins.get(partition) if partition in self._assigned else None
-            found[partition] = Survey(*self._spool.survey(partition, first, end), begins)
+        with self._noting_damage():
+            self._following.view()
+            self._following.check_taken_over()
+            for partition, (first, end) in stretches.items():
+                begins = self._begins.get(partition) if partition in self._assigned else None
+                found[partition] = Survey(*self._spool.survey(partition, first, end), begins)
         return found
 
     def give_up(self, partition: TopicPartition, first: int, end: int) -> None:
@@ -379,11 +389,13 @@ class Ingest:
 
         What another run of the router confirmed, and this one was not asked about, is not among them.
         """
-        self._check_template()
-        self._following.renew()
+        with self._noting_damage():
+            self._check_template()
+            self._following.renew()
+            rows = self._spool.examples(domain, until)
         train: list[Example] = []
         held_out: list[Example] = []
-        for row in self._spool.examples(domain, until):
+        for row in rows:
             if row.offset < self._following.confirmed(row.partition):
                 (held_out if row.held_out else train).append(Example(row.record_id, row.prompt, row.completion))
         return train, held_out
@@ -398,14 +410,30 @@ class Ingest:
         """Repeat a step until stopped; trouble is kept for the report and the step tried again after a second."""
         while not self._stop.is_set():
             try:
-                step()
+                self._mend_spool()
+                with self._noting_damage():
+                    step()
                 self._trouble.pop(loop, None)
             except Exception as error:
                 self._trouble[loop] = in_words(error)
-                if is_damage(error):
-                    self._spool.begin_anew(in_words(error))
-                    self._must_reopen = True
                 self._stop.wait(1.0)
+
+    def _mend_spool(self) -> None:
+        """Begin the spool's file anew where it is damaged; where that fails it is tried again."""
+        with self._mending:
+            if self._damage is not None:
+                self._spool.begin_anew(self._damage)
+                self._must_reopen = True
+                self._damage = None
+
+    @contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if is_damage(error):
+                self._damage = in_words(error)
+            raise
 
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from actors.following import Following
 from actors.observation import Fate, Observation, RowKey, example_digest
 from actors.ports import SumsPort
 from actors.quiet import Quiet
-from actors.spool import Block, Spool, SpooledRow
+from actors.spool import Spool, SpooledRow
 from learning.features import FeatureExtractor
 from learning.statistics import Statistics, usable_rows
 from learning.symmetric import Float64
@@ -60,6 +60,7 @@ class Observer:
     def observe_once(self) -> int:
         """Ask about or submit one block; returns the rows dealt with (0 when there is nothing to do yet)."""
         self._following.view()
+        self._following.look()
         return self._confirm() or self._observe()
 
     def _confirm(self) -> int:
@@ -88,7 +89,7 @@ class Observer:
         block = self._spool.block(self._following.observed, self._block_rows)
         if block is None:
             return 0
-        rows, new = self._sifted(self._without_repeats(block))
+        rows, new = self._sifted(block.rows)
         rows, statistics = self._with_statistics(rows, new)
         receipt = self._router.observe(
             Observation(block.spans, tuple(map(_key, rows)), block.markers, statistics, dict(self._logs()))
@@ -104,10 +105,12 @@ class Observer:
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _without_repeats(self, block: Block) -> list[SpooledRow]:
+    def _without_repeats(self, rows: Sequence[SpooledRow]) -> list[SpooledRow]:
+        """Return the first row of each example among rows that are to be kept: of one that goes, what comes after it is
+        no repeat."""
         kept: dict[bytes, SpooledRow] = {}
         repeats: list[SpooledRow] = []
-        for row in block.rows:
+        for row in rows:
             digest = example_digest(row.domain, row.record_id)
             if digest in kept:
                 repeats.append(row)
@@ -121,8 +124,9 @@ class Observer:
         fates = self._router.fates([_key(row) for row in rows])
         rows = self._turned(rows, fates)
         kept = [row for row, fate in zip(rows, fates, strict=True) if fate in ("new", "lost", "turned")]
+        new = {_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "new"}
         self._discard_gone(rows, fates)
-        return kept, {_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "new"}
+        return self._without_repeats(kept), new
 
     def _turned(self, rows: Sequence[SpooledRow], fates: Sequence[Fate]) -> list[SpooledRow]:
         """Return the rows, each on the side of the exam on which it was counted: in the spool it stands there too."""

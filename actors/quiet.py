@@ -25,4 +25,5 @@ class Quiet:
     def all(self) -> dict[str, float]:
         """Return for how long nothing was heard, of each domain that was heard of."""
         now = time.monotonic()
-        return {domain: now - stirred for domain, stirred in self._stirred.items()}
+        # A copy: whoever reports is another thread than those that stir.
+        return {domain: now - stirred for domain, stirred in dict(self._stirred).items()}

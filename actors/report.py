@@ -63,6 +63,8 @@ class IngestReport:
     empty when all is well."""
     positions: Mapping[TopicPartition, int] = field(default_factory=dict)
     """Next offset to be spooled, of each partition that this worker reads."""
+    reaches: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Up to where the spool goes, of each partition of which this worker has read anything."""
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)
     """Where the log ended, read or not, of each partition that this worker has read: as it last looked."""
 

@@ -371,6 +371,11 @@ class Spool:
         with self._lock:
             return self.coverage.partitions()
 
+    def ends(self) -> dict[TopicPartition, int]:
+        """Return up to where each of these partitions was read."""
+        with self._lock:
+            return self.coverage.ends()
+
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each domain."""
         with self._lock:

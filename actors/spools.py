@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 
 from actors.errors import in_words
+from actors.observation import Watermarks
 from actors.ports import SpoolPort
 from actors.report import IngestReport, Survey
 from serving.api import IngestStatus
@@ -82,17 +83,19 @@ class Spools:
                     waiting[domain] = waiting.get(domain, 0) + rows
         return waiting
 
-    def quiet_seconds(self, domain: str) -> float:
+    def quiet_seconds(self, domain: str, observed: Watermarks) -> float:
         """Return for how long nobody has heard anything of a domain.
 
         A silent worker has heard nothing since it fell silent, as far as anybody knows; if it held rows of the domain
-        that were not counted, the domain is not quiet before they are.
+        that were not counted, the domain is not quiet before they are: `observed` is how far the router has come,
+        whoever read them.
         """
         now = time.monotonic()
         ages = []
         for name in self._ingests:
             report = self._last.get(name)
-            if report is not None and report.unobserved.get(domain):
+            is_passed = report is not None and all(observed.get(p, 0) >= end for p, end in report.reaches.items())
+            if report is not None and report.unobserved.get(domain) and not (name in self.silent and is_passed):
                 return 0.0
             if name in self.silent:
                 ages.append(now - self.silent_since[name])

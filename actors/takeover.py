@@ -59,7 +59,7 @@ def take_over(
                 # This spool's own: of the other it would have been a reason to delete that.
                 raise
             left.append(path)
-            troubles.append(f"{said} yet: {error}")
+            troubles.append(f"{said} yet, and nothing is given up before: {error}; if that stays so, delete the file")
     return left, "; ".join([*deleted, *troubles]) or None
 
 

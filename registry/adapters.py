@@ -183,6 +183,10 @@ class AdapterStore:
                     continue
         return None
 
+    def has_version(self, domain: str, version: int) -> bool:
+        """Whether there is a version of the domain with that number, readable or not."""
+        return (domain, version) in self._names().values()
+
     def newest_version(self, domain: str) -> int:
         """The highest number that was given to a version of the domain, readable or not; 0 where there is none."""
         return max((version for of, version in self._names().values() if of == domain), default=0)

@@ -79,6 +79,10 @@ class Registry:
         """The version of the domain with that number, None if there is none; no other is read."""
         return self._adapters.numbered(domain, version)
 
+    def has_version(self, domain: str, version: int) -> bool:
+        """Whether there is a version of the domain with that number, readable or not."""
+        return self._adapters.has_version(domain, version)
+
     def newest_version(self, domain: str) -> int:
         """The highest number that was given to a version of the domain, readable or not; 0 where there is none."""
         return self._adapters.newest_version(domain)

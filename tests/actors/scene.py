@@ -94,6 +94,9 @@ class MemoryRegistry:
             raise UnknownAdapter(name)
         return self.versions[name]
 
+    def has_version(self, domain: str, version: int) -> bool:
+        return self.numbered(domain, version) is not None
+
     def newest_version(self, domain: str) -> int:
         return max((a.version for a in self.adapters(domain)), default=0)
 
@@ -234,6 +237,7 @@ class MemorySpool:
     up_seconds: float = 0.0
     full: bool = False
     positions: dict[TopicPartition, int] = field(default_factory=dict)
+    reaches: dict[TopicPartition, int] = field(default_factory=dict)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     holds: Collection[int] | None = None
     """Offsets in P0; None: all there are."""
@@ -260,6 +264,7 @@ class MemorySpool:
             duplicates=0,
             trouble={},
             positions=self.positions,
+            reaches=self.reaches,
             ends=self.ends,
         )
 

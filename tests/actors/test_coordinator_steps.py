@@ -141,19 +141,23 @@ def test_a_silent_worker_is_quiet_since_it_fell_silent(build: Build) -> None:
     assert ordered(scene) == [("alpha", 1, 4, 0)]
 
 
-def test_a_domain_whose_rows_wait_at_a_silent_worker_is_not_quiet(build: Build) -> None:
+def test_a_domain_whose_rows_wait_at_a_silent_worker_is_not_quiet_before_they_are_counted(build: Build) -> None:
     scene = build(closing=QUIET)
     for domain in ("alpha", "beta"):
         scene.send(domain, 4)
         for spool in scene.spools:
             spool.quiet[domain] = 1e6
-    scene.spools[1].unobserved = {"alpha": 2}
+    scene.spools[1].unobserved, scene.spools[1].reaches = {"alpha": 2}, {P1: 2}
     scene.tick()
     scene.spools[1].away = True
     scene.tick()
     skew.skip(1e6)
     scene.tick()
     assert ordered(scene) == [("beta", 1, 4, 0)]
+    # The worker never comes back, and another one has read them.
+    scene.send("alpha", 2, to=P1)
+    scene.tick()
+    assert ordered(scene)[1:] == [("alpha", 1, 6, 0)]
 
 
 def test_a_router_that_is_away_stops_neither_replicas_nor_the_tick(build: Build) -> None:
@@ -434,3 +438,23 @@ def test_what_is_pinned_is_not_replaced_by_what_could_not_be_loaded(build: Build
     scene.coordinator.unpin("alpha")
     scene.tick()
     assert scene.version("alpha") == 2
+
+
+@pytest.mark.parametrize("end", ["rejected", "not published"])
+def test_what_was_learned_of_a_domain_that_was_removed_meanwhile_goes_however_it_ends(build: Build, end: str) -> None:
+    scene = build()
+    scene.send("alpha", 4)
+    scene.mark("alpha")
+    scene.learner.rejects = int(end == "rejected")
+
+    def removes() -> None:
+        scene.coordinator.remove("alpha")
+        # Nothing is committed after this, and there is nothing of alpha to be deleted yet.
+        scene.coordinator._upkeep.go_over(is_idle=False)
+        scene.replicas.away = end == "not published"
+
+    scene.learner.before = removes
+    scene.tick()
+    scene.replicas.away = False
+    scene.tick(2)
+    assert len(scene.learner.orders) == 1 and not scene.registry.versions

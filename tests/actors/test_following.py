@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors import following
+from actors.coverage import Span
 from actors.errors import SpoolAhead
 from actors.following import Following
 from actors.observation import LedgerView
@@ -70,6 +71,9 @@ def test_another_router_is_asked_for_everything_and_confirms_anew(spool: Spool) 
     following.ask_again()
     following.view()
     assert router.known == [-1, 3, -1] and following.confirmed(P0) == 0
+    following.confirm(P0, 0, 5)
+    assert following.confirmed(P0) == 0, "by what the router before said"
+    following.look()
     router.views = [view(4, fences={}, **again)]  # type: ignore[arg-type]
     following.confirm(P0, 0, 5)
     following.ask_again()
@@ -86,9 +90,23 @@ def test_rows_are_confirmed_where_all_before_them_are(spool: Spool) -> None:
     assert following.confirmed(P0) == 9
     following.confirm(P0, 0, 5)
     assert following.confirmed(P0) == 9
-    following.doubt(P0, 20)
-    following.doubt(P0, 6)
+    with following.reading([Span(P0, 20, 30)]):
+        pass
+    with following.reading([Span(P0, 6, 20)]):
+        pass
     assert following.confirmed(P0) == 6
+
+
+def test_what_is_read_again_while_rows_are_looked_at_is_not_confirmed_by_that(spool: Spool) -> None:
+    following = Following(spool, Asked(view()))  # type: ignore[arg-type]
+    following.look()
+    with following.reading([Span(P0, 5, 9)]):
+        pass
+    following.confirm(P0, 0, 9)
+    assert following.confirmed(P0) == 5
+    following.look()
+    following.confirm(P0, 5, 9)
+    assert following.confirmed(P0) == 9
 
 
 def test_a_spool_that_is_ahead_stops_its_worker_until_that_is_mended(spool: Spool) -> None:

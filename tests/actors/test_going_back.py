@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.coverage import Span
 from actors.errors import SpoolAhead
 from streaming.records import EndOfDomain
 from tests.actors.house import House, partition, records_of
@@ -40,7 +41,8 @@ def test_what_a_spool_dropped_as_settled_rests_on_the_snapshot_that_settled_it(b
     following._asked_at = time.monotonic() + 1000.0
     while house.version("alpha") != 1:
         house.tick()
-    following.doubt(partition(0), 0)
+    with following.reading([Span(partition(0), 0, 1)]):
+        pass
     while house.observe():
         pass
     assert not house.waiting("alpha")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
+import pytest
+
+from actors import spool
 from streaming.errors import BrokerUnavailable
+from streaming.records import EndOfDomain
 from tests.actors.house import Failing, House, limits, partition, records_of, training
 
 Build = Callable[..., House]
@@ -42,6 +48,54 @@ def test_trouble_in_a_loop_is_reported_and_passes(build: Build) -> None:
     _wait(house.is_drained)
     _wait(lambda: ingest.report().trouble == {})
     house.check_exact(training(records))
+
+
+@pytest.mark.parametrize("who", ["append", "recall", "examples", "survey", "counts_from"])
+def test_damage_is_mended_whoever_comes_upon_it(build: Build, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    """A page of the file that neither loop reads would keep its domain from being learned; and the disk is full."""
+    house = build()
+    records = records_of("alpha", 24)
+    house.send(records)
+    house.drain()
+    ingest = house.ingests[0]
+    act, opens = getattr(ingest._spool, who), spool.open_file
+    damage, full = [True], [True]
+
+    def act_where_whole(*arguments: Any) -> Any:
+        if damage:
+            raise _sqlite_error(sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT)
+        return act(*arguments)
+
+    def open_file(*arguments: Any) -> sqlite3.Connection:
+        damage.clear()
+        if full:
+            raise _sqlite_error(sqlite3.OperationalError, full.pop() and sqlite3.SQLITE_FULL)
+        return opens(*arguments)
+
+    monkeypatch.setattr(ingest._spool, who, act_where_whole)
+    monkeypatch.setattr(spool, "open_file", open_file)
+    ingest.start()
+    house.send([*records_of("beta", 8), EndOfDomain(domain="alpha")])
+    # A second is a long time for the loops, which wait so long after an error.
+    monkeypatch.setattr(ingest._stop, "wait", lambda seconds: time.sleep(min(seconds, 0.05)))
+
+    def is_learned() -> bool:
+        house.tick()
+        house.wait(2.5)
+        return house.version("alpha") == 1 and house.is_drained()
+
+    _wait(is_learned, 1000.0)
+    assert not full and "it was deleted" in ingest.report().trouble["spool"]
+    _wait(lambda: set(ingest.report().trouble) == {"spool"})
+    house.check_exact(training([*records, *records_of("beta", 8)]))
+    ingest.stop()
+    house.ingests.clear()
+
+
+def _sqlite_error(kind: type[sqlite3.Error], code: int) -> sqlite3.Error:
+    error = kind("what SQLite says")
+    error.sqlite_errorcode = code
+    return error
 
 
 def test_dead_letters_that_were_lost_are_said(build: Build) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from registry.adapters import Adapter
 from serving.api import Stretch
 from serving.system_metrics import render_metrics
+from tests.actors.clock import skew
 from tests.actors.scene import P0, Scene
 
 
@@ -147,6 +150,21 @@ def test_a_version_is_made_of_what_is_left(scene: Scene) -> None:
     scene.mark("alpha")
     scene.tick(2)
     assert [(order.seal.train, order.seal.held_out) for order in scene.learner.orders] == [(2, 0)]
+
+
+def test_a_version_is_made_of_what_is_left_though_later_ones_lie_there(scene: Scene) -> None:
+    """Somebody went back to before they were made, and the one that is sealed is not there any more."""
+    scene.spools[1].holds = range(2, 10)
+    scene.mark("alpha")
+    scene.learner.fails = [ConnectionError("the learner is away")]
+    scene.tick()
+    assert [order.seal.version for order in scene.learner.orders] == [1]
+    later = Adapter("alpha@v3-00000000", "alpha", 3, Path("nowhere"), "0" * 64, None)  # type: ignore[arg-type]
+    scene.registry.versions[later.name] = later
+    scene.spools[1].holds = ()
+    skew.skip(700.0)
+    scene.tick(2)
+    assert [(order.seal.version, order.seal.train) for order in scene.learner.orders] == [(1, 8), (1, 2)]
 
 
 def test_rows_of_a_version_that_is_learned_are_not_lost(scene: Scene) -> None:

@@ -232,3 +232,46 @@ def test_rows_are_not_dropped_by_what_a_router_said_that_has_started_again_since
     house.drain()
     house.check_exact(training(sent))
     assert house.router.examples() == {"alpha": len(sent)}
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_what_is_sent_again_after_a_removal_is_no_repeat_of_what_went(build: Build, partitions: int) -> None:
+    """Both wait in one block, and the worker has not heard of the removal yet."""
+    house = build(partitions=partitions)
+    before, records = records_of("beta", 8), records_of("alpha", 8)
+    house.send(before)
+    house.drain()
+    house.send(records[:5])
+    house.poll()
+    house.coordinator.remove("alpha")
+    house.send(records)
+    house.drain()
+    house.check_exact(training([*before, *records]))
+    assert house.router.examples() == {"alpha": 8, "beta": 8}
+    assert house.waiting("alpha") == 8
+
+
+def test_rows_that_are_read_again_while_others_are_asked_about_are_asked_about_too(build: Build) -> None:
+    """A copy of a row that was counted would stay for ever, and its domain's versions never be whole."""
+    house = build(partitions=1, options=limits(poll_records=10, block_rows=100))
+    records = records_of("alpha", 20)
+    house.send([*records, *records[:4]])
+    house.drain()
+    house.delete_spool()
+    ingest = house.ingests[0]
+    fates = house.router.inner.fates
+
+    def fates_meanwhile(rows: Any) -> Any:
+        found, house.router.inner.fates = fates(rows), fates
+        for _ in range(2):
+            ingest.poll_once(0.0)
+        return found
+
+    ingest.poll_once(0.0)
+    house.router.inner.fates = fates_meanwhile
+    for _ in range(5):
+        house.observe()
+    assert house.poll() == 0
+    assert house.waiting("alpha") == 20
+    house.send([EndOfDomain(domain="alpha")])
+    house.learn("alpha")

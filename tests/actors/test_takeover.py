@@ -14,7 +14,10 @@ from actors.following import Following
 from actors.observation import Marker
 from actors.spool import Spool, SpooledRow
 from actors.takeover import left_behind, take_over
+from streaming.records import EndOfDomain
 from streaming.source import TopicPartition
+from tests.actors.house import House, records_of, training
+from tests.actors.memory_log import MemoryStream
 from tests.actors.views import LINEAGE, view
 
 P0, P1 = TopicPartition("stream", 0), TopicPartition("stream", 1)
@@ -168,3 +171,45 @@ def test_one_that_the_machine_can_not_read_is_left_for_later(opened: Callable[[s
     assert left == [path] and trouble is not None and "ingest-1.sqlite" in trouble
     path.rmdir()
     assert take_over(own, left, view(), []) == ([], None)
+
+
+def test_nothing_is_lost_while_what_was_left_behind_is_not_taken_over(build: Callable[..., House]) -> None:
+    """The process of the worker that is no more still has its file when the log lets go what lies in it."""
+    stream = MemoryStream(2)
+    house = build(workers=2, stream=stream)
+    stream.log.deal(2)
+    records = records_of("alpha", 24)
+    house.send(records)
+    house.drain()
+    house.coordinator.stop()
+    for ingest in house.ingests:
+        house._close(ingest)
+    held = Spool(house.spool_path(1))
+    house.workers = 1
+    stream.log.deal(1)
+    for each, end in stream.ends().items():
+        stream.truncate(each, end)
+    house.ingests = [house._ingest(0)]
+    house.employ(house.parts.learner)
+    house.start_coordinator()
+    for _ in range(3):
+        _round(house)
+    state = house.state("alpha")
+    assert state is not None and state.lost == ()
+    assert "1.sqlite of a worker that is no more was not taken over yet" in str(dict(house.status().troubles()))
+    held.close()
+    for _ in range(2):
+        _round(house)
+    state = house.state("alpha")
+    assert state is not None and state.lost == () and house.waiting("alpha") == 24
+    assert house.status().trouble is None
+    house.send([EndOfDomain(domain="alpha")])
+    house.learn("alpha")
+    house.check_exact(training(records))
+
+
+def _round(house: House) -> None:
+    house.poll()
+    house.observe()
+    house.tick()
+    house.wait(6.0)
