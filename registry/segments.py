@@ -95,9 +95,9 @@ class SegmentStore:
             raise self._unknown(name) from error
 
     def names(self) -> Iterator[str]:
-        """All that are there, whoever names them."""
-        for folder in sorted(self._layout.segments.iterdir()):
-            yield from sorted(path.stem for path in folder.iterdir())
+        """All that are there, whoever names them; what filesystems and people leave beside them is passed over."""
+        for folder in sorted(each for each in self._layout.segments.iterdir() if each.is_dir()):
+            yield from sorted(path.stem for path in folder.iterdir() if path == self.path(path.stem))
 
     def path(self, name: str) -> Path:
         """Where the file of that name lies."""

@@ -226,6 +226,15 @@ def test_a_kept_snapshot_keeps_its_manifest(registry: Registry, six: list[Manife
         registry.adapter(manifest.routes["news"].adapter).verify()
 
 
+def test_what_a_filesystem_leaves_among_segments_stops_nothing(registry: Registry, six: list[Manifest]) -> None:
+    folder = registry.segments.path(next(registry.segments.names())).parent
+    strays = [folder / ".nfs0001", folder.parent / ".DS_Store"]
+    for stray in strays:
+        stray.write_bytes(b"")
+    registry.prune(**KEEP_ONE)
+    assert len(list(registry.segments.names())) == 1 and all(stray.exists() for stray in strays)
+
+
 @pytest.mark.parametrize("keep", [{"keep_snapshots": 0}, {"keep_manifests": 0}, {"keep_versions": 0}])
 def test_keeping_nothing_is_refused(registry: Registry, six: list[Manifest], keep: dict[str, int]) -> None:
     with pytest.raises(RegistryError, match="expected to keep at least 1"):
