@@ -300,9 +300,9 @@ class Registry:
 
         What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests
         were published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
-        An adapter that can't be read is left to whoever restores it. Where what is in force is damaged, nobody can tell
-        what it needs: nothing is removed then, and DamagedSnapshot raised. What is damaged among what was before it
-        stops nothing, and stays as long as what is of its time.
+        An adapter that can't be read is left to whoever restores it, unless its domain was removed. Where what is in
+        force is damaged, nobody can tell what it needs: nothing is removed then, and DamagedSnapshot raised. What is
+        damaged among what was before it stops nothing, and stays as long as what is of its time.
         """
         if min(keep_snapshots, keep_manifests, keep_versions) < 1:
             raise RegistryError(
@@ -314,9 +314,8 @@ class Registry:
                 return []
             chain = self.chain()
             line = list(self.history.line(head.snapshot_digest, head.snapshot + 1))
-            adapters, _ = self.survey()
             keeping = Keeping(keep_snapshots, keep_manifests, keep_versions, serving)
-            return Pruning(self._layout, self._staging, self.segments).prune(head, line, chain, adapters, keeping)
+            return Pruning(self._layout, self._staging, self.segments).prune(head, line, chain, *self.survey(), keeping)
 
     # Within a commit
 

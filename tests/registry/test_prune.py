@@ -152,6 +152,16 @@ class TestRemovedDomains:
         registry.prune(keep_snapshots=5, keep_manifests=20, keep_versions=3, serving=7)
         assert registry.adapters("news") == []
 
+    def test_not_even_a_version_that_can_not_be_read(self, registry: Registry, gone: Manifest, add: Add) -> None:
+        commit(registry, next_manifest(gone, add("news", 7), removed=gone.removed))
+        for version in registry.adapters("news"):
+            (version.path / "anabranch.json").write_bytes(b"")
+        registry.prune(**KEEP_ONE, serving=6)
+        assert len(registry.survey("news")[1]) == 7
+        registry.prune(**KEEP_ONE)
+        (later,) = registry.survey("news")[1]
+        assert later.startswith("news@v7-")
+
     def test_what_comes_later_under_their_name_is_another_domain(
         self, registry: Registry, gone: Manifest, add: Add
     ) -> None:
