@@ -183,20 +183,14 @@ class Registry:
         except NewerHome:
             raise
         except RegistryError:
-            # Nothing says which line was in force: the youngest whole one is.
-            head, links = NOTHING, []
-            if names:
-                youngest = max(names, key=self._written_at)
-                links = list(self.history.line(youngest.digest, youngest.number + 1))
+            # Nothing says which line was in force: numbers grow from commit to commit, also along a line that was left.
+            head, links = NOTHING, list(self.history.newest_line())
         named = [found.manifest for _, found in links if isinstance(found, Snapshot)]
         return links, replace(
             head,
             issued=max([head.issued, *numbers, *named]),
             issued_snapshot=max([head.issued_snapshot, *(name.number for name in names)]),
         )
-
-    def _written_at(self, name: SnapshotName) -> int:
-        return self._layout.snapshot(*name).stat().st_mtime_ns
 
     def wholeness(self) -> Wholeness:
         """A pass over what snapshots and manifests need."""

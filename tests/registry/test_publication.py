@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -251,6 +252,16 @@ class TestDamage:
                 ask()
         back, _ = registry.go_back(2)
         assert (back.number, registry.current(), registry.next_number()) == (2, two[1], 3)
+
+    def test_going_back_finds_the_newest_also_in_a_home_that_was_copied(
+        self, registry: Registry, two: tuple[Manifest, Manifest]
+    ) -> None:
+        """Copying, or restoring a file, makes old files young."""
+        damage(registry.root / "head.json", "gone")
+        oldest = min((registry.root / "snapshots").iterdir())
+        os.utime(oldest, (2e9, 2e9))
+        back, passed_over = registry.go_back()
+        assert (back.number, registry.current(), passed_over) == (2, two[1], [])
 
     @pytest.mark.parametrize("what", ["cut", "flipped", "gone"])
     def test_a_damaged_manifest_is_refused(self, registry: Registry, two: tuple[Manifest, Manifest], what: str) -> None:
