@@ -428,6 +428,9 @@ class TestDamage:
         (registry.root / "lineage.json").unlink()
         with pytest.raises(RegistryError, match=r"lineage.json: expected the name of the home"):
             Registry(registry.root)
+        (registry.root / "head.json").unlink()
+        with pytest.raises(RegistryError, match=r"lineage.json: expected the name of the home"):
+            Registry(registry.root)
 
 
 def damage(path: Path, what: str) -> None:
@@ -458,10 +461,15 @@ def test_what_was_removed_can_not_be_published(registry: Registry, add: Add, pub
         next_manifest(current, news, removed=current.removed)
 
 
-@pytest.mark.parametrize("left", ["snapshots/000001.safetensors", "frozen/standardisation.safetensors"])
+@pytest.mark.parametrize(
+    "left",
+    ["snapshots/000001.safetensors", "frozen/standardisation.safetensors", "adapters/news@v1-0a1b2c3d/anabranch.json"],
+)
 def test_homes_of_the_first_version_are_refused_in_one_line(tmp_path: Path, left: str) -> None:
+    """Also before the first snapshot."""
     file = tmp_path / "registry" / left
-    file.parent.mkdir(parents=True)
+    (tmp_path / "registry" / "frozen").mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"x")
     with pytest.raises(OldHome, match=r"written by Anabranch 0\.1.*begin a new home") as refused:
         Registry(tmp_path / "registry")
