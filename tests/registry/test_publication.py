@@ -424,6 +424,16 @@ class TestDamage:
         with pytest.raises(DigestMismatch, match=name):
             commit(Registry(registry.root), None, 2)
 
+    def test_damaged_weights_are_whole_again_once_they_are_published_again(
+        self, registry: Registry, two: tuple[Manifest, Manifest]
+    ) -> None:
+        router = two[1].router
+        assert router is not None
+        damage(registry.root / router.path, "cut")
+        manifest = commit(registry, next_manifest(two[1]), weights=b"weights 2")
+        assert manifest.router is not None and manifest.router.path == router.path
+        assert registry.weights(manifest) == b"weights 2"
+
     def test_a_home_that_lost_its_name_gets_no_new_one(self, registry: Registry, publish: Publish) -> None:
         publish()
         (registry.root / "lineage.json").unlink()
