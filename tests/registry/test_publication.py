@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from registry.errors import (
     DamagedSnapshot,
     DigestMismatch,
     NewerHome,
-    OldHome,
     RegistryError,
     StaleWriter,
     UnknownAdapter,
@@ -470,30 +469,6 @@ def test_what_was_removed_can_not_be_published(registry: Registry, add: Add, pub
     current = publish(news, routes={}, removed={"news": Tombstone(version=2, manifest=1)})
     with pytest.raises(ValueError, match="was removed with manifest 1"):
         next_manifest(current, news, removed=current.removed)
-
-
-@pytest.mark.parametrize(
-    "left",
-    ["snapshots/000001.safetensors", "frozen/standardisation.safetensors", "adapters/news@v1-0a1b2c3d/anabranch.json"],
-)
-def test_homes_of_the_first_version_are_refused_in_one_line(tmp_path: Path, left: str) -> None:
-    """Also before the first snapshot."""
-    file = tmp_path / "registry" / left
-    (tmp_path / "registry" / "frozen").mkdir(parents=True)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"x")
-    with pytest.raises(OldHome, match=r"written by Anabranch 0\.1.*begin a new home") as refused:
-        Registry(tmp_path / "registry")
-    assert "\n" not in str(refused.value)
-    assert not (tmp_path / "registry" / "lineage.json").exists(), "nothing was touched"
-
-
-def test_homes_whose_heads_name_no_format_are_refused_in_one_line(registry: Registry, publish: Publish) -> None:
-    publish()
-    (registry.root / "head.json").write_bytes(sealed(asdict(registry.head()), "head.json"))
-    with pytest.raises(OldHome, match=r"homes are of format 1, this one reads format 2.*begin a new home") as refused:
-        Registry(registry.root)
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("content", [{}, {"counter": 0, "name": "x"}, {"counter": "1", "name": "x"}, {"counter": 2}])
