@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from actors.errors import ActorError
@@ -44,12 +45,24 @@ def open_file(path: Path, schema: str, *, patience_s: float = 30.0) -> sqlite3.C
         if written != FORMAT and db.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise UnreadableSpool(f"it has format {written}, this version reads format {FORMAT}")
         db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version={FORMAT}; COMMIT;")
+        _check_tables(db, schema)
     except BaseException as error:
         db.close()
-        if is_damage(error):
+        # What SQLite says of a damaged schema holds bytes of it, which may be no text.
+        if is_damage(error) or isinstance(error, UnicodeDecodeError):
             raise UnreadableSpool(f"it is damaged ({error})") from error
         raise
     return db
+
+
+def _check_tables(db: sqlite3.Connection, schema: str) -> None:
+    """Raise `UnreadableSpool` where tables or columns are not those of the schema."""
+    columns = "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(schema)
+        expected = set(empty.execute(columns))
+    if (other := set(db.execute(columns)) ^ expected) != set():
+        raise UnreadableSpool(f"it is damaged (its schema differs in {sorted(other)[:3]})")
 
 
 def is_damage(error: BaseException) -> bool:

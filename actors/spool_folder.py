@@ -87,7 +87,7 @@ def faults(folder: Path, registry: Registry) -> Iterator[str]:
     for path in spools(folder):
         try:
             written, noted = _look_into(path)
-        except (UnreadableSpool, sqlite3.DatabaseError) as error:
+        except (UnreadableSpool, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not is_in_use(error):
                 yield f"spool {path}: {error}; what can't be read is deleted at the start, and the stream is read again"
             continue

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.linalg import blas, cho_factor
+from scipy.linalg import LinAlgError, blas, cho_factor
 
 from learning.errors import SolveError
 from learning.moments import FOLD_ROWS
@@ -106,7 +106,11 @@ class Derivation:
 
     def _by_woodbury(self, inverse: Float64, gram: Float64, targets_DK: Float64, norms_K: Float64) -> Float64 | None:
         if self._unseen:
-            update_inverse(inverse, np.concatenate(self._unseen))
+            try:
+                update_inverse(inverse, np.concatenate(self._unseen))
+            except LinAlgError:
+                # Rounding has left an inverse that is not positive definite any more.
+                return None
             self._unseen = []
         weight_DK = np.empty_like(targets_DK)
         for piece in self._pieces():

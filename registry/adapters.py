@@ -228,8 +228,13 @@ class AdapterStore:
 
     def _names(self) -> dict[str, tuple[str, int]]:
         """Domain and version of each folder, by its name, which says both."""
-        found = {name: _NAME.match(name) for name in os.listdir(self._folder)}
-        return {name: (match["domain"], int(match["version"])) for name, match in found.items() if match}
+        return {name: found for name in os.listdir(self._folder) if (found := parsed_name(name)) is not None}
+
+
+def parsed_name(name: str) -> tuple[str, int] | None:
+    """Domain and version of the adapter of that full name; None for what is none."""
+    match = _NAME.match(name)
+    return (match["domain"], int(match["version"])) if match else None
 
 
 def digest_of(config: bytes, weights: bytes) -> str:

@@ -6,6 +6,7 @@ leave either, never a mixture. What this module does not know: what the files me
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -76,6 +77,15 @@ def write_parts(path: Path, parts: Iterable[memoryview]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """Whether there is a file whose content has that sha256; one that can't be read has none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -39,9 +39,9 @@ def back_up(registry: Registry, target: Path) -> list[str]:
                 head, wanted = _copy_in_force(registry, source, copy)
                 break
         else:
-            # Overtaken each time: what is left to copy is little, and the writer waits for it.
+            # Overtaken each time, or a file is lost: what is left to copy is little, and the writer waits for it.
             with exclusive(source.lock):
-                head, wanted = _copy_in_force(registry, source, copy)
+                head, wanted = _copy_in_force(registry, source, copy, whole=False)
         before = registry.chain().damaged.values()
         _drop_all_but(wanted, copy)
         write_file(copy.head, head.to_bytes(registry.lineage))
@@ -53,11 +53,13 @@ def back_up(registry: Registry, target: Path) -> list[str]:
     return [*left_out, *verify(Registry(target))]
 
 
-def _copy_in_force(registry: Registry, source: Layout, copy: Layout) -> tuple[Head, set[Path]]:
+def _copy_in_force(registry: Registry, source: Layout, copy: Layout, *, whole: bool = True) -> tuple[Head, set[Path]]:
+    """Copy what is in force; unless it is to be `whole`, what is not there is left to whoever verifies the copy."""
     head = registry.head()
     wanted = set(_in_force(registry, source, head))
     for path in sorted(wanted):
-        _copy(source.root / path, copy.root / path)
+        if whole or (source.root / path).exists():
+            _copy(source.root / path, copy.root / path)
     return head, wanted
 
 

@@ -85,7 +85,7 @@ class HeadFile:
         layout = self._layout
         if layout.lineage.exists():
             return
-        if layout.head.exists() and self.read() != NOTHING:
+        if (self.read() != NOTHING) if layout.head.exists() else layout.has_content():
             raise RegistryError(
                 f"{layout.lineage}: expected the name of the home, got no file; restore the file from a backup"
             )

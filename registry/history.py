@@ -84,6 +84,12 @@ class History:
                 yield Link(name, snapshot)
                 wanted = snapshot.parent
 
+    def newest_line(self) -> Iterator[Link]:
+        """The snapshot of the highest number, whatever is in force, and those it descends from."""
+        newest = max(self._layout.snapshot_names(), key=self._age, default=None)
+        if newest is not None:
+            yield from self.line(newest.digest, newest.number + 1)
+
     def manifest(self, number: int, digest: str) -> Manifest:
         """The manifest of that number; DigestMismatch unless its file has that sha256, RegistryError if it can't be
         read, FileNotFoundError if absent."""

@@ -64,15 +64,22 @@ class Layout:
         except OSError as error:
             raise RegistryError(f"{self.root}: expected a folder to write to, got {error}; correct the path") from error
 
+    def has_content(self) -> bool:
+        """Whether anything lies there that only a home can have that has begun."""
+        folders = (self.snapshots, self.manifests, self.adapters, self.segments, self.routers)
+        return any(os.listdir(folder) for folder in folders if folder.is_dir())
+
     def _refuse_old(self) -> None:
-        for name, suffix in (("snapshots", ".safetensors"), ("frozen", "")):
-            folder = self.root / name
-            if folder.is_dir() and any(entry.endswith(suffix) for entry in os.listdir(folder)):
-                raise OldHome(
-                    f"{self.root}: written by Anabranch 0.1, whose {name} do not say which example was counted where, "
-                    "so that rows still to be trained on could not be told from lost ones; let 0.1 publish what waits "
-                    "and keep its adapters, or begin a new home and feed again"
-                )
+        frozen = self.root / "frozen"
+        snapshots = os.listdir(self.snapshots) if self.snapshots.is_dir() else []
+        # The folder is there from an old home's first moment, also where nothing is in it yet.
+        has_begun = frozen.is_dir() and (any(frozen.iterdir()) or (self.has_content() and not self.lineage.exists()))
+        if has_begun or any(name.endswith(".safetensors") for name in snapshots):
+            raise OldHome(
+                f"{self.root}: written by Anabranch 0.1, whose snapshots do not say which example was counted where, "
+                "so that rows still to be trained on could not be told from lost ones; let 0.1 publish what waits "
+                "and keep its adapters, or begin a new home and feed again"
+            )
 
     def snapshot(self, number: int, digest: str) -> Path:
         return self.snapshots / f"{number:06d}-{digest}.json"

@@ -25,9 +25,16 @@ class Pruning:
         self._layout, self._staging, self._segments = layout, staging, segments
 
     def prune(
-        self, head: Head, line: Sequence[Link], chain: Chain, adapters: Sequence[Adapter], keeping: Keeping
+        self,
+        head: Head,
+        line: Sequence[Link],
+        chain: Chain,
+        adapters: Sequence[Adapter],
+        unreadable: Iterable[str],
+        keeping: Keeping,
     ) -> list[str]:
-        """Remove what goes; returns the paths removed, relative to the root. `line` is newest first."""
+        """Remove what goes; returns the paths removed, relative to the root. `line` is newest first, `unreadable` are
+        the names of versions of which nothing else is known."""
         snapshots = [found for _, found in reversed(line) if isinstance(found, Snapshot)]
         stand = [(snapshot.number, snapshot.manifest) for snapshot in snapshots]
         kept = retain([*chain.below, *chain.manifests], stand, adapters, keeping, chain.damaged)
@@ -51,6 +58,7 @@ class Pruning:
         unnamed = (self._segments.path(name) for name in self._segments.names() if name not in segments)
         removed += self._remove(self._settled([*weights, *unnamed]))
         folders = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]
+        folders += [self._layout.adapters / name for name in unreadable if kept.is_of_removed(name)]
         for folder in folders:
             remove_folder(self._staging, folder)
         return removed + [self._layout.relative(folder) for folder in folders]

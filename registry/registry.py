@@ -187,20 +187,14 @@ class Registry:
         except NewerHome:
             raise
         except RegistryError:
-            # Nothing says which line was in force: the youngest whole one is.
-            head, links = NOTHING, []
-            if names:
-                youngest = max(names, key=self._written_at)
-                links = list(self.history.line(youngest.digest, youngest.number + 1))
+            # Nothing says which line was in force: numbers grow from commit to commit, also along a line that was left.
+            head, links = NOTHING, list(self.history.newest_line())
         named = [found.manifest for _, found in links if isinstance(found, Snapshot)]
         return links, replace(
             head,
             issued=max([head.issued, *numbers, *named]),
             issued_snapshot=max([head.issued_snapshot, *(name.number for name in names)]),
         )
-
-    def _written_at(self, name: SnapshotName) -> int:
-        return self._layout.snapshot(*name).stat().st_mtime_ns
 
     def wholeness(self) -> Wholeness:
         """A pass over what snapshots and manifests need."""
@@ -304,9 +298,9 @@ class Registry:
 
         What is in force always stays. `keep_versions` are kept of each domain for rollbacks, however many manifests
         were published since; `serving` is the lowest manifest that a replica serves, None where there are no replicas.
-        An adapter that can't be read is left to whoever restores it. Where what is in force is damaged, nobody can tell
-        what it needs: nothing is removed then, and DamagedSnapshot raised. What is damaged among what was before it
-        stops nothing, and stays as long as what is of its time.
+        An adapter that can't be read is left to whoever restores it, unless its domain was removed. Where what is in
+        force is damaged, nobody can tell what it needs: nothing is removed then, and DamagedSnapshot raised. What is
+        damaged among what was before it stops nothing, and stays as long as what is of its time.
         """
         if min(keep_snapshots, keep_manifests, keep_versions) < 1:
             raise RegistryError(
@@ -318,9 +312,8 @@ class Registry:
                 return []
             chain = self.chain()
             line = list(self.history.line(head.snapshot_digest, head.snapshot + 1))
-            adapters, _ = self.survey()
             keeping = Keeping(keep_snapshots, keep_manifests, keep_versions, serving)
-            return Pruning(self._layout, self._staging, self.segments).prune(head, line, chain, adapters, keeping)
+            return Pruning(self._layout, self._staging, self.segments).prune(head, line, chain, *self.survey(), keeping)
 
     # Within a commit
 

@@ -16,7 +16,7 @@ nobody serves those any more. What this module does not know: files.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from registry.adapters import Adapter
+from registry.adapters import Adapter, parsed_name
 from registry.manifest import Manifest, Route, retained_since
 
 
@@ -29,12 +29,19 @@ class Retention:
     """Damaged ones too."""
     routers: frozenset[str]
     adapters: frozenset[str]
+    removed: Mapping[str, int]
+    """The domains of which nothing is kept, and the highest version that was theirs."""
     outlived: frozenset[str] | None
     """Weights from before a removal; None unless a kept manifest is damaged: it may name any others."""
 
     def has_weights(self, path: str) -> bool:
         """Whether the weights in the file of that path stay."""
         return path in self.routers or (self.outlived is not None and path not in self.outlived)
+
+    def is_of_removed(self, name: str) -> bool:
+        """Whether the version of that full name, readable or not, belongs to a domain of which nothing is kept."""
+        domain, version = parsed_name(name) or ("", 0)
+        return version <= self.removed.get(domain, 0)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ def retain(
             for adapter in stay
             if adapter.domain not in gone or adapter.version > gone[adapter.domain].version
         ),
+        removed={of: stone.version for of, stone in gone.items()},
         outlived=frozenset(outlived) if unknown else None,
     )
 

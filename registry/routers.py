@@ -5,7 +5,7 @@ What this module does not know: what is in them, and which are in service.
 
 import hashlib
 
-from registry.atomic import Staging, replace_file, sync_folder
+from registry.atomic import Staging, has_digest, replace_file, sync_folder
 from registry.errors import DigestMismatch, RegistryError
 from registry.layout import Layout
 from registry.manifest import RouterRef
@@ -29,8 +29,9 @@ def read_weights(layout: Layout, number: int, router: RouterRef) -> bytes:
 
 
 def place_weights(layout: Layout, staging: Staging, router: RouterRef, weights: bytes) -> None:
-    """Keep the weights under the name that `router` gives them, durably."""
+    """Keep the weights under the name that `router` gives them, durably; what is there, and whole, is not written
+    again."""
     path = layout.root / router.path
-    if not path.exists():
+    if not has_digest(path, router.digest):
         replace_file(staging, path, weights)
     sync_folder(path.parent)

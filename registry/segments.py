@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.atomic import Staging, discard, sync_folder, write_parts
+from registry.atomic import Staging, discard, has_digest, sync_folder, write_parts
 from registry.errors import DigestMismatch, RegistryError, UnknownSegment
 from registry.layout import Layout
 from registry.tensors import TYPES, decode, read_header
@@ -32,14 +32,15 @@ class SegmentStore:
         """Bytes that this store has written since it was made."""
 
     def put(self, tensors: Mapping[str, NDArray[Any]]) -> str:
-        """Keep the arrays, durably, and return the name they have from now on. What is there is not written again."""
+        """Keep the arrays, durably, and return the name they have from now on. What is there, and whole, is not written
+        again."""
         parts = list(_parts(tensors))
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
         name = digest.hexdigest()
         path = self.path(name)
-        if not path.exists():
+        if not has_digest(path, name):
             path.parent.mkdir(exist_ok=True)
             staged = self._staging.place(name[:16])
             try:
@@ -95,9 +96,9 @@ class SegmentStore:
             raise self._unknown(name) from error
 
     def names(self) -> Iterator[str]:
-        """All that are there, whoever names them."""
-        for folder in sorted(self._layout.segments.iterdir()):
-            yield from sorted(path.stem for path in folder.iterdir())
+        """All that are there, whoever names them; what filesystems and people leave beside them is passed over."""
+        for folder in sorted(each for each in self._layout.segments.iterdir() if each.is_dir()):
+            yield from sorted(path.stem for path in folder.iterdir() if path == self.path(path.stem))
 
     def path(self, name: str) -> Path:
         """Where the file of that name lies."""

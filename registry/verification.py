@@ -70,8 +70,6 @@ class _Look:
         yield from (f"{error}; restore the file from a backup" for error in chain.damaged.values())
         for manifest in chain.manifests:
             yield from self._wholeness.manifest(manifest)
-            for name in manifest.withdrawn.values():
-                yield from self._wholeness.adapter(name)
 
     def _try(self, look: Callable[[], T]) -> Generator[str, None, T | None]:
         """What `look` gives; None, with a line said, where it can't."""

@@ -46,13 +46,15 @@ class Wholeness:
         return [line for lines in looks for line in lines]
 
     def manifest(self, manifest: Manifest) -> list[str]:
-        """What is wrong with the weights and the versions that a manifest routes to."""
+        """What is wrong with the weights and the versions that a manifest routes to, and those that wait."""
         wrong: list[str] = []
         if (router := manifest.router) is not None:
             wrong += self._look((router.path, router.digest), read_weights, self._layout, manifest.number, router)
         for _, route in sorted(manifest.routes.items()):
             wrong += self.adapter(route.adapter)
             wrong += self._look((route.adapter, route.digest), self._check_route, route)
+        for _, name in sorted(manifest.withdrawn.items()):
+            wrong += self.adapter(name)
         return wrong
 
     def adapter(self, name: str) -> list[str]:

@@ -38,7 +38,8 @@ def check_log(path: Path) -> int:
                 raise sqlite3.DatabaseError(found)
             (records,) = database.execute("SELECT count(*) FROM record").fetchone()
             return int(records)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # What SQLite says of damage may hold bytes of it, which may be no text.
         said = " ".join(str(error).split())
         raise StreamError(f"embedded stream {path}: {said}; restore the file from a backup") from error
 

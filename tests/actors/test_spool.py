@@ -306,6 +306,23 @@ def test_a_file_with_facts_that_are_none_is_deleted_too(reopen: Callable[[], Spo
     assert (spool.size(), spool.continuation(P0, 0), spool.snapshot()) == (0, 0, None)
 
 
+@pytest.mark.parametrize("byte", [b"\xff", b"z"], ids=["no text", "another name"])
+@pytest.mark.parametrize(
+    "name", [b"facts (name", b"PRIMARY KEY, value", b"prompt TEXT NOT NULL, completion", b"PRIMARY KEY"]
+)
+def test_a_file_with_a_damaged_schema_is_deleted_too(
+    reopen: Callable[[], Spool], tmp_path: Path, name: bytes, byte: bytes
+) -> None:
+    reopen().close()
+    path = tmp_path / "spool.sqlite"
+    content = path.read_bytes()
+    place = content.index(name) + len(name) - 1
+    path.write_bytes(content[:place] + byte + content[place + 1 :])
+    spool = reopen()
+    assert spool.trouble is not None and "is damaged" in spool.trouble and "\n" not in spool.trouble
+    assert spool.size() == 0
+
+
 def test_a_text_that_is_none_counts_as_damage(spool: Spool) -> None:
     spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     spool._db.execute("UPDATE rows SET prompt=CAST(x'ff' AS TEXT)")

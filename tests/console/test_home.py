@@ -158,6 +158,19 @@ def test_damage_is_found_wherever_it_is(home: Path, part: str) -> None:
     assert lines and all(str(home) in line for line in lines)
 
 
+def test_a_damaged_schema_is_said_in_a_line_that_names_its_file(home: Path) -> None:
+    """What SQLite says of it is no text."""
+    lineage = Registry(builders.registry_root(home)).lineage
+    spool = spool_folder.make_spool_folder(home, lineage, None) / "ingest-0.sqlite"
+    Spool(spool).close()
+    for path in (spool, home / "stream.sqlite"):
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"PRIMARY KEY", b"\xff" * 11))
+        assert any(str(path) in line for line in faults(home))
+        path.write_bytes(content)
+    assert faults(home) == []
+
+
 @pytest.mark.parametrize("name", ["epoch.json", "lineage.json"])
 def test_a_changed_byte_of_the_homes_own_names_is_found(home: Path, name: str) -> None:
     path = home / "registry" / name

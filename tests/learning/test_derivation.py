@@ -84,6 +84,17 @@ def test_a_drifted_inverse_is_refined_and_a_spoilt_one_replaced() -> None:
     assert stream.step(4) == "woodbury"
 
 
+def test_an_inverse_that_is_no_longer_positive_definite_is_replaced() -> None:
+    stream = Stream(1.0)
+    for count in (400, 4, 4):
+        stream.step(count)
+    inverse = stream.derivation._inverse
+    assert inverse is not None
+    inverse *= -1e6
+    assert stream.step(4) == "reanchored"
+    assert stream.step(4) == "woodbury"
+
+
 def test_many_small_steps_stay_exact_where_the_matrix_is_ill_conditioned() -> None:
     stream = Stream(1e-4)
     methods = [stream.step(2) for _ in range(300)]

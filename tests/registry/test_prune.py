@@ -152,6 +152,16 @@ class TestRemovedDomains:
         registry.prune(keep_snapshots=5, keep_manifests=20, keep_versions=3, serving=7)
         assert registry.adapters("news") == []
 
+    def test_not_even_a_version_that_can_not_be_read(self, registry: Registry, gone: Manifest, add: Add) -> None:
+        commit(registry, next_manifest(gone, add("news", 7), removed=gone.removed))
+        for version in registry.adapters("news"):
+            (version.path / "anabranch.json").write_bytes(b"")
+        registry.prune(**KEEP_ONE, serving=6)
+        assert len(registry.survey("news")[1]) == 7
+        registry.prune(**KEEP_ONE)
+        (later,) = registry.survey("news")[1]
+        assert later.startswith("news@v7-")
+
     def test_what_comes_later_under_their_name_is_another_domain(
         self, registry: Registry, gone: Manifest, add: Add
     ) -> None:
@@ -224,6 +234,15 @@ def test_a_kept_snapshot_keeps_its_manifest(registry: Registry, six: list[Manife
         assert snapshot is not None and snapshot.manifest == manifest.number
         registry.weights(manifest)
         registry.adapter(manifest.routes["news"].adapter).verify()
+
+
+def test_what_a_filesystem_leaves_among_segments_stops_nothing(registry: Registry, six: list[Manifest]) -> None:
+    folder = registry.segments.path(next(registry.segments.names())).parent
+    strays = [folder / ".nfs0001", folder.parent / ".DS_Store"]
+    for stray in strays:
+        stray.write_bytes(b"")
+    registry.prune(**KEEP_ONE)
+    assert len(list(registry.segments.names())) == 1 and all(stray.exists() for stray in strays)
 
 
 @pytest.mark.parametrize("keep", [{"keep_snapshots": 0}, {"keep_manifests": 0}, {"keep_versions": 0}])

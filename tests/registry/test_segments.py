@@ -37,6 +37,15 @@ def test_what_is_put_is_what_is_had(store: SegmentStore) -> None:
             array[0, 0] = 1.0
 
 
+@pytest.mark.parametrize("damage", [b"", b"x"], ids=["cut", "other"])
+def test_what_is_damaged_is_whole_again_once_it_is_put_again(store: SegmentStore, damage: bytes) -> None:
+    name = store.put(ARRAYS)
+    size = store.size(name)
+    store.path(name).write_bytes(damage * size)
+    assert store.put(ARRAYS) == name
+    assert store.verify(name) == size
+
+
 def test_the_library_of_the_format_reads_it(store: SegmentStore) -> None:
     loaded = safetensors.numpy.load_file(store.path(store.put(ARRAYS)))
     assert all((loaded[key] == array).all() and loaded[key].shape == array.shape for key, array in ARRAYS.items())

@@ -254,3 +254,24 @@ def test_the_numbers_of_damaged_versions_stay_given_in_a_backup(writer: Writer, 
     (adapter.path / "anabranch.json").write_bytes(b"{")
     (line,) = back_up(registry, tmp_path / "copy")
     assert adapter.name in line and Registry(tmp_path / "copy").newest_version("news") == 3
+
+
+def test_a_lost_old_file_does_not_stop_a_backup_and_is_said(writer: Writer, tmp_path: Path) -> None:
+    registry = writer.registry
+    old = registry.manifests()[0].router
+    assert old is not None
+    (registry.root / old.path).unlink()
+    (line,) = back_up(registry, tmp_path / "copy")
+    assert old.digest in line
+    copy = Registry(tmp_path / "copy")
+    assert copy.head() == registry.head() and copy.snapshot() == registry.snapshot()
+
+
+def test_a_lost_segment_in_force_is_said_by_a_backup_which_keeps_the_rest(writer: Writer, tmp_path: Path) -> None:
+    registry = writer.registry
+    snapshot = registry.snapshot()
+    assert snapshot is not None
+    name = snapshot.state["segments"][1]
+    registry.segments.path(name).unlink()
+    assert any(name[:16] in line for line in back_up(registry, tmp_path / "copy"))
+    assert Registry(tmp_path / "copy").manifests() == registry.manifests()

@@ -1,0 +1,38 @@
+"""Homes that earlier versions wrote are refused, and left as they are."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from registry.errors import OldHome
+from registry.manifest import Manifest
+from registry.records import sealed
+from registry.registry import Registry
+
+Publish = Callable[..., Manifest]
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["snapshots/000001.safetensors", "frozen/standardisation.safetensors", "adapters/news@v1-0a1b2c3d/anabranch.json"],
+)
+def test_homes_of_the_first_version_are_refused_in_one_line(tmp_path: Path, left: str) -> None:
+    """Also before the first snapshot."""
+    file = tmp_path / "registry" / left
+    (tmp_path / "registry" / "frozen").mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"x")
+    with pytest.raises(OldHome, match=r"written by Anabranch 0\.1.*begin a new home") as refused:
+        Registry(tmp_path / "registry")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "registry" / "lineage.json").exists(), "nothing was touched"
+
+
+def test_homes_whose_heads_name_no_format_are_refused_in_one_line(registry: Registry, publish: Publish) -> None:
+    publish()
+    (registry.root / "head.json").write_bytes(sealed(asdict(registry.head()), "head.json"))
+    with pytest.raises(OldHome, match=r"homes are of format 1, this one reads format 2.*begin a new home") as refused:
+        Registry(registry.root)
+    assert "\n" not in str(refused.value)
