@@ -121,10 +121,11 @@ class Commands:
             raise UnknownDomain(f"domain {domain!r} is not published; nothing to roll back")
         oldest = self._oldest(domain)
         adapters, damaged = self._registry.survey(domain)
+        served = self._router.versions(domain)
         earlier = {
             adapter.version: adapter.name
             for adapter in adapters
-            if oldest < adapter.version < route.version and adapter.facts.status == "accepted"
+            if oldest < adapter.version < route.version and adapter.version in served
         }
         found = max(earlier, default=oldest)
         between = [name for name in damaged if found < _version_of(domain, name) < route.version]
@@ -138,9 +139,13 @@ class Commands:
         tombstone = current.removed.get(domain) if current else None
         adapters, damaged = self._registry.survey(domain)
         oldest = self._oldest(domain)
-        names = [a.name for a in adapters if a.facts.status == "accepted" and a.version > oldest]
+        accepted = {a.name: a.version for a in adapters if a.facts.status == "accepted" and a.version > oldest}
+        served = self._router.versions(domain)
+        names = [each for each, version in accepted.items() if version in served]
         if name in names:
             return
+        if name in accepted:
+            raise UnknownDomain(f"{name} can't be served: it is not published yet, or was undone by going back")
         if name in damaged:
             raise UnknownDomain(f"{name} can't be served: {in_words(damaged[name])}")
         if tombstone is not None and 0 < _version_of(domain, name) <= oldest:

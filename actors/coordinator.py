@@ -256,6 +256,11 @@ class Coordinator:
         """Take a sealed version as far as it goes, from wherever it is."""
         try:
             adapter = self._adapter(domain, seal.version) or self._learn(domain, self._still(domain, seal), stage)
+            if adapter.facts.train_examples != seal.train:
+                # Somebody went back to before examples of it were lost.
+                self._router.reopen(domain, seal.version)
+                stage.succeed("rejected", f"{adapter.name} was made of other examples than are sealed for it")
+                return
             if adapter.facts.status == "rejected":
                 self._router.reopen(domain, seal.version)
                 stage.succeed("rejected", adapter.facts.reason)

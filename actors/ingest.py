@@ -226,8 +226,8 @@ class Ingest:
     def _has_passed_over(self, low: Watermarks) -> bool:
         """Tell whether reading is beyond offsets that were not read and that the log still gives."""
         return any(
-            hole.end > self._begins.get(partition, 0)
-            for partition in self._assigned & self._next.keys()
+            hole.end > self._begins[partition]
+            for partition in self._assigned & self._next.keys() & self._begins.keys()
             for hole in self._spool.holes(partition, low.get(partition, 0), self._next[partition])
         )
 
@@ -372,7 +372,9 @@ class Ingest:
             self._following.view()
             self._following.check_taken_over()
             for partition, (first, end) in stretches.items():
-                begins = self._begins.get(partition) if partition in self._assigned else None
+                # Whose polling fails may have lost the partition to another since.
+                reads = partition in self._assigned and "polling" not in self._trouble
+                begins = self._begins.get(partition) if reads else None
                 found[partition] = Survey(*self._spool.survey(partition, first, end), begins)
         return found
 

@@ -54,6 +54,8 @@ class DomainEntry:
     tried: Offsets = field(default_factory=dict)
     """Up to where the last rejected version was trained: rows below are tried again together with fresh ones only."""
     seal: Seal | None = None
+    versions: list[tuple[int, int]] = field(default_factory=list)
+    """Numbers of the versions that were settled, as stretches from first to last: others were rejected or undone."""
     files: dict[str, str] = field(default_factory=dict)
     """Segments that hold `open` and `lost` as they are; one that is absent is to be written."""
     described: OpenDomain | None = None
@@ -70,6 +72,7 @@ class DomainEntry:
             fence=dict(self.fence),
             markers=dict(self.markers),
             tried=dict(self.tried),
+            versions=list(self.versions),
             files=dict(self.files),
         )
 
@@ -203,6 +206,10 @@ class Ledger:
         entry.files.pop("open", None)
         _raise_to(entry.fence, until)
         entry.markers = {p: offset for p, offset in entry.markers.items() if offset >= until.get(p, 0)}
+        first = version = entry.seal.version
+        if entry.versions and entry.versions[-1][1] == version - 1:
+            first, _ = entry.versions.pop()
+        entry.versions.append((first, version))
         entry.tried, entry.seal = {}, None
 
     def reopen(self, domain: str, version: int) -> None:
@@ -350,6 +357,11 @@ class Ledger:
     def examples(self) -> dict[str, int]:
         """Return the number of distinct examples of each domain, held-out ones included."""
         return {domain: entry.examples for domain, entry in sorted(self.entries.items()) if entry.examples}
+
+    def versions(self, domain: str) -> frozenset[int]:
+        """Return the numbers of the domain's versions that were settled, along what is in force."""
+        entry = self.entries.get(domain)
+        return frozenset(v for first, last in (entry.versions if entry else ()) for v in range(first, last + 1))
 
     def open(self) -> dict[str, OpenDomain]:
         """Describe every domain that has open or lost rows or a marker."""

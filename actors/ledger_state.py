@@ -41,7 +41,7 @@ def restore(document: Mapping[str, Any], store: SegmentStore) -> Ledger:
     partitions = [TopicPartition(topic, number) for topic, number in document["partitions"]]
     ledger = Ledger(DigestRuns.empty(store))
     ledger.observed = _offsets(document["observed"], partitions)
-    ledger.logs, ledger.taken = dict(document["logs"]), dict(document.get("taken", {}))
+    ledger.logs, ledger.taken = dict(document["logs"]), dict(document["taken"])
     ledger.unread = [Loss(partitions[place], first, last, 0) for place, first, last in document["unread"]]
     for domain, saved in document["domains"].items():
         ledger.entries[domain] = _restored(saved, partitions, store)
@@ -84,6 +84,7 @@ def _saved(entry: DomainEntry, places: _Places, store: SegmentStore) -> dict[str
         "fence": places.pairs(entry.fence),
         "markers": places.pairs(entry.markers),
         "tried": places.pairs(entry.tried),
+        "versions": [list(stretch) for stretch in entry.versions],
         "seal": None if seal is None else [seal.version, places.pairs(seal.until), seal.train, seal.held_out],
     }
 
@@ -124,6 +125,7 @@ def _restored(saved: Mapping[str, Any], partitions: list[TopicPartition], store:
         markers=_offsets(saved["markers"], partitions),
         tried=_offsets(saved["tried"], partitions),
         seal=None if seal is None else Seal(seal[0], _offsets(seal[1], partitions), seal[2], seal[3]),
+        versions=[(first, last) for first, last in saved["versions"]],
         files=files,
     )
 

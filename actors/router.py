@@ -157,6 +157,11 @@ class Router:
         self._check()
         return self._ledger.examples()
 
+    def versions(self, domain: str) -> frozenset[int]:
+        """Return the numbers of the domain's versions whose examples are settled by them, along what is in force."""
+        self._check()
+        return self._ledger.versions(domain)
+
     def counts(self) -> dict[str, int]:
         """Return the number of rows in the sums of each domain."""
         self._check()
@@ -285,6 +290,8 @@ class Router:
         known = {routed.adapter if routed else None, current.withdrawn.get(change.domain) if current else None}
         if not change.override and adapter.name not in known:
             raise NoLongerSealed(f"{adapter.name} is not published: its examples are not sealed for it any more")
+        if adapter.version not in ledger.versions(change.domain):
+            raise NoLongerSealed(f"{adapter.name} is not published: its examples may be trained on again")
         return False
 
     def _weights(

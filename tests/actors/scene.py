@@ -174,6 +174,9 @@ class MemoryRouter:
     def tidy(self) -> None:
         self.on_call("tidy")
 
+    def versions(self, domain: str) -> frozenset[int]:
+        return self.ledger.versions(domain)
+
     def publish(self, change: Change) -> Manifest:
         self.on_call("publish")
         current = self.registry.current()

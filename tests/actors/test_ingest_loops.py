@@ -6,14 +6,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from actors import spool
-from streaming.errors import BrokerUnavailable
+from streaming.errors import BrokerUnavailable, StreamError
 from streaming.records import EndOfDomain
 from tests.actors.house import Failing, House, limits, partition, records_of, training
+from tests.actors.memory_log import MemoryStream
 
 Build = Callable[..., House]
 
@@ -188,3 +190,40 @@ def _wait(until: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not until():
         assert time.monotonic() < deadline, "did not come about"
         time.sleep(0.01)
+
+
+def test_a_worker_that_can_not_poll_does_not_say_that_it_reads_a_partition(build: Build) -> None:
+    """Another may read it by then, and what that one can't read would be waited for."""
+    house = build(partitions=1)
+    house.send(records_of("alpha", 8))
+    house.drain()
+    ingest = house.ingests[0]
+    stretches = {partition(0): (0, 8)}
+    assert ingest.survey(stretches)[partition(0)].begins == 0
+    ingest._trouble["polling"] = "no broker"
+    survey = ingest.survey(stretches)[partition(0)]
+    assert survey.begins is None and survey.held.tolist() == list(range(8))
+
+
+def test_a_hole_is_not_read_again_while_nobody_can_say_where_the_log_begins(build: Build) -> None:
+    """Each time the source is opened anew the group deals its partitions out again."""
+    stream = MemoryStream(1)
+    house = build(partitions=1, stream=stream)
+    house.send(records_of("alpha", 12))
+    stream.truncate(partition(0), 4)
+    ingest = house.ingests[0]
+    opened: list[int] = []
+    open_source = ingest._open_source
+
+    def counting(start_at: Any) -> Any:
+        opened.append(1)
+        return Failing(open_source(start_at), "bounds", 1000, StreamError("no broker"))
+
+    ingest._open_source = counting
+    ingest._must_reopen = True
+    for _ in range(8):
+        with suppress(StreamError):
+            ingest.poll_once(0.0)
+        ingest._next = {partition(0): 12}
+        house.wait(6.0)
+    assert len(opened) == 1
