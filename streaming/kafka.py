@@ -23,7 +23,6 @@ from kafka.errors import (
     RetriableError,
     UnknownMemberIdError,
 )
-from kafka.structs import MemberState
 
 from streaming.beginnings import Beginnings
 from streaming.errors import BrokerUnavailable, LogReplaced, StreamError
@@ -246,6 +245,7 @@ class KafkaSource:
         leave_joining_at = leave_at + self._options.session_timeout_ms / 1000
         left_s = timeout_s
         while True:
+            self._finish_joining()
             batches = self._consumer.poll(min(left_s, _SLICE_S) * 1000, max_records)
             # Of a partition that is not placed, whatever came was fetched from nowhere in particular.
             waiting = self._beginnings.waiting()
@@ -261,7 +261,17 @@ class KafkaSource:
                 left_s = _SLICE_S
 
     def _is_joining(self) -> bool:
-        return self._group is not None and self._consumer.group_metadata().state is MemberState.REBALANCING
+        """Whether a join has begun whose end no poll has seen. The state that kafka-python publishes doesn't tell: it
+        is stable until the request is sent, and unjoined between the two that a new member sends."""
+        return self._group is not None and bool(self._consumer._coordinator.rejoining)
+
+    def _finish_joining(self) -> None:
+        """Have the next poll look after a join that has begun. kafka-python does so only while a reason to join lasts,
+        and one of them, that the topic's metadata have changed, is gone as soon as this member as the leader has shared
+        out the partitions. If the poll that began the join is over by then, nobody takes the assignment: the member
+        reads nothing and sends no heartbeat, is put out of its group and doesn't hear of it."""
+        if self._is_joining():
+            self._consumer._coordinator.request_rejoin()
 
     def _is_identified(self) -> bool:
         """Whether the broker says that the topic is the one that was opened. Raises LogReplaced if it is another."""

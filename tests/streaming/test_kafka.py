@@ -233,6 +233,43 @@ class TestGroup:
         assert shared_out(sources)
         assert max(source._consumer.group_metadata().generation_id for source in sources) <= 4
 
+    @pytest.mark.parametrize("kafka_stream", ["apache"], indirect=True)  # Tansu adds no partitions to a topic.
+    def test_an_assignment_that_comes_between_two_polls_is_not_lost(self, kafka_stream: Stream) -> None:
+        """Not even where the member, as the leader, has shared out what was the reason to join: more partitions."""
+        location = kafka_stream.new_topic(1)
+        source = kafka_stream.source(location)
+        settle(source)
+        admin = build(KafkaAdminClient, kafka_stream.kafka_options(location))
+        admin.create_partitions({location.topic: 3})
+        admin.close()
+        coordinator = source._consumer._coordinator  # type: ignore[attr-defined]
+        deadline = time.monotonic() + 30
+        while not coordinator.rejoining and time.monotonic() < deadline:
+            coordinator._cluster.request_update()
+            time.sleep(0.05)
+            source._consumer.poll(0)  # type: ignore[attr-defined]
+        while not coordinator._join_task.is_done and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(source.assignment()) == 1 and not coordinator.need_rejoin()
+        settle(source)
+        assert len(source.assignment()) == 3
+        fill(kafka_stream, location, 30)
+        assert len({each.partition for each in read(source, 30)}) == 3
+
+    def test_a_join_that_failed_between_two_polls_is_begun_again(self, kafka_stream: Stream) -> None:
+        """Where its reason is gone meanwhile, as when the metadata are again what they were."""
+        location = kafka_stream.new_topic(2)
+        source = kafka_stream.source(location)
+        settle(source)
+        coordinator = source._consumer._coordinator  # type: ignore[attr-defined]
+        coordinator.rejoining = True
+        coordinator._disable_heartbeat()
+        time.sleep(kafka_stream.options.session_timeout_ms / 1000 + 1)  # Apache Kafka has put it out of the group.
+        poll_together([source], lambda _found: not coordinator.rejoining)
+        assert coordinator.stable() and source.assignment() == source.partitions()
+        fill(kafka_stream, location, 20)
+        assert len(read(source, 20)) == 20
+
     def test_a_pause_outlasts_a_rebalance(self, kafka_stream: Stream) -> None:
         location = kafka_stream.new_topic(2)
         fill(kafka_stream, location, 40)
