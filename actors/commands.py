@@ -5,13 +5,12 @@ A command has succeeded when it is committed: what follows at spools, replicas a
 
 from __future__ import annotations
 
-import re
-
 from actors.change import Change
 from actors.errors import PublicationFailed, UnknownDomain, in_words
 from actors.ports import ManifestPort
 from actors.publisher import Publisher
 from actors.spools import Spools
+from registry.adapters import parsed_name
 from registry.errors import RegistryError
 from registry.manifest import Manifest
 from registry.registry import Registry
@@ -155,5 +154,5 @@ class Commands:
 
 def _version_of(domain: str, name: str) -> int:
     """Return the version's number by its full name, 0 where it is no name of a version of the domain."""
-    match = re.fullmatch(rf"{re.escape(domain)}@v(\d+)-[0-9a-f]{{8}}", name)
-    return int(match[1]) if match else 0
+    found = parsed_name(name)
+    return found[1] if found is not None and found[0] == domain else 0

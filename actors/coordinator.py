@@ -343,7 +343,7 @@ class Coordinator:
         return self._commands.pin(domain, version)
 
     def unpin(self, domain: str) -> Manifest:
-        """Let the next accepted version of the domain replace the one in service."""
+        """Let newer versions replace the one in service, at once what was learned under a pin; see `Commands.unpin`."""
         return self._commands.unpin(domain)
 
     # -- status -------------------------------------------------------------------------------------------------------

@@ -306,17 +306,11 @@ class Ledger:
         """
         self.taken[topic] = self.taken.get(topic, 0) + 1
         former = _Renamed(topic, f"{topic} (log {self.taken[topic]})")
-        rows = 0
+        lost = sum(len(entry.lost) for entry in self.entries.values())
+        self.lose({p: some.tolist() for p, some in self.open_offsets().items() if p.topic == topic}, unlearned)
+        rows = sum(len(entry.lost) for entry in self.entries.values()) - lost
         for domain in self.entries:
             entry = self._change(domain)
-            keeps = entry.seal.until if entry.seal is not None and domain not in unlearned else {}
-            lost = {
-                digest: row
-                for digest, row in entry.open.items()
-                if row.partition.topic == topic and not row.is_below(keeps)
-            }
-            self._lose(entry, lost)
-            rows += len(lost)
             entry.open = {digest: former.row(row) for digest, row in entry.open.items()}
             entry.lost = {digest: former.row(row) for digest, row in entry.lost.items()}
             entry.fence, entry.markers = former.without(entry.fence), former.without(entry.markers)
