@@ -1,7 +1,8 @@
 """What a learner is: examples in, something publishable and its figures out.
 
-The values exchanged with every learner (LoRA today) and the protocol it meets. Knows no method, no model and no
-storage beyond the folder a job names.
+The values exchanged with every learner and the protocol it meets. A method may give adapters for one domain or several,
+a change of the base, and a state of its own for the next time; whatever it changes of what is in service, it shows by
+figures. Knows no method, no model and no storage beyond the folders a job names.
 """
 
 from __future__ import annotations
@@ -23,8 +24,21 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Incumbent:
+    """A segment of a domain that is in service: what a result may continue, or touch."""
+
+    domain: str
+    segment: int
+    """From 1 on; a domain's segments have an adapter and a column of the router each."""
+    adapter: Path
+    """Its folder."""
+    exam: Sequence[Example] = ()
+    """Examples held out of everything it learned; none where no exam is kept."""
+
+
+@dataclass(frozen=True)
 class TrainingJob:
-    """One domain's examples and where the result goes."""
+    """One domain's examples, what they may touch, and where the result goes."""
 
     domain: str
     version: int
@@ -33,39 +47,74 @@ class TrainingJob:
     """Never trained on: they choose the best state and judge it."""
     output: Path
     """Folder to be written; made if absent."""
-    initial_adapter: Path | None
-    """The version in service, to continue from and to be measured against; None starts from the base."""
     seed: int
+    incumbents: Sequence[Incumbent] = ()
+    """What is in service: the segments of the job's domain, and those of others where the method touches these."""
+    state: Path | None = None
+    """The method's own state, as its last published result left it."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Teacher-forced figures over held-out examples; zeros where there are none."""
+    """Teacher-forced figures over examples; zeros where there are none."""
 
     loss: float
     """Mean cross-entropy in nats per completion token, the end included."""
     exact_match: float
     """Share of examples whose whole completion, the end included, is what greedy decoding gives; 0 to 1."""
     examples: int
+    row_losses: tuple[float, ...] = ()
+    """Of each example, in order: mean cross-entropy of its completion in nats per token."""
+    row_exact: tuple[bool, ...] = ()
+    """Of each example, in order: whether greedy decoding gives its completion."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A segment's exam before and after a result: the same examples in the same order, so that they can be paired."""
+
+    domain: str
+    segment: int
+    before: Evaluation
+    after: Evaluation
+
+
+@dataclass(frozen=True)
+class NewAdapter:
+    """An adapter that a job has made, and how it compares on the job's held-out examples."""
+
+    domain: str
+    folder: Path
+    rank: int
+    continues: int | None
+    """The segment whose adapter it began from and would replace; None where it began from the base."""
+    candidate: Evaluation
+    base: Evaluation
+    incumbent: Evaluation | None
+    """The continued segment's figures before; None where there is none."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a job left in its folder, and how it compares."""
+    """What a job left in its folder. `steps`, `epochs` and `seconds` are those of the whole training."""
 
-    folder: Path
-    rank: int
+    adapters: tuple[NewAdapter, ...]
     steps: int
     epochs: float
     seconds: float
     train_loss: float
     """Mean over the last tenth of the steps, in nats per completion token."""
-    candidate: Evaluation
-    base: Evaluation
-    incumbent: Evaluation | None
-    """The initial adapter's figures; None where there was none."""
+    touched: tuple[Comparison, ...] = ()
+    """Every segment whose answers change if this is published and whose exam has examples."""
+    base_delta: Path | None = None
+    """Folder of a change of the base's weights, which all adapters given here were judged on."""
+    state: Path | None = None
+    """Folder of the method's own state, for the next job."""
     skipped: int = 0
-    """Examples left out because their completion alone does not fit into the token limit."""
+    """Examples left out because their completion alone does not fit into the token limit, or because they repeat one
+    that is held out."""
+    failure: str = ""
+    """Why nothing of this may be published, in words (a training that diverged); empty where it went well."""
 
 
 @dataclass(frozen=True)
