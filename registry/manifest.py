@@ -34,8 +34,8 @@ class BaseRevision(Record):
     """Digest over configuration, weights and tokenizer; adapters and router statistics carry the same."""
 
 
-class Route(Record):
-    """The adapter that answers for a domain."""
+class Placed(Record):
+    """An adapter as a manifest names it."""
 
     adapter: str
     """Full immutable name, `domain@vN-digest8`."""
@@ -43,8 +43,27 @@ class Route(Record):
     """sha256 over the adapter's files."""
     rank: int = Field(ge=1)
     version: int = Field(ge=1)
+
+
+class Route(Placed):
+    """What answers for a domain: its newest version in service, and the adapters of its other segments beside it.
+
+    A domain has one segment until an update would lose what came before; then it has one more, with an adapter and a
+    column of the router of its own.
+    """
+
+    segment: int = Field(default=1, ge=1)
+    """The segment that this version answers for."""
+    beside: dict[int, Placed] = Field(default_factory=dict)
+    """The adapters of the domain's other segments, by segment."""
     pinned: bool = False
-    """Whether an operator holds this version against newer ones."""
+    """Whether an operator holds this state of the domain against newer versions."""
+
+    @property
+    def segments(self) -> dict[int, Placed]:
+        """All adapters that answer for the domain, by segment, in order."""
+        own: dict[int, Placed] = {**self.beside, self.segment: self}
+        return dict(sorted(own.items()))
 
 
 class RouterRef(Record):
@@ -105,16 +124,22 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _routes_agree(self) -> Self:
         for domain, route in self.routes.items():
-            expected = adapter_name(domain, route.version, route.digest)
-            if route.adapter != expected:
-                raise ValueError(f"route of {domain}: expected adapter {expected}, got {route.adapter}")
-            tombstone = self.removed.get(domain)
-            if tombstone is not None and route.version <= tombstone.version:
-                raise ValueError(
-                    f"route of {domain}: {route.adapter} belongs to a domain that was removed with manifest "
-                    f"{tombstone.manifest}; only versions after v{tombstone.version} may be served"
-                )
+            if route.segment in route.beside:
+                raise ValueError(f"route of {domain}: segment {route.segment} has two adapters")
+            for placed in route.segments.values():
+                self._check_placed(domain, placed)
         return self
+
+    def _check_placed(self, domain: str, placed: Placed) -> None:
+        expected = adapter_name(domain, placed.version, placed.digest)
+        if placed.adapter != expected:
+            raise ValueError(f"route of {domain}: expected adapter {expected}, got {placed.adapter}")
+        tombstone = self.removed.get(domain)
+        if tombstone is not None and placed.version <= tombstone.version:
+            raise ValueError(
+                f"route of {domain}: {placed.adapter} belongs to a domain that was removed with manifest "
+                f"{tombstone.manifest}; only versions after v{tombstone.version} may be served"
+            )
 
     def digest(self) -> str:
         """sha256 of its canonical text: its name in the chain of manifests."""
@@ -141,6 +166,11 @@ class Manifest(Record):
 def adapter_name(domain: str, version: int, digest: str) -> str:
     """`domain@vN-digest8`: never the same for different weights, as the engine's prefix cache demands."""
     return f"{domain}@v{version}-{digest[:8]}"
+
+
+def column(domain: str, segment: int) -> str:
+    """Name of a segment's column in the router: the domain's for its first segment, `domain#N` for a later one."""
+    return domain if segment == 1 else f"{domain}#{segment}"
 
 
 def retained_since(manifests: list[Manifest]) -> datetime | None:
