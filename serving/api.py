@@ -65,13 +65,18 @@ class RouteDecision(Body):
     adapter: str
     """Full name of the version in service, or `base`."""
     score: float | None
-    """The top score; null where the content was not scored: a model was named, or nothing is published."""
+    """The top score; null where nothing was scored: nothing is published, or a model was named that is no domain of
+    several segments."""
     scores: dict[str, float] = Field(default_factory=dict)
-    """Score of every published domain."""
+    """Score of every published domain: that of its best segment."""
+    confidence: float | None = None
+    """What is held against the router's threshold; null where not all domains competed."""
+    abstained: str | None = None
+    """Why the prompt was left to the base though no model was named, in words; null where it was not."""
 
 
 class RouteResult(Body):
-    """`POST /v1/route`; without `scores` also the field `anabranch` of an answer to `/v1/completions`."""
+    """`POST /v1/route`; without `scores` also the field `anabranch` of an answer to a completion or a chat."""
 
     manifest: int
     """Number of the manifest that decided; 0 before the first."""
@@ -118,8 +123,27 @@ class VersionStatus(Body):
     """The gate's words."""
     examples: int
     """Examples it was trained on."""
+    segment: int = 1
+    """The segment of the domain that it is an adapter of."""
+    beside: tuple[str, ...] = ()
+    """Full names of the versions that it serves beside: those of the domain's other segments."""
     figures: dict[str, float | None] = Field(default_factory=dict)
     """Losses (nats a token), exact matches (0 to 1), durations (seconds) by name; null where one is no number."""
+
+
+class SegmentStatus(Body):
+    """One segment of a domain: what one adapter and one column of the router answer for."""
+
+    segment: int
+    """Its number, from 1 on."""
+    version: str
+    """Full name of the version that answers for it."""
+    examples: int
+    """Examples that this version and those it continues were trained on."""
+    router_rows: int
+    """Rows in the router's sums of its column."""
+    figures: dict[str, float | None] = Field(default_factory=dict)
+    """Of the domain's exam, by name: losses (nats a token), exact matches (0 to 1); null where one is no number."""
 
 
 class Waiting(Body):
@@ -167,13 +191,20 @@ class DomainStatus(Body):
     detail: Words = ""
     """Why it is in this state, in one line."""
     version: str | None
-    """Full name of the version in service."""
+    """Full name of the newest version in service."""
+    segments: tuple[SegmentStatus, ...] = ()
+    """What is in service, segment by segment."""
     pinned: bool = False
     """Whether that version stays, whatever is trained later."""
     examples: int
     """Distinct examples known, held-out ones included."""
     router_rows: int
     """Rows in the router's sums."""
+    prequential: float | None = None
+    """Share (0 to 1) of the last `prequential_rows` rows that the router in force would have routed right before it
+    learned of them; null before it was published."""
+    prequential_rows: int = 0
+    """Rows that this is the share of."""
     waiting: Waiting
     """What no published version was trained on."""
     withdrawn: str | None = None

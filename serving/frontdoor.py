@@ -66,7 +66,8 @@ def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
 def _add_generation(app: FastAPI, service: RoutedService) -> None:
     @app.post("/v1/chat/completions", openapi_extra=asking(openai_body("chat completion")))
     async def chat_completions(request: Request) -> Response:
-        """Answer a chat, as JSON or, with `"stream": true`, as server-sent events."""
+        """Answer a chat, as JSON or, with `"stream": true`, as server-sent events; the field `anabranch` of the answer
+        says who answered."""
         return await _generate(request, service.chat)
 
     @app.post("/v1/completions", openapi_extra=asking(openai_body("completion")))
@@ -193,8 +194,9 @@ class EventStream(StreamingResponse):
 def _model_cards(served: ServedManifest) -> list[dict[str, Any]]:
     created = int(served.manifest.created_at.timestamp()) if served.manifest else int(time.time())
     parents: list[tuple[str, str | None]] = [(AUTO, None), (BASE, None)]
-    for domain, adapter in sorted(served.by_domain.items()):
-        parents += [(domain, adapter.name), (adapter.name, BASE)]
+    for name, domain in served.by_domain.items():
+        parents.append((name, domain.newest.name))
+        parents += [(adapter.name, BASE) for adapter in domain.by_column.values()]
     return [
         {"id": name, "object": "model", "created": created, "owned_by": "anabranch", "parent": parent}
         for name, parent in parents

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serving.abstained import TOKENS
 from serving.selection import Choice
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -23,7 +24,11 @@ class ReplicaMetrics:
         self.refusals = Counter(
             "anabranch_refusals", "Requests answered with an error", ["status"], registry=self.registry
         )
-        self.abstentions = Counter("anabranch_abstentions", "Prompts that no domain claimed", registry=self.registry)
+        self.abstentions = Counter(
+            "anabranch_abstentions", "Prompts that no domain claimed", ["reason"], registry=self.registry
+        )
+        for token in TOKENS:
+            self.abstentions.labels(token)
         self.route_seconds = Histogram(
             "anabranch_route_seconds", "Time to choose an adapter by content", buckets=_FAST, registry=self.registry
         )
@@ -44,8 +49,8 @@ class ReplicaMetrics:
         """Count answered prompts; `model` is what the client asked for."""
         for choice in choices:
             self.requests.labels(choice.domain, choice.version, model).inc()
-            if choice.decision is not None and choice.adapter is None:
-                self.abstentions.inc()
+            if choice.abstained is not None:
+                self.abstentions.labels(choice.abstained.token).inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -30,15 +30,16 @@ from typing import TYPE_CHECKING, TypeVar
 from learning.errors import LearningError
 from learning.rls import RouterWeights
 from registry.errors import DigestMismatch, RegistryError
+from registry.manifest import column
 from serving.engine import Engine, LoadedAdapter
 from serving.errors import EngineFailed, NotPrepared, PrepareFailed, Unavailable
 from serving.leases import Leases
 from serving.scorer import Scorer
-from serving.served import NOTHING_PUBLISHED, ServedManifest
+from serving.served import NOTHING_PUBLISHED, ServedDomain, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
-    from registry.manifest import BaseRevision, Manifest, Route
+    from registry.manifest import BaseRevision, Manifest, Placed
     from registry.registry import Registry
 
 T = TypeVar("T")
@@ -140,22 +141,26 @@ class Publication:
                 f"it is for the base {_named(manifest.base)}, this replica's engine runs {_named(self._base)}",
                 "start the replica with the manifest's base, or take another home for another base",
             )
-        by_domain: dict[str, LoadedAdapter] = {}
+        by_domain: dict[str, ServedDomain] = {}
         new: list[LoadedAdapter] = []
         for domain, route in sorted(manifest.routes.items()):
-            adapter = self._loaded.get(route.adapter)
-            if adapter is None:
-                adapter = await self._load(domain, route)
-                new.append(adapter)
-            by_domain[domain] = adapter
+            by_column: dict[str, LoadedAdapter] = {}
+            for segment, placed in route.segments.items():
+                adapter = self._loaded.get(placed.adapter)
+                if adapter is None:
+                    adapter = await self._load(domain, placed)
+                    new.append(adapter)
+                by_column[column(domain, segment)] = adapter
+            newest = by_column[column(domain, route.segment)]
+            by_domain[domain] = ServedDomain(newest, MappingProxyType(by_column))
         scorer = await _read(where, "restore the registry's folder", partial(self._scorer, manifest))
         await asyncio.gather(*(self._probe(adapter) for adapter in new))
         return ServedManifest(number, manifest, scorer, MappingProxyType(by_domain))
 
-    async def _load(self, domain: str, route: Route) -> LoadedAdapter:
+    async def _load(self, domain: str, placed: Placed) -> LoadedAdapter:
         remedy = "restore the folder or roll the domain back"
-        folder, rank = await _read(route.adapter, remedy, partial(self._checked, route))
-        adapter = LoadedAdapter(route.adapter, next(self._numbers), domain, folder, rank)
+        folder, rank = await _read(placed.adapter, remedy, partial(self._checked, placed))
+        adapter = LoadedAdapter(placed.adapter, next(self._numbers), domain, folder, rank)
         # Noted before it is loaded: a cancellation in between must not leave it behind in the engine.
         self._loaded[adapter.name] = adapter
         try:
@@ -163,7 +168,7 @@ class Publication:
                 await self._engine.load(adapter)
             except EngineFailed:
                 # The engine reads the folder by itself, and it may have been away since.
-                await _read(route.adapter, remedy, partial(self._checked, route))
+                await _read(placed.adapter, remedy, partial(self._checked, placed))
                 await self._engine.load(adapter)
         except (EngineFailed, Unavailable) as error:
             del self._loaded[adapter.name]
@@ -171,40 +176,41 @@ class Publication:
             raise _failed(adapter.name, str(error), misfit, error) from error
         return adapter
 
-    def _checked(self, route: Route) -> tuple[Path, int]:
+    def _checked(self, placed: Placed) -> tuple[Path, int]:
         """The adapter's folder and rank, after its bytes and configuration have been checked."""
-        adapter = self._registry.adapter(route.adapter)
+        adapter = self._registry.adapter(placed.adapter)
         adapter.verify()
-        if adapter.digest != route.digest:
+        if adapter.digest != placed.digest:
             raise PrepareFailed(
-                route.adapter,
-                f"its folder has digest {adapter.digest}, the manifest names {route.digest}",
+                placed.adapter,
+                f"its folder has digest {adapter.digest}, the manifest names {placed.digest}",
                 "the registry's folder was changed by hand; roll the domain back",
             )
         if adapter.facts.base_digest != self._base.digest:
             raise PrepareFailed(
-                route.adapter,
+                placed.adapter,
                 f"it was trained on the base {adapter.facts.base_digest or 'without a digest'}, "
                 f"this replica's engine runs {_named(self._base)}",
                 "train the domain again on this base",
             )
-        rank = _rank(Path(adapter.path) / "adapter_config.json", route.adapter)
+        rank = _rank(Path(adapter.path) / "adapter_config.json", placed.adapter)
         if rank > self._max_lora_rank:
             raise PrepareFailed(
-                route.adapter,
+                placed.adapter,
                 f"its rank is {rank}, the engine was started for at most {self._max_lora_rank}",
                 "raise serving.max_lora_rank and restart, or train with a lower rank",
             )
         return Path(adapter.path), rank
 
     def _scorer(self, manifest: Manifest) -> Scorer | None:
-        """The manifest's scorer, masked to the domains that have an adapter."""
+        """The manifest's scorer, masked to the columns that have an adapter."""
         if manifest.router is None or not manifest.routes:
             return None
         where = f"manifest {manifest.number}"
         try:
             weights = RouterWeights.from_bytes(self._registry.weights(manifest))
-            published = [domain for domain in weights.domains if domain in manifest.routes]
+            served = {column(domain, s) for domain, route in manifest.routes.items() for s in route.segments}
+            published = [name for name in weights.domains if name in served]
             if not published:
                 return None
             extractor = self._extractor_for(manifest)

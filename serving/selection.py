@@ -1,4 +1,5 @@
-"""From a request's `model` to an adapter: by content, by domain or by full version name, within one manifest.
+"""From a request's `model` to an adapter, within one manifest: by content among all domains, by content among the
+segments of the domain that is named, or by full version name.
 
 Also how that is told: in headers, which are bounded, and in the body, which holds the whole. Knows no engine.
 """
@@ -9,12 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from learning.errors import LearningError
+from serving.abstained import NOTHING_TO_CHOOSE, UNREADABLE, Abstained
 from serving.api import RouteDecision, RouteResult
 from serving.engine import LoadedAdapter
 from serving.openai_body import model_not_found
 from serving.score_queue import ScoreQueue
-from serving.scorer import Decision
-from serving.served import AUTO, BASE, ServedManifest
+from serving.scorer import Decision, Scorer
+from serving.served import AUTO, BASE, ServedDomain, ServedManifest
 
 STAMPED_PROMPTS = 16
 """Of so many prompts the headers tell one by one; proxies and clients refuse headers that grow with a batch."""
@@ -22,10 +25,16 @@ STAMPED_PROMPTS = 16
 
 @dataclass(frozen=True)
 class Choice:
-    """Who answers one prompt. `adapter`: None is the base. `decision`: set where the content was scored."""
+    """Who answers one prompt.
+
+    `adapter`: None is the base. `score`: the highest of those that competed, None where nothing was scored. `decision`:
+    set where all domains competed. `abstained`: set where that left the prompt to the base.
+    """
 
     adapter: LoadedAdapter | None
+    score: float | None = None
     decision: Decision | None = None
+    abstained: Abstained | None = None
 
     @property
     def domain(self) -> str:
@@ -36,31 +45,72 @@ class Choice:
         return BASE if self.adapter is None else self.adapter.name
 
 
-def by_name(served: ServedManifest, model: object) -> Choice | None:
-    """The choice that `model` names, or None for `auto`. Raises Refused (404) for what this manifest does not serve."""
+def by_name(served: ServedManifest, model: object) -> Choice | ServedDomain | None:
+    """Who answers for `model`; the domain, where its segments have to be scored first; or None for `auto`.
+
+    Raises Refused (404) for what this manifest does not serve.
+    """
     if model is None or model == AUTO:
         return None
     if model == BASE:
         return Choice(None)
     if isinstance(model, str):
-        adapter = served.by_domain.get(model) or served.by_name.get(model)
-        if adapter is not None:
+        if (domain := served.by_domain.get(model)) is not None:
+            alone = len(domain.by_column) == 1 or served.scorer is None
+            return Choice(domain.newest) if alone else domain
+        if (adapter := served.by_name.get(model)) is not None:
             return Choice(adapter)
     raise model_not_found(model)
 
 
 async def by_content(served: ServedManifest, texts: Sequence[str], queue: ScoreQueue) -> list[Choice]:
-    """One choice per rendered text; the base where the scorer abstains, nothing is published or the text is empty."""
+    """One choice per rendered text among all domains; the base where the scorer abstains, nothing is published or the
+    text is empty. Raises `LearningError` for texts that can't be scored."""
     if served.scorer is None:
-        return [Choice(None) for _ in texts]
-    # Nothing has no features, but an engine may well go on from it.
-    decisions = iter(await queue.route(served.scorer, [text for text in texts if text]))
-    choices: list[Choice] = []
-    for text in texts:
-        decision = next(decisions) if text else None
-        domain = decision.domain if decision is not None else None
-        choices.append(Choice(None if domain is None else served.by_domain[domain], decision))
-    return choices
+        return [Choice(None, abstained=NOTHING_TO_CHOOSE) for _ in texts]
+    return [_of_all(served, decision) for decision in await _decisions(served.scorer, texts, queue)]
+
+
+async def by_segment(
+    served: ServedManifest, domain: ServedDomain, texts: Sequence[str], queue: ScoreQueue
+) -> list[Choice]:
+    """One choice per rendered text among the domain's segments; its newest version where a text can't be scored."""
+    return [_of_domain(domain, decision) for decision in await _decisions_each(served.scorer, texts, queue)]
+
+
+async def _decisions(scorer: Scorer, texts: Sequence[str], queue: ScoreQueue) -> list[Decision | None]:
+    """One decision per text; None for an empty one: nothing has no features, but an engine may well go on from it."""
+    found = iter(await queue.route(scorer, [text for text in texts if text]))
+    return [next(found) if text else None for text in texts]
+
+
+async def _decisions_each(scorer: Scorer | None, texts: Sequence[str], queue: ScoreQueue) -> list[Decision | None]:
+    """The same, and None also for each text that the features can't be made of."""
+    if scorer is None:
+        return [None] * len(texts)
+    try:
+        return await _decisions(scorer, texts, queue)
+    except LearningError:
+        if len(texts) == 1:
+            return [None]
+        return [found for text in texts for found in await _decisions_each(scorer, [text], queue)]
+
+
+def _of_all(served: ServedManifest, decision: Decision | None) -> Choice:
+    if decision is None:
+        return Choice(None, abstained=UNREADABLE)
+    best = decision.best(served.by_column)
+    score = None if best is None else decision.scores[best]
+    if best is None or decision.abstained is not None:
+        return Choice(None, score, decision, decision.abstained)
+    return Choice(served.by_column[best], score, decision)
+
+
+def _of_domain(domain: ServedDomain, decision: Decision | None) -> Choice:
+    best = None if decision is None else decision.best(domain.by_column)
+    if decision is None or best is None:
+        return Choice(domain.newest)
+    return Choice(domain.by_column[best], decision.scores[best])
 
 
 def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str]:
@@ -70,9 +120,11 @@ def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str
         "x-anabranch-adapter": _listed([choice.version for choice in choices]),
         "x-anabranch-manifest": str(served.number),
     }
-    scores = [_score(choice) for choice in choices]
+    scores = [_number(choice.score) for choice in choices]
     if any(score is not None for score in scores):
         headers["x-anabranch-score"] = _listed(["" if score is None else f"{score:.6f}" for score in scores])
+    if any(choice.abstained for choice in choices):
+        headers["x-anabranch-abstained"] = _listed([c.abstained.token if c.abstained else "" for c in choices])
     return headers
 
 
@@ -80,7 +132,7 @@ def routing(served: ServedManifest, choices: Sequence[Choice]) -> RouteResult:
     """The whole of it: one decision per prompt, in order."""
     return RouteResult(
         manifest=served.number,
-        decisions=tuple(_decision(index, choice) for index, choice in enumerate(choices)),
+        decisions=tuple(_decision(served, index, choice) for index, choice in enumerate(choices)),
     )
 
 
@@ -89,19 +141,26 @@ def _listed(values: Sequence[str]) -> str:
     return ",".join([*values[:STAMPED_PROMPTS], *more])
 
 
-def _score(choice: Choice) -> float | None:
-    """The top score; one that is no finite number is none, for neither JSON nor a header has a word for it."""
-    if choice.decision is None or not math.isfinite(choice.decision.score):
-        return None
-    return choice.decision.score
+def _number(value: float | None) -> float | None:
+    """What is no finite number is none, for neither JSON nor a header has a word for it."""
+    return value if value is not None and math.isfinite(value) else None
 
 
-def _decision(index: int, choice: Choice) -> RouteDecision:
-    scores = choice.decision.scores if choice.decision is not None else {}
+def _decision(served: ServedManifest, index: int, choice: Choice) -> RouteDecision:
+    decision = choice.decision
     return RouteDecision(
         index=index,
         domain=choice.domain,
         adapter=choice.version,
-        score=_score(choice),
-        scores={domain: own for domain, own in scores.items() if math.isfinite(own)},
+        score=_number(choice.score),
+        scores={} if decision is None else _by_domain(served, decision),
+        confidence=None if decision is None else _number(decision.confidence),
+        abstained=None if choice.abstained is None else choice.abstained.words,
     )
+
+
+def _by_domain(served: ServedManifest, decision: Decision) -> dict[str, float]:
+    """Each domain's score, which is that of its best segment."""
+    best = {name: decision.best(domain.by_column) for name, domain in served.by_domain.items()}
+    scores = {name: decision.scores[own] for name, own in best.items() if own is not None}
+    return {name: score for name, score in scores.items() if math.isfinite(score)}

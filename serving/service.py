@@ -11,18 +11,19 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from learning.errors import LearningError
+from serving.abstained import NOTHING_TO_CHOOSE
 from serving.api import ReplicaHealth, RouteResult
 from serving.batch import announced, groups_of, merged, merged_events
 from serving.engine import Answer, Call, Engine, Kind
-from serving.errors import PrepareFailed, Unavailable
+from serving.errors import PrepareFailed, Refused, Unavailable
 from serving.metrics import ReplicaMetrics
 from serving.openai_body import bad_request, ended_by, with_prompts
 from serving.options import MAX_PROMPTS, EngineOptions
 from serving.publication import Publication
 from serving.reply import LeasedEvents, Reply
 from serving.score_queue import ScoreQueue
-from serving.selection import Choice, by_content, by_name, routing, stamp
-from serving.served import AUTO, ServedManifest
+from serving.selection import Choice, by_content, by_name, by_segment, routing, stamp
+from serving.served import AUTO, ServedDomain, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
@@ -192,7 +193,7 @@ class RoutedService:
         else:
             self._check_count(texts or (), "input")
             rendered = [self._render([{"role": "user", "content": text}]) for text in texts or ()]
-        return routing(served, await self._by_content(served, rendered))
+        return routing(served, await self._by_score(served, None, rendered))
 
     async def _answer(self, kind: Kind, body: Mapping[str, Any]) -> Reply:
         self._check_open()
@@ -208,9 +209,8 @@ class RoutedService:
             raise
         self.metrics.count(call.model or AUTO, choices)
         headers = stamp(lease.served, choices)
-        if call.kind == "completion":
-            whole = routing(lease.served, choices).model_dump(exclude={"decisions": {"__all__": {"scores"}}})
-            answer = {**answer, "anabranch": whole} if isinstance(answer, dict) else announced(answer, whole)
+        whole = routing(lease.served, choices).model_dump(exclude={"decisions": {"__all__": {"scores"}}})
+        answer = {**answer, "anabranch": whole} if isinstance(answer, dict) else announced(answer, whole)
         if isinstance(answer, dict):
             lease.release()
             return Reply(headers, body=answer)
@@ -221,26 +221,40 @@ class RoutedService:
         prompts = 1 if call.kind == "chat" else len(call.prompts)
         named = by_name(served, call.model)
         if named is None and served.scorer is None:
-            named = Choice(None)
-        if named is not None:
+            named = Choice(None, abstained=NOTHING_TO_CHOOSE)
+        if isinstance(named, Choice):
             return [named] * prompts
-        if call.kind == "chat":
-            texts = [self._render(call.messages)]
-        else:
-            texts = [prompt if isinstance(prompt, str) else self.engine.decode(prompt) for prompt in call.prompts]
-        return await self._by_content(served, texts)
+        try:
+            texts = self._texts(call)
+        except Refused:
+            if named is None:
+                raise
+            # Whether the engine takes it all the same is for the engine to say.
+            return [Choice(named.newest)] * prompts
+        return await self._by_score(served, named, texts)
 
-    async def _by_content(self, served: ServedManifest, texts: Sequence[str]) -> list[Choice]:
+    def _texts(self, call: Call) -> list[str]:
+        if call.kind == "chat":
+            return [self._render(call.messages)]
+        return [prompt if isinstance(prompt, str) else self.engine.decode(prompt) for prompt in call.prompts]
+
+    async def _by_score(
+        self, served: ServedManifest, domain: ServedDomain | None, texts: Sequence[str]
+    ) -> list[Choice]:
+        """One choice per text among all domains, or among the segments of one."""
         longest = max((len(text) for text in texts), default=0)
         if longest > _CHARACTERS_PER_TOKEN * self.engine.context_tokens:
             # The engine would refuse it anyway; scoring it first would keep everybody else's prompts waiting.
             context = f"the context length of {self.engine.context_tokens} tokens"
             raise bad_request(f"a prompt of {longest} characters is beyond {context}; shorten it")
         started = time.monotonic()
-        try:
-            choices = await by_content(served, texts, self._queue)
-        except LearningError as error:
-            raise bad_request(f"the prompt can't be routed: {error}; name a model instead of auto") from error
+        if domain is not None:
+            choices = await by_segment(served, domain, texts, self._queue)
+        else:
+            try:
+                choices = await by_content(served, texts, self._queue)
+            except LearningError as error:
+                raise bad_request(f"the prompt can't be routed: {error}; name a model instead of auto") from error
         self.metrics.route_seconds.observe(time.monotonic() - started)
         return choices
 

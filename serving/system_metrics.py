@@ -19,7 +19,12 @@ def render_metrics(status: SystemStatus) -> str:
     rows = gauge("router_rows", "Rows in the router's sums", ("domain",))
     waiting = gauge("domain_waiting_examples", "Examples not trained on yet", ("domain",))
     lost = gauge("domain_lost_rows", "Examples counted that can be read nowhere any more", ("domain",))
+    prequential = gauge(
+        "prequential_accuracy", "Share of a domain's recent rows that were routed right before learning", ("domain",)
+    )
     for domain in status.domains:
+        if domain.prequential is not None:
+            prequential.labels(domain.domain).set(domain.prequential)
         lost.labels(domain.domain).set(sum(stretch.rows for stretch in domain.lost))
         examples.labels(domain.domain).set(domain.examples)
         rows.labels(domain.domain).set(domain.router_rows)

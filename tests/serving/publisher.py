@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 
 from learning.rls import RouterWeights
 from registry.adapters import Adapter, AdapterFacts
-from registry.manifest import BaseRevision, Manifest, RouterRef
+from registry.manifest import BaseRevision, Manifest, Placed, Route, RouterRef
 from registry.registry import Registry
 from registry.snapshots import Epoch
+from serving.scorer import Decision
 
 
 class WordFeatures:
@@ -71,7 +72,7 @@ class Publisher:
             parent_digest=current.digest() if current else "",
             created_at=datetime.now(UTC),
             base=self.base,
-            routes={adapter.domain: adapter.route() for adapter in adapters},
+            routes=routes(adapters),
             router=router,
         )
         if self._epoch is None:
@@ -87,8 +88,26 @@ class Publisher:
         return committed or manifest
 
 
+def routes(adapters: Sequence[Adapter]) -> dict[str, Route]:
+    """Several adapters of one domain are its segments, in this order."""
+    made: dict[str, Route] = {}
+    for domain in {adapter.domain for adapter in adapters}:
+        own = [adapter.route().model_dump() for adapter in adapters if adapter.domain == domain]
+        newest = max(range(len(own)), key=lambda at: int(own[at]["version"]))
+        names = ("adapter", "digest", "rank", "version")
+        placed = {at + 1: Placed(**{name: each[name] for name in names}) for at, each in enumerate(own)}
+        beside = {segment: each for segment, each in placed.items() if segment != newest + 1}
+        made[domain] = Route(**{**own[newest], "segment": newest + 1, "beside": beside})
+    return made
+
+
+def claimed(decision: Decision) -> str | None:
+    """The column that the decision would give the prompt to."""
+    return None if decision.abstained else decision.best(decision.scores)
+
+
 def word_router(words: Mapping[str, str], fingerprint: str = "words") -> RouterWeights:
-    """A router that sends a text with a domain's word to the domain; `words` maps domain to word, in feature order."""
+    """A router that sends a text with a domain's word to the domain; `words` maps column to word, in feature order."""
     domains = tuple(sorted(words))
     order = list(words.values())
     weight_DK = np.zeros((len(order), len(domains)))

@@ -315,7 +315,11 @@ async def test_metrics_join_engine_replica_and_system(
     text = (await client.get("/metrics")).text
     version = cast["cats"].name
     assert f'anabranch_requests_total{{adapter="{version}",domain="cats",model="auto"}} 1.0' in text
-    for line in ("anabranch_abstentions_total 1.0", "anabranch_manifest_number 1.0", "memory_engine 1"):
+    for line in (
+        'anabranch_abstentions_total{reason="low-confidence"} 1.0',
+        "anabranch_manifest_number 1.0",
+        "memory_engine 1",
+    ):
         assert line in text
     for name in (
         "anabranch_route_seconds",

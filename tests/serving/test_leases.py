@@ -6,7 +6,7 @@ import pytest
 
 from serving.engine import LoadedAdapter
 from serving.leases import Leases
-from serving.served import ServedManifest
+from serving.served import ServedDomain, ServedManifest
 
 
 def served(number: int, *names: str) -> ServedManifest:
@@ -14,7 +14,8 @@ def served(number: int, *names: str) -> ServedManifest:
         name.split("@")[0]: LoadedAdapter(name, index + 1, name.split("@")[0], Path("/nowhere"), 2)
         for index, name in enumerate(names)
     }
-    return ServedManifest(number, None, None, adapters)
+    domains = {domain: ServedDomain(adapter, {domain: adapter}) for domain, adapter in adapters.items()}
+    return ServedManifest(number, None, None, domains)
 
 
 def test_a_lease_holds_the_whole_manifest_until_it_is_narrowed() -> None:

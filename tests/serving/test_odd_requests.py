@@ -20,7 +20,7 @@ from serving.served import NOTHING_PUBLISHED
 from serving.service import RoutedService
 from serving.wording import MAX_CHARACTERS
 from tests.serving.conftest import WORDS
-from tests.serving.publisher import Publisher, WordFeatures, word_router
+from tests.serving.publisher import Publisher, WordFeatures, claimed, word_router
 
 
 @pytest_asyncio.fixture
@@ -63,11 +63,12 @@ async def test_no_field_of_an_error_is_echoed_at_length() -> None:
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
 def test_a_score_that_is_no_number_is_none_in_header_and_body(score: float) -> None:
-    choices = [Choice(None, Decision(None, score, {"cats": score})), Choice(None, Decision(None, 0.5, {}))]
+    choices = [Choice(None, score, Decision({"cats": score}, score)), Choice(None, 0.5, Decision({}, 0.5))]
     assert stamp(NOTHING_PUBLISHED, choices)["x-anabranch-score"] == ",0.500000"
     assert "x-anabranch-score" not in stamp(NOTHING_PUBLISHED, choices[:1])
     told = routing(NOTHING_PUBLISHED, choices).decisions
-    assert [decision.score for decision in told] == [None, 0.5] and told[0].scores == {}
+    assert [decision.score for decision in told] == [decision.confidence for decision in told] == [None, 0.5]
+    assert told[0].scores == {}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -97,5 +98,5 @@ async def test_whoever_leaves_at_any_time_takes_nobody_with_him(seed: int) -> No
         if isinstance(outcome, BaseException):
             assert isinstance(outcome, asyncio.CancelledError) or "bad" in texts
         else:
-            assert [decision.domain for decision in outcome] == [domains[text] for text in texts]
+            assert [claimed(decision) for decision in outcome] == [domains[text] for text in texts]
     queue.close()

@@ -14,7 +14,7 @@ from serving.errors import EngineFailed, NotPrepared, PrepareFailed
 from serving.publication import Publication
 from serving.served import NOTHING_PUBLISHED
 from tests.serving.memory_engine import MemoryEngine
-from tests.serving.publisher import BASE, Publisher, WordFeatures, word_router
+from tests.serving.publisher import BASE, Publisher, WordFeatures, claimed, word_router
 
 WORDS = {"cats": "meow", "dogs": "woof"}
 
@@ -46,7 +46,7 @@ async def test_prepare_changes_nothing_that_is_served_and_commit_swaps_all_of_it
     assert set(engine.present) == {cats.name, dogs.name}
     await publication.commit(1)
     assert publication.current.number == 1
-    assert {domain: a.name for domain, a in publication.current.by_domain.items()} == {
+    assert {name: domain.newest.name for name, domain in publication.current.by_domain.items()} == {
         "cats": cats.name,
         "dogs": dogs.name,
     }
@@ -89,7 +89,7 @@ async def test_an_older_version_comes_back_under_a_new_engine_id(
     for number in (1, 2, 3):
         await stand(publication, number)
     assert engine.numbers == [1, 2, 3]
-    assert publication.current.by_domain["cats"].name == cats.name
+    assert publication.current.by_domain["cats"].newest.name == cats.name
 
 
 async def test_a_version_in_flight_stays_until_its_last_lease_ends(
@@ -164,8 +164,8 @@ async def test_a_column_without_an_adapter_is_masked(publication: Publication, p
     publisher.publish([publisher.adapter("cats", 1)], word_router(WORDS))
     await stand(publication, 1)
     scorer = publication.current.scorer
-    assert scorer is not None and scorer.domains == ("cats",)
-    assert [decision.domain for decision in scorer.route(["meow", "woof"])] == ["cats", None]
+    assert scorer is not None and scorer.columns == ("cats",)
+    assert [claimed(decision) for decision in scorer.route(["meow", "woof"])] == ["cats", None]
 
 
 async def test_a_cancelled_prepare_leaves_nothing(

@@ -12,7 +12,7 @@ from learning.errors import LearningError
 from serving.errors import Unavailable
 from serving.score_queue import ScoreQueue
 from serving.scorer import Scorer
-from tests.serving.publisher import WordFeatures, word_router
+from tests.serving.publisher import WordFeatures, claimed, word_router
 
 WORDS = {"cats": "meow", "dogs": "woof"}
 
@@ -57,7 +57,7 @@ async def test_what_gathers_while_the_thread_is_busy_is_one_batch(features: Watc
     features.leave.set()
     answers = await asyncio.gather(*asked)
     assert features.batches == [1, 6, 4]
-    assert [[d.domain for d in answer] for answer in answers] == [["cats"]] + [["dogs", None]] * 5
+    assert [[claimed(d) for d in answer] for answer in answers] == [["cats"]] + [["dogs", None]] * 5
     assert len(features.threads) == 1 and "MainThread" not in features.threads
 
 
@@ -67,7 +67,7 @@ async def test_one_bad_text_fails_its_own_request_only(features: WatchedFeatures
     features.leave.set()
     good, bad, other = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(bad, LearningError)
-    assert good[0].domain == "cats" and other[0].domain == "dogs"
+    assert claimed(good[0]) == "cats" and claimed(other[0]) == "dogs"
 
 
 async def test_a_request_of_many_texts_is_scored_in_turn_with_the_others(
@@ -79,7 +79,7 @@ async def test_a_request_of_many_texts_is_scored_in_turn_with_the_others(
     async def ask(name: str, count: int) -> list[str | None]:
         decisions = await queue.route(scorer, ["meow", "woof"] * (count // 2))
         order.append(name)
-        return [decision.domain for decision in decisions]
+        return [claimed(decision) for decision in decisions]
 
     asked = [asyncio.create_task(ask("large", 400)), asyncio.create_task(ask("larger", 800))]
     await asyncio.sleep(0)
@@ -105,7 +105,7 @@ async def test_a_cancelled_request_beside_a_refused_one_leaves_nobody_waiting(
     await busy
     answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
     assert isinstance(answers[0], asyncio.CancelledError) and isinstance(answers[1], LearningError)
-    assert [answer[0].domain for answer in answers[2:]] == ["dogs", "cats"]
+    assert [claimed(answer[0]) for answer in answers[2:]] == ["dogs", "cats"]
 
 
 async def test_closing_ends_those_who_wait_and_those_who_come(features: WatchedFeatures, scorer: Scorer) -> None:
@@ -124,7 +124,7 @@ async def test_two_manifests_are_not_mixed(features: WatchedFeatures, scorer: Sc
     other = Scorer(features, word_router(WORDS).restrict(["dogs"]), 0.5)
     features.leave.set()
     ours, theirs = await asyncio.gather(queue.route(scorer, ["meow"]), queue.route(other, ["meow"]))
-    assert ours[0].domain == "cats" and theirs[0].domain is None
+    assert claimed(ours[0]) == "cats" and claimed(theirs[0]) is None
 
 
 async def test_a_cancelled_request_does_not_disturb_the_rest(features: WatchedFeatures, scorer: Scorer) -> None:
@@ -133,8 +133,8 @@ async def test_a_cancelled_request_does_not_disturb_the_rest(features: WatchedFe
     await asyncio.sleep(0.02)
     first.cancel()
     features.leave.set()
-    assert (await second)[0].domain == "dogs"
-    assert (await queue.route(scorer, ["meow"]))[0].domain == "cats"
+    assert claimed((await second)[0]) == "dogs"
+    assert claimed((await queue.route(scorer, ["meow"]))[0]) == "cats"
 
 
 def test_a_score_that_is_no_number_chooses_nobody() -> None:
@@ -143,7 +143,7 @@ def test_a_score_that_is_no_number_chooses_nobody() -> None:
             return np.full((len(texts), 2), np.nan)
 
     decision = Scorer(Broken(["meow", "woof"]), word_router(WORDS), 0.5).route(["meow"])[0]
-    assert decision.domain is None
+    assert claimed(decision) is None and decision.abstained is not None
 
 
 def test_no_texts_no_decisions(scorer: Scorer) -> None:

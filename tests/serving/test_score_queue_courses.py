@@ -15,6 +15,7 @@ from learning.errors import LearningError
 from serving.errors import ScoringFailed, Unavailable
 from serving.score_queue import ScoreQueue
 from serving.scorer import Decision
+from tests.serving.publisher import claimed
 
 FAULTS: dict[str, BaseException] = {
     "refused": LearningError("no tokens"),
@@ -40,7 +41,7 @@ class Scorer:
         for text in texts:
             if (fault := FAULTS.get(text.split()[0])) is not None:
                 raise fault
-        decisions = [Decision(f"{self.name} {text}", 1.0, {}) for text in texts]
+        decisions = [Decision({f"{self.name} {text}": 1.0}, 1.0) for text in texts]
         return decisions[1:] if any(text.split()[0] == SHORT for text in texts) else decisions
 
 
@@ -92,7 +93,7 @@ async def play(course: list[Any]) -> None:
     for (task, scorer, texts), answer in zip(asked, answers, strict=True):
         words = {text.split()[0] for text in texts}
         if isinstance(answer, list):
-            assert [decision.domain for decision in answer] == [f"{scorer.name} {text}" for text in texts]
+            assert [claimed(decision) for decision in answer] == [f"{scorer.name} {text}" for text in texts]
             assert words <= {"x"}
         elif isinstance(answer, asyncio.CancelledError):
             assert task in cancelled
@@ -105,5 +106,5 @@ async def play(course: list[Any]) -> None:
     assert all(batch <= 5 for scorer in scorers for batch in scorer.batches)
     if not closed:
         last = await queue.route(scorers[0], ["x last"])  # type: ignore[arg-type]
-        assert last[0].domain == "a x last"
+        assert claimed(last[0]) == "a x last"
         queue.close()

@@ -32,7 +32,7 @@ def ai(http: httpx.AsyncClient) -> openai.AsyncOpenAI:
 
 
 def version(theatre: Theatre, domain: str) -> str:
-    return theatre.service.served().by_domain[domain].name
+    return theatre.service.served().by_domain[domain].newest.name
 
 
 async def test_chat_by_content(ai: openai.AsyncOpenAI, theatre: Theatre) -> None:
