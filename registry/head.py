@@ -125,7 +125,7 @@ class HeadFile:
         root = self._layout.root
         if written in (1, 2):
             raise OldHome(
-                f"{root}: written by an Anabranch whose homes are of format {written}, this one reads format {_FORMAT}: "
+                f"{root}: written by an Anabranch whose homes are of format {written}, this one reads {_FORMAT}: "
                 "their sums do not tell what is learned from what is not, and their versions have no exam; keep its "
                 "adapters, begin a new home and feed again"
             )
