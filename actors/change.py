@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from actors.errors import NoLongerSealed, UnknownDomain
 from actors.observation import Watermarks
-from registry.adapters import Adapter
 from registry.manifest import Manifest, Route, Tombstone
 from registry.registry import Registry
 
@@ -18,7 +17,8 @@ from registry.registry import Registry
 class Change:
     """One step from a manifest to the next.
 
-    `adapter` puts a version in service for its domain and settles the rows that are sealed under it; where the domain
+    `adapter` puts a version in service for its segment of the domain, beside the versions of the other segments that it
+    was judged beside, and settles the rows that are sealed under it; where the domain
     is pinned and `override` is false, it settles them all the same, and the version waits for the end of the pin.
     `pinned` sets or clears the domain's pin. `withdraws` names, by domain, versions
     that no replica could load: the domain is served by the version before, or not at all, until the version named, or
@@ -50,9 +50,9 @@ def next_routes(
         return after
     route = after.get(change.domain)
     if change.adapter is not None:
-        adapter = _version_of(change.domain, change.adapter, registry, removed)
+        found = _route_of(change.domain, change.adapter, registry, removed)
         if route is None or change.override or not route.pinned:
-            route = adapter.route(pinned=route.pinned if route else False)
+            route = found.model_copy(update={"pinned": route.pinned if route else False})
     if route is None:
         raise UnknownDomain(f"domain {change.domain!r} is not published; published: {sorted(routes) or 'none'}")
     if change.pinned is not None:
@@ -81,8 +81,8 @@ def next_withdrawn(current: Manifest | None, change: Change, routes: Mapping[str
     return {**withdrawn, **change.withdraws}
 
 
-def _version_of(domain: str, name: str, registry: Registry, removed: Mapping[str, Tombstone]) -> Adapter:
-    """Return the version, which belongs to the domain as it is by now."""
+def _route_of(domain: str, name: str, registry: Registry, removed: Mapping[str, Tombstone]) -> Route:
+    """Return the route that the version was made for: itself, and the domain's other segments as they were then."""
     adapter = registry.adapter(name)
     if adapter.domain != domain:
         raise UnknownDomain(f"version {adapter.name} belongs to domain {adapter.domain!r}, not {domain!r}")
@@ -91,4 +91,4 @@ def _version_of(domain: str, name: str, registry: Registry, removed: Mapping[str
         raise NoLongerSealed(
             f"{adapter.name} is not published: {domain!r} was removed with manifest {tombstone.manifest}"
         )
-    return adapter
+    return registry.route(name)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from actors.backlog import DomainBacklog, backlogs_of
 from actors.change import Change
@@ -35,11 +34,12 @@ from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
 from actors.spools import Spools
 from actors.stage import Stage
-from actors.training import Trained, TrainingOrder
+from actors.training import Segment, Trained, TrainingOrder
 from actors.upkeep import Keep, Upkeep
+from learning.errors import LearningError
 from learning.gate import Gate
-from registry.adapters import Adapter
-from registry.manifest import BaseRevision, Manifest
+from registry.adapters import EXAM, Adapter
+from registry.manifest import BaseRevision, Manifest, Placed, Route
 from registry.registry import Registry
 from serving.api import DomainStatus, SystemStatus
 
@@ -280,7 +280,7 @@ class Coordinator:
         return found.seal
 
     def _learn(self, domain: str, seal: Seal, stage: Stage) -> Adapter:
-        order = TrainingOrder(domain, seal, self._continued(domain), self._options.seed)
+        order = TrainingOrder(domain, seal, self._segments(domain), self._options.seed)
         learner = self._idle.get()
         stage.state, stage.learner = "learning", learner
         started = time.monotonic()
@@ -294,25 +294,60 @@ class Coordinator:
             self._idle.put(learner)
 
     def _take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
-        folder = trained.result.folder
+        """Judge what was trained, and keep it with the verdict: as the next version of the segment that it continues,
+        or of one of its own."""
+        made = [adapter for adapter in trained.result.adapters if adapter.domain == order.domain]
+        folders = [adapter.folder for adapter in trained.result.adapters]
         try:
-            verdict = self._options.gate.decide(trained.result)
-            facts = facts_of(order, trained, verdict, base_digest=self._base.digest, learner=self._options.learner_name)
-            return self._registry.add_adapter(order.domain, order.seal.version, folder, facts)
+            if len(made) != 1 or len(folders) != 1:
+                raise LearningError(f"{order.domain} v{order.seal.version}: expected one adapter, got {len(folders)}")
+            adapter = made[0]
+            verdict = self._options.gate.decide(adapter, trained.result)
+            goes_on = adapter.continues is not None and not verdict.segment_of_its_own
+            segment = adapter.continues if goes_on and adapter.continues else self._next_segment(order)
+            exam = trained.continued_exam if goes_on else trained.exam
+            facts = facts_of(
+                order,
+                trained,
+                adapter,
+                verdict,
+                segment=segment,
+                base_digest=self._base.digest,
+                learner=self._options.learner_name,
+            )
+            return self._registry.add_adapter(order.domain, order.seal.version, adapter.folder, facts, exam)
         finally:
             # Where the domain was removed meanwhile, its files were deleted before this one came.
             self._upkeep.prune_again()
-            shutil.rmtree(folder, ignore_errors=True)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def _continued(self, domain: str) -> Path | None:
-        """Return the folder of the adapter to go on from: of an accepted one that is not in service before that which
+    def _next_segment(self, order: TrainingOrder) -> int:
+        """Return a number that no segment of the domain has, in service or not."""
+        settled = self._router.versions(order.domain)
+        adapters, _ = self._registry.survey(order.domain)
+        given = [adapter.facts.segment for adapter in adapters if adapter.version in settled]
+        return max([0, *given, *(each.number for each in order.segments)]) + 1
+
+    def _segments(self, domain: str) -> tuple[Segment, ...]:
+        """Return what to go on from: the state that an accepted version not in service was made for before the one that
         is, as its rows are settled and nobody else has learned from them."""
         current = self._registry.current()
         if current is None:
-            return None
+            return ()
         route = current.routes.get(domain)
         name = current.withdrawn.get(domain) or (route.adapter if route else None)
-        return self._registry.adapter(name).path if name else None
+        if name is None:
+            return ()
+        adapters = {number: self._registry.adapter(each.adapter) for number, each in self._state(name, route).items()}
+        return tuple(
+            Segment(number, each.name, each.path, each.path / EXAM if each.facts.exam_digest else None)
+            for number, each in adapters.items()
+        )
+
+    def _state(self, name: str, route: Route | None) -> Mapping[int, Placed]:
+        """Return the segments that a version is or will be in service with."""
+        return route.segments if route is not None and route.adapter == name else self._registry.route(name).segments
 
     def _publish(self, adapter: Adapter, reason: str, stage: Stage) -> None:
         stage.state = "publishing"

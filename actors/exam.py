@@ -1,11 +1,20 @@
-"""Which examples are held out: those that judge a version and are never trained on."""
+"""Which examples are held out, and the exam that is kept of them: they judge versions and are never trained on.
+
+An exam is a reservoir: of all held-out examples that a segment has met, those with the smallest hash of their id. So it
+is the same whatever came in which order, and a version's exam follows from the one before and what was held out since.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
+from actors.errors import ActorError
+from learning.contract import Example
 from streaming.records import TaskRecord
 
 _INVISIBLE = re.compile(
@@ -33,3 +42,46 @@ def normalised(text: str) -> str:
     seen = "".join(c for c in text if unicodedata.category(c) != "Cf" and not _INVISIBLE.match(c))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     return " ".join(folded.split())
+
+
+@dataclass(frozen=True)
+class ExamLimits:
+    """How much is kept of each segment's held-out examples: rows, and bytes as they lie on disk. 0 rows: no exams."""
+
+    rows: int
+    bytes: int
+
+    def chosen(self, domain: str, examples: Iterable[Example]) -> list[Example]:
+        """Return the examples that an exam of the domain keeps of these, one for each id, in order of their ids."""
+        by_id = {example.id: example for example in examples}
+        ordered = sorted(by_id.values(), key=lambda example: _rank(domain, example.id))
+        kept: list[Example] = []
+        size = 0
+        for example in ordered[: self.rows]:
+            size += len(_line(example))
+            if size > self.bytes:
+                break
+            kept.append(example)
+        return sorted(kept, key=lambda example: example.id)
+
+
+def exam_to_bytes(exam: Sequence[Example]) -> bytes:
+    """Return an exam as its file holds it: a JSON object a line."""
+    return b"".join(map(_line, exam))
+
+
+def exam_from_bytes(content: bytes, where: str) -> list[Example]:
+    """The inverse of `exam_to_bytes`; raises `ActorError` naming `where` for what is none."""
+    try:
+        return [Example(**json.loads(line)) for line in content.splitlines()]
+    except (ValueError, TypeError) as error:
+        raise ActorError(f"{where}: expected an exam, a JSON object a line, got {error}; restore it") from error
+
+
+def _line(example: Example) -> bytes:
+    # In ASCII: nothing in a text may pass for the end of a line.
+    return json.dumps({"id": example.id, "prompt": example.prompt, "completion": example.completion}).encode() + b"\n"
+
+
+def _rank(domain: str, example_id: str) -> bytes:
+    return blake2b(f"exam\0{domain}\0{example_id}".encode(), digest_size=16).digest()

@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.errors import Unanswered
+from actors.errors import ActorError, Unanswered, in_words
+from actors.exam import ExamLimits, exam_from_bytes, exam_to_bytes
 from actors.ports import ExamplesPort, LearnerPort
 from actors.training import Trained, TrainingOrder
-from learning.contract import Example, Learner, Progress, TrainingJob
+from learning.contract import Example, Incumbent, Learner, Progress, TrainingJob, TrainingResult
+from learning.repeats import in_force
 
 _log = logging.getLogger(__name__)
 _NUMBERED = re.compile(r"learner-(?P<number>\d+)")
@@ -33,8 +35,8 @@ class LearnerWorker:
     hold copies.
     """
 
-    def __init__(self, learner: Learner, work: Path, ingests: Sequence[ExamplesPort]) -> None:
-        self._learner, self._work, self._ingests = learner, work, tuple(ingests)
+    def __init__(self, learner: Learner, work: Path, ingests: Sequence[ExamplesPort], limits: ExamLimits) -> None:
+        self._learner, self._work, self._ingests, self._limits = learner, work, tuple(ingests), limits
         _empty(work)
         self._progress: Progress | None = None
         self._lock = threading.Lock()
@@ -48,22 +50,35 @@ class LearnerWorker:
             train, held_out = merged_examples(self._ingests, order)
             output = self._work / f"{order.domain}@v{order.seal.version}"
             output.mkdir(parents=True)
+            incumbents, trouble = _incumbents(order)
             job = TrainingJob(
                 domain=order.domain,
                 version=order.seal.version,
                 train=train,
                 held_out=held_out,
                 output=output,
-                initial_adapter=order.continues,
                 seed=order.seed,
+                incumbents=incumbents,
             )
             try:
-                return Trained(self._learner.train(job, self._note), len(train))
+                return self._with_exams(job, self._learner.train(job, self._note), trouble)
             except Exception:
                 _empty(self._work)
                 raise
             finally:
                 self._note(None)
+
+    def _with_exams(self, job: TrainingJob, result: TrainingResult, trouble: str) -> Trained:
+        """Return the result with the exams that its version may go on with, as the gate decides."""
+        continued = {adapter.continues for adapter in result.adapters if adapter.domain == job.domain}
+        before = [example for each in job.incumbents if each.segment in continued for example in each.exam]
+        # What was answered otherwise since is asked no more.
+        kept = in_force(before, [*job.train, *job.held_out])
+        exams = [
+            exam_to_bytes(self._limits.chosen(job.domain, examples))
+            for examples in (job.held_out, [*kept, *job.held_out])
+        ]
+        return Trained(result, len(job.train), *exams, trouble=trouble)
 
     def progress(self) -> Progress | None:
         """Return how far the training under way is, or None."""
@@ -73,6 +88,21 @@ class LearnerWorker:
     def _note(self, progress: Progress | None) -> None:
         with self._lock:
             self._progress = progress
+
+
+def _incumbents(order: TrainingOrder) -> tuple[tuple[Incumbent, ...], str]:
+    """Return the order's segments with their exams, and which of these can't be read: learning goes on without them."""
+    incumbents: list[Incumbent] = []
+    troubles: list[str] = []
+    for segment in order.segments:
+        exam: list[Example] = []
+        try:
+            if segment.exam is not None:
+                exam = exam_from_bytes(segment.exam.read_bytes(), f"exam of {segment.name}")
+        except (OSError, ActorError) as error:
+            troubles.append(in_words(error))
+        incumbents.append(Incumbent(order.domain, segment.number, segment.adapter, exam))
+    return tuple(incumbents), "; ".join(troubles)
 
 
 def learner_folder(work: Path, index: int, learners: int) -> Path:

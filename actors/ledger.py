@@ -169,6 +169,18 @@ class Ledger:
             self._mark(marker)
         self.observed.update({partition: end for partition, (_, end) in observation.spans.items()})
 
+    def ends(self, observation: Observation) -> dict[tuple[str, TopicPartition], int]:
+        """Return where domains of an observation are marked to end, by domain and partition, once it is taken in."""
+        found: dict[tuple[str, TopicPartition], int] = {}
+        for domain in {*(row.domain for row in observation.rows), *(marker.domain for marker in observation.markers)}:
+            entry = self.entries.get(domain)
+            found.update({(domain, p): offset for p, offset in (entry.markers if entry else {}).items()})
+        for domain, partition, offset in ((m.domain, m.partition, m.offset) for m in observation.markers):
+            entry = self.entries.get(domain)
+            if offset >= (entry.fence.get(partition, 0) if entry else 0):
+                found[domain, partition] = max(offset, found.get((domain, partition), 0))
+        return found
+
     def _mark(self, marker: Marker) -> None:
         entry = self._change(marker.domain)
         if marker.offset >= entry.fence.get(marker.partition, 0):
@@ -179,7 +191,9 @@ class Ledger:
     def seal(self, domain: str, version: int, until: Watermarks) -> Seal:
         """Seal the domain's open rows below `until`; one that is sealed already keeps its seal, which is returned.
 
-        Raises `NotCaughtUp` where not everything below is decided on, `UnknownDomain` where there is nothing to train.
+        A partition that does not end at a marker is sealed up to where it was counted by now, so that what is open
+        afterwards lies behind markers or was counted later. Raises `NotCaughtUp` where not everything below `until` is
+        decided on, `UnknownDomain` where there is nothing to train.
         """
         behind = {f"{p}": (end, self.observed.get(p, 0)) for p, end in until.items() if self.observed.get(p, 0) < end}
         if behind:
@@ -187,11 +201,21 @@ class Ledger:
         known = self.entries.get(domain)
         if known is not None and known.seal is not None:
             return known.seal
+        until = self._reach(known.markers if known else {}, until)
         seal = _sealed(known.open.values() if known else (), version, until)
         if seal.train == 0:
             raise UnknownDomain(f"domain {domain!r} has no example to train on that is not settled")
         self._change(domain).seal = seal
         return seal
+
+    def _reach(self, markers: Watermarks, until: Watermarks) -> Offsets:
+        ends = {partition: offset + 1 for partition, offset in markers.items()}
+        return {
+            partition: min(ends.get(partition, observed), observed)
+            if until.get(partition, 0) <= ends.get(partition, 0)
+            else observed
+            for partition, observed in self.observed.items()
+        }
 
     def settle(self, domain: str) -> None:
         """Settle what is sealed of a domain, and fence it off."""

@@ -55,19 +55,30 @@ def example_digest(domain: str, record_id: str) -> bytes:
     return blake2b(f"{domain}\0{record_id}".encode(), digest_size=16).digest()
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOutRows:
+    """Features float32[n, d] of held-out rows, which are in no sums, by the rows' digests."""
+
+    fingerprint: str
+    digests: tuple[bytes, ...]
+    features_ND: NDArray[np.float32]  # noqa: N815 - shape suffix
+
+
 @dataclass(frozen=True)
 class Observation:
     """A block of the stream, turned into sums.
 
     `spans` maps each covered partition to `(start, end)`, end exclusive. `rows` are the rows to be kept, held-out ones
-    included, each with its fate `new` or `lost`; `statistics` holds the training rows among them that are new, or None
-    when there are none. `logs` is the identity of each topic's log, where its broker gives one.
+    included, each with its fate `new` or `lost`; `statistics` holds the training rows among them that are new, in their
+    order, and `held_out` the others that are new; None where there are none. `logs` is the identity of each topic's
+    log, where its broker gives one.
     """
 
     spans: Mapping[TopicPartition, tuple[int, int]]
     rows: tuple[RowKey, ...] = ()
     markers: tuple[Marker, ...] = ()
     statistics: Statistics | None = None
+    held_out: HeldOutRows | None = None
     logs: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from actors.errors import in_words
 from actors.following import Following
-from actors.observation import Fate, Observation, RowKey, example_digest
+from actors.observation import Fate, HeldOutRows, Observation, RowKey, example_digest
 from actors.ports import SumsPort
 from actors.quiet import Quiet
 from actors.spool import Spool, SpooledRow
@@ -90,9 +90,10 @@ class Observer:
         if block is None:
             return 0
         rows, new = self._sifted(block.rows)
-        rows, statistics = self._with_statistics(rows, new)
+        rows, statistics, held_out = self._with_features(rows, new)
+        keys = tuple(map(_key, rows))
         receipt = self._router.observe(
-            Observation(block.spans, tuple(map(_key, rows)), block.markers, statistics, dict(self._logs()))
+            Observation(block.spans, keys, block.markers, statistics, held_out, dict(self._logs()))
         )
         self._following.note(receipt.observed)
         if not receipt.applied:
@@ -148,28 +149,36 @@ class Observer:
             self._spool.discard(map(_place, rows))
             self.duplicates += len(rows)
 
-    def _with_statistics(
+    def _with_features(
         self, rows: Sequence[SpooledRow], new: set[Place]
-    ) -> tuple[list[SpooledRow], Statistics | None]:
-        """Return the usable rows, and the statistics of the new ones to be trained on, None where there are none.
+    ) -> tuple[list[SpooledRow], Statistics | None, HeldOutRows | None]:
+        """Return the usable rows, the statistics of the new ones to be trained on, and the features of the new ones
+        that are held out; None where there are none.
 
         The others are dead letters when this returns, and then deleted: put twice after a crash, one is listed once.
         """
-        training = [row for row in rows if not row.held_out and _place(row) in new]
-        if not training:
-            return list(rows), None
-        features, refused = _extracted(training, self._extractor)
+        counted = [row for row in rows if _place(row) in new]
+        if not counted:
+            return list(rows), None, None
+        features, refused = _extracted(counted, self._extractor)
         if refused:
             # Whose fault is it? An extractor that refuses any prompt must not empty the stream into the dead letters.
             if not usable_rows(self._extractor.extract([_PLAIN])).all():
                 raise next(iter(refused.values()))
-            self._put_letters([(_envelope(training[at]), _unusable(training[at], why)) for at, why in refused.items()])
-            bad = {_place(training[at]) for at in refused}
+            self._put_letters([(_envelope(counted[at]), _unusable(counted[at], why)) for at, why in refused.items()])
+            bad = {_place(counted[at]) for at in refused}
             self._spool.discard(bad)
             rows = [row for row in rows if _place(row) not in bad]
-            training = [row for row in training if _place(row) not in bad]
-        domains = [row.domain for row in training]
-        return list(rows), Statistics.of(features, domains, self._extractor.fingerprint) if domains else None
+            counted = [row for row in counted if _place(row) not in bad]
+        exam = np.array([row.held_out for row in counted], dtype=bool)
+        domains = [row.domain for row in counted if not row.held_out]
+        digests = tuple(_key(row).digest for row in counted if row.held_out)
+        fingerprint = self._extractor.fingerprint
+        return (
+            list(rows),
+            Statistics.of(features[~exam], domains, fingerprint) if domains else None,
+            HeldOutRows(fingerprint, digests, features[exam].astype(np.float32)) if digests else None,
+        )
 
 
 def _place(row: SpooledRow) -> Place:
@@ -217,7 +226,7 @@ def _envelope(row: SpooledRow) -> Envelope:
         "domain": row.domain,
         "prompt": row.prompt,
         "completion": row.completion,
-        "split": "train",
+        "split": "test" if row.held_out else "train",
         "meta": {"prompt": "rendered"},
     }
     value = json.dumps(record, ensure_ascii=False).encode()

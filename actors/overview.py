@@ -15,11 +15,12 @@ from actors.ports import ManifestPort, ReplicasPort
 from actors.spools import Spools
 from actors.stage import Stage
 from registry.adapters import Adapter
-from registry.manifest import BaseRevision, Route
+from registry.manifest import BaseRevision, Route, column
 from registry.registry import Registry
 from serving.api import (
     DomainStatus,
     ReplicaStatus,
+    SegmentStatus,
     Stretch,
     SystemStatus,
     TrainingProgress,
@@ -38,6 +39,8 @@ class _Counts:
     examples: Mapping[str, int] = field(default_factory=dict)
     open: Mapping[str, OpenDomain] = field(default_factory=dict)
     unread: Sequence[Loss] = ()
+    segments: Mapping[str, int] = field(default_factory=dict)
+    prequential: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class Overview:
@@ -48,7 +51,14 @@ class Overview:
         self._registry, self._spools, self._current = registry, spools, registry.current()
         self._counts = self._ask(
             "the router",
-            lambda: _Counts(router.counts(), router.examples(), router.open(), router.unread()),
+            lambda: _Counts(
+                router.counts(),
+                router.examples(),
+                router.open(),
+                router.unread(),
+                router.segment_counts(),
+                router.prequential(),
+            ),
             _Counts(),
         )
 
@@ -87,6 +97,7 @@ class Overview:
         progress = self._ask(f"the learner of {name}", learner.progress, None) if learner is not None else None
         settled = stage.state in ("open", "published")
         waiting = self._counts.open.get(name, OpenDomain())
+        accuracy, rows = self._counts.prequential.get(name, (None, 0))
         return DomainStatus(
             domain=name,
             state=("published" if route else "open") if settled else stage.state,
@@ -106,16 +117,23 @@ class Overview:
             if progress
             else None,
             timings=dict(stage.timings),
-            versions=tuple(
-                VersionStatus(
-                    name=adapter.name,
-                    status=adapter.facts.status,
-                    reason=adapter.facts.reason,
-                    examples=adapter.facts.train_examples,
-                    figures=dict(adapter.facts.figures),
-                )
-                for adapter in versions
-            ),
+            segments=self._segments(name, route, versions),
+            prequential=accuracy,
+            prequential_rows=rows,
+            versions=tuple(map(_version, versions)),
+        )
+
+    def _segments(self, name: str, route: Route | None, versions: Sequence[Adapter]) -> tuple[SegmentStatus, ...]:
+        facts = {adapter.name: adapter.facts for adapter in versions}
+        return tuple(
+            SegmentStatus(
+                segment=segment,
+                version=placed.adapter,
+                router_rows=self._counts.segments.get(column(name, segment), 0),
+                examples=facts[placed.adapter].exam_rows if placed.adapter in facts else 0,
+                figures=dict(facts[placed.adapter].figures) if placed.adapter in facts else {},
+            )
+            for segment, placed in (route.segments if route else {}).items()
         )
 
     def _ask(self, whom: str, question: Callable[[], T], otherwise: T) -> T:
@@ -124,6 +142,19 @@ class Overview:
         except Exception as error:
             self.troubles.append(f"{whom} does not answer: {in_words(error)}")
             return otherwise
+
+
+def _version(adapter: Adapter) -> VersionStatus:
+    facts = adapter.facts
+    return VersionStatus(
+        name=adapter.name,
+        status=facts.status,
+        reason=facts.reason,
+        segment=facts.segment,
+        beside=facts.beside,
+        examples=facts.train_examples,
+        figures=dict(facts.figures),
+    )
 
 
 def _stretch(loss: Loss) -> Stretch:

@@ -11,13 +11,16 @@ This module knows no transport; its methods must be called by one thread at a ti
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actors import ledger_state
 from actors.change import Change, next_routes, next_withdrawn
 from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
+from actors.labels import domain_of
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
     Fate,
@@ -33,20 +36,21 @@ from actors.observation import (
     WriterRun,
 )
 from actors.ports import ManifestPort, SumsPort
+from actors.prequential import Prequential
+from actors.sums import RouterSums
+from learning.decision import RoutingRule
 from learning.errors import LearningError
-from learning.rls import ClassWeighting, StreamingRidge
-from learning.statistics import Statistics
+from learning.router_options import RouterOptions
 from registry.digests import DigestRuns
-from registry.manifest import BaseRevision, Manifest, RouterRef, Tombstone
+from registry.errors import RegistryError
+from registry.manifest import BaseRevision, Manifest, Route, RouterRef, Tombstone
 from registry.registry import Registry
-from registry.snapshots import Snapshot
 from streaming.source import TopicPartition
 
 
 class Router:
     """The central router over one registry, whose writer it is from now on: earlier ones can commit nothing more.
 
-    `ridge` is the penalty lambda (paper: 100); `abstain_below` the score under which a prompt goes to the base model.
     Raises `OtherHome` where the registry's sums belong to another base model.
     """
 
@@ -54,15 +58,14 @@ class Router:
         self,
         registry: Registry,
         base: BaseRevision,
-        *,
-        ridge: float,
-        class_weighting: ClassWeighting,
-        abstain_below: float,
+        options: RouterOptions,
     ) -> None:
-        self._registry, self._base = registry, base
-        self._ridge_penalty, self._class_weighting, self._abstain_below = ridge, class_weighting, abstain_below
+        self._registry, self._base, self._options = registry, base, options
         self._epoch = registry.begin_epoch()
-        self._sums: StreamingRidge | None = None
+        self._sums = RouterSums(options, registry.segments)
+        self._prequential = Prequential()
+        self._in_force: tuple[str, RoutingRule | None] = ("", None)
+        """The rule that prompts are routed by now, by its digest: new rows are tried on it before they are counted."""
         self._ledger = Ledger(DigestRuns.empty(registry.segments))
         self._is_sound = False
         """Whether the state in memory is what the registry holds and what was counted since."""
@@ -108,32 +111,48 @@ class Router:
         if repeated or moved or any(fate not in ("new", "lost") for fate in fates):
             return Receipt(False, dict(ledger.observed))
         _check_counts(observation, fates)
+        self._predict(observation)
         self._is_sound = False
-        if observation.statistics is not None:
-            self._absorb(observation.statistics)
+        try:
+            self._sums.take(observation, fates, ledger.ends(observation))
+        except LearningError:
+            # Refused before anything was added.
+            self._is_sound = True
+            raise
         ledger.apply(observation, fates)
         self._is_sound = True
         return Receipt(True, dict(ledger.observed))
 
-    def _absorb(self, statistics: Statistics) -> None:
-        before = self._sums
-        try:
-            self._sums_for(statistics).absorb(statistics)
-        except LearningError:
-            # Refused before anything was added; sums that were begun for it would refuse blocks of other features.
-            self._sums, self._is_sound = before, True
-            raise
+    def _predict(self, observation: Observation) -> None:
+        """Note how the router in force would have routed rows that it has not learned yet."""
+        statistics, rule = observation.statistics, self._rule()
+        if rule is None or statistics is None or statistics.rows_ND is None:
+            return
+        if statistics.fingerprint != rule.weights.fingerprint:
+            return
+        served = {domain_of(name) for name in rule.weights.domains}
+        rows = [place for place, domain in enumerate(statistics.row_domains) if domain in served]
+        if rows:
+            chosen = rule.weights.scores(statistics.rows_ND[rows]).argmax(axis=1)
+            names = [domain_of(rule.weights.domains[column]) for column in chosen]
+            self._prequential.note(zip([statistics.row_domains[row] for row in rows], names, strict=True))
 
-    def _sums_for(self, statistics: Statistics) -> StreamingRidge:
-        if self._sums is None:
-            self._sums = StreamingRidge(
-                statistics.feature_dim,
-                self._ridge_penalty,
-                class_weighting=self._class_weighting,
-                fingerprint=statistics.fingerprint,
-                store=self._registry.segments,
-            )
-        return self._sums
+    def _rule(self) -> RoutingRule | None:
+        """Return the rule in force, None where there is none or it can't be read: it only serves a figure here."""
+        current = self._registry.current()
+        digest = current.router.digest if current is not None and current.router is not None else ""
+        if self._in_force[0] != digest:
+            rule = None
+            if current is not None and digest:
+                with suppress(RegistryError, LearningError, OSError):
+                    rule = RoutingRule.from_bytes(self._registry.weights(current))
+            self._in_force = (digest, rule)
+        return self._in_force[1]
+
+    def prequential(self) -> dict[str, tuple[float, int]]:
+        """Return, of each domain in service, the share of its recent rows that the router in force would have routed
+        right before it learned them, and the number of rows since this router began."""
+        return self._prequential.shares()
 
     # -- what the coordinator asks ------------------------------------------------------------------------------------
 
@@ -165,7 +184,12 @@ class Router:
     def counts(self) -> dict[str, int]:
         """Return the number of rows in the sums of each domain."""
         self._check()
-        return dict(self._sums.counts) if self._sums else {}
+        return self._sums.counts()
+
+    def segment_counts(self) -> dict[str, int]:
+        """Return the number of rows that each segment of each domain has learned, by the name of its column."""
+        self._check()
+        return self._sums.segment_counts()
 
     def seal(self, domain: str, version: int, until: Watermarks) -> Seal:
         """Seal the domain's open rows below `until` for a version, durably; repeating it returns the same seal.
@@ -178,18 +202,22 @@ class Router:
         seal = ledger.seal(domain, version, until)
         known = self._ledger.entries[domain].seal
         if known is None:
-            self._commit(ledger, self._sums)
+            sums = self._sums.copy()
+            sums.seal(domain, seal, ledger)
+            self._commit(ledger, sums)
         return seal
 
     def reopen(self, domain: str, version: int) -> None:
         """Open the rows of a rejected version again. Repeatable, so it is durable with the next commit only."""
         self._check()
         self._ledger.reopen(domain, version)
+        self._sums.follow(self._ledger)
 
     def drop_markers(self, domain: str, markers: Watermarks) -> None:
         """Drop the domain's markers at or below these offsets: it has nothing to train on before them."""
         self._check()
         self._ledger.drop_markers(domain, markers)
+        self._sums.follow(self._ledger)
 
     def open_offsets(self) -> dict[TopicPartition, Int64]:
         """Return the offsets of all rows that are counted and not settled, in order, by partition."""
@@ -232,8 +260,7 @@ class Router:
         self._check()
         ledger = self._ledger.copy()
         ledger.tidy()
-        if self._sums is not None:
-            self._sums.tidy()  # Whole or not at all, and the last that may fail.
+        self._sums.tidy()  # Whole or not at all, and the last that may fail.
         self._ledger = ledger
 
     # -- publishing ---------------------------------------------------------------------------------------------------
@@ -248,13 +275,13 @@ class Router:
         self._check()
         current = self._registry.current()
         routes = next_routes(current.routes if current else {}, change, self._registry, _removed(current))
-        ledger, sums = self._ledger.copy(), self._sums
-        settles = self._settle(ledger, change, current)
+        ledger, sums = self._ledger.copy(), self._sums.copy()
+        settles = self._settle(ledger, sums, change, current)
         for domain in change.removes:
             ledger.remove(domain, change.fence)
-            sums = sums.without(domain) if sums is not None and domain in sums.counts else sums
-        unknown = sorted(set(routes) - set(sums.counts if sums else ()))
-        if unknown:
+            sums.remove(domain)
+        counts = sums.counts()
+        if unknown := sorted(set(routes) - set(counts)):
             raise NotCaughtUp(f"the router has no examples of {unknown}: feed them before their adapters are published")
         number = self._registry.next_number()
         withdrawn = next_withdrawn(current, change, routes)
@@ -270,14 +297,15 @@ class Router:
             base=self._base,
             routes=routes,
             router=router,
-            examples=dict(sums.counts) if sums else {},
+            examples=counts,
             removed=_tombstones(current, change, number),
             withdrawn=withdrawn,
             reason=change.reason,
         )
+        self._prequential.forget(change.removes)
         return self._commit(ledger, sums, manifest, weights) or manifest
 
-    def _settle(self, ledger: Ledger, change: Change, current: Manifest | None) -> bool:
+    def _settle(self, ledger: Ledger, sums: RouterSums, change: Change, current: Manifest | None) -> bool:
         """Settle what was sealed for the version to be published; return whether there was anything."""
         if change.adapter is None or change.domain is None:
             return False
@@ -285,6 +313,7 @@ class Router:
         entry = ledger.entries.get(change.domain)
         if entry is not None and entry.seal is not None and entry.seal.version == adapter.version:
             ledger.settle(change.domain)
+            sums.settle(change.domain, adapter.facts.segment)
             return True
         routed = current.routes.get(change.domain) if current else None
         known = {routed.adapter if routed else None, current.withdrawn.get(change.domain) if current else None}
@@ -295,37 +324,48 @@ class Router:
         return False
 
     def _weights(
-        self, current: Manifest | None, sums: StreamingRidge | None, routes: Mapping[str, Any], *, moves_rows: bool
+        self, current: Manifest | None, sums: RouterSums, routes: Mapping[str, Route], *, moves_rows: bool
     ) -> tuple[bytes | None, RouterRef | None]:
         """Return the weights to publish; those in force where only pins or versions change."""
-        if not routes or sums is None:
-            return None, None
         before = current.router if current else None
-        same = current is not None and not moves_rows and set(routes) == set(current.routes)
-        if same and before is not None and before.abstain_below == self._abstain_below:
-            return None, before
-        weights = sums.weights().restrict(sorted(routes)).to_bytes()
-        return weights, RouterRef(fingerprint=sums.fingerprint, abstain_below=self._abstain_below)
+        if current is not None and before is not None and not moves_rows:
+            same = sums.columns(routes).keys() == sums.columns(current.routes).keys()
+            made = (before.head, before.abstention, before.keep)
+            if same and made == (self._options.head, self._options.abstention, self._options.keep):
+                return None, before
+        rule = sums.rule(routes)
+        if rule is None:
+            return None, None
+        abstention = rule.abstention
+        return rule.to_bytes(), RouterRef(
+            fingerprint=rule.weights.fingerprint,
+            head=rule.weights.head,
+            abstention=abstention.kind,
+            keep=abstention.keep,
+            threshold=abstention.threshold if isfinite(abstention.threshold) else None,
+            calibrated_on=abstention.rows,
+        )
 
     # -- the registry -------------------------------------------------------------------------------------------------
 
     def _commit(
         self,
         ledger: Ledger,
-        sums: StreamingRidge | None,
+        sums: RouterSums,
         manifest: Manifest | None = None,
         weights: bytes | None = None,
     ) -> Manifest | None:
         """Commit ledger and sums, and make them the state; returns the manifest as committed, if one was given."""
         store = self._registry.segments
         self._is_sound = False
+        sums.follow(ledger)
         document = ledger_state.save(ledger, store)
-        ridge = sums.seal() if sums is not None else None
+        features = sums.save()
         runs = self._runs
         if not runs or runs[-1].name != self._epoch.name:
             runs = (*runs, WriterRun(self._epoch.name, self._snapshot + 1))
-        state = {"ledger": document, "ridge": ridge, "runs": [list(run) for run in runs]}
-        names = ledger_state.segments(document) | (sums.segments() if sums is not None else frozenset())
+        state = {"ledger": document, "sums": features, "runs": [list(run) for run in runs]}
+        names = ledger_state.segments(document) | sums.segments()
         head, committed = self._registry.commit(
             state, names, epoch=self._epoch, parent=self._digest, manifest=manifest, weights=weights
         )
@@ -351,24 +391,16 @@ class Router:
     def _restore(self) -> None:
         snapshot, head = self._registry.snapshot(), self._registry.head()
         store = self._registry.segments
-        self._sums, self._ledger = None, Ledger(DigestRuns.empty(store))
+        self._sums, self._ledger = RouterSums(self._options, store), Ledger(DigestRuns.empty(store))
         runs: tuple[WriterRun, ...] = ()
         if snapshot is not None:
             self._check_base()
             runs = tuple(WriterRun(name, first) for name, first in snapshot.state["runs"])
             self._ledger = ledger_state.restore(snapshot.state["ledger"], store)
-            self._sums = self._restored_sums(snapshot)
+            self._sums = RouterSums.restore(snapshot.state["sums"], store, self._options)
         self._stand_on(snapshot.number if snapshot else 0, head.snapshot_digest, runs)
         self._removed = frozenset(_removed(self._registry.current()))
         self._is_sound = True
-
-    def _restored_sums(self, snapshot: Snapshot) -> StreamingRidge | None:
-        ridge = snapshot.state["ridge"]
-        if ridge is None:
-            return None
-        return StreamingRidge.restore(
-            ridge, self._registry.segments, ridge=self._ridge_penalty, class_weighting=self._class_weighting
-        )
 
     def _check_base(self) -> None:
         current = self._registry.current()
@@ -390,6 +422,10 @@ def _check_counts(observation: Observation, fates: Sequence[Fate]) -> None:
     summed = dict(observation.statistics.counts) if observation.statistics is not None else {}
     if named != summed:
         raise ActorError(f"an observation names {named} new rows to train on, its statistics hold {summed}")
+    new = zip(observation.rows, fates, strict=True)
+    held_out = tuple(row.digest for row, fate in new if fate == "new" and row.held_out)
+    if observation.held_out is not None and observation.held_out.digests != held_out:
+        raise ActorError(f"an observation names {len(held_out)} new held-out rows, it brings the features of others")
 
 
 def _removed(current: Manifest | None) -> Mapping[str, Tombstone]:

@@ -68,7 +68,7 @@ class SpooledRow:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows and markers to observe, and the span of offsets they cover in each partition."""
+    """Consecutive rows and markers to observe, and the span of offsets that they cover of their partition."""
 
     rows: tuple[SpooledRow, ...]
     markers: tuple[Marker, ...]
@@ -93,6 +93,7 @@ class Spool:
         """Facts of what is read into the file, whichever file it is: its logs and the template."""
         self._wipe_at = 0.0
         self._counted: tuple[int, dict[str, int]] = (-1, {})
+        self._last_block: TopicPartition | None = None
         self._open()
 
     def _open(self) -> None:
@@ -313,31 +314,34 @@ class Spool:
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def block(self, observed: Watermarks, limit: int) -> Block | None:
-        """Return up to `limit` rows and as many markers that the router has not counted, in stream order, or None when
-        it has counted everything.
+        """Return up to `limit` rows and as many markers of one partition that the router has not counted, in stream
+        order; None when it has counted everything.
 
-        A partition that `observed` doesn't name begins at offset 0. Where it stands in a hole of the coverage, nothing
-        of that partition is returned.
+        No block holds rows of a domain from before and behind its marker, whose sums would have to be told apart. A
+        partition that `observed` doesn't name begins at offset 0. Where it stands in a hole of the coverage, nothing of
+        it is returned.
         """
-        rows: list[SpooledRow] = []
-        markers: list[Marker] = []
-        spans: dict[TopicPartition, tuple[int, int]] = {}
         with self._lock:
-            for partition in self.coverage.partitions():
+            for partition in self._in_turn(self.coverage.partitions()):
                 start = observed.get(partition, 0)
                 end = self.coverage.reaches(partition, start)
-                if end is None or len(rows) >= limit or len(markers) >= limit:
+                if end is None:
                     continue
-                some_rows = self.recall(partition, start, end, limit - len(rows) + 1)
-                some_markers = self._markers(partition, start, end, limit - len(markers) + 1)
-                if len(some_rows) > limit - len(rows):
-                    end = some_rows[-1].offset
-                if len(some_markers) > limit - len(markers):
-                    end = min(end, some_markers[-1].offset)
-                rows.extend(row for row in some_rows if row.offset < end)
-                markers.extend(marker for marker in some_markers if marker.offset < end)
-                spans[partition] = (start, end)
-        return Block(tuple(rows), tuple(markers), spans) if spans else None
+                self._last_block = partition
+                rows = self.recall(partition, start, end, limit + 1)
+                markers = self._markers(partition, start, end, limit + 1)
+                for some in (rows, markers):
+                    if len(some) > limit:
+                        end = min(end, some[-1].offset)
+                end = min([end, *_behind_markers(rows, markers)])
+                kept = tuple(row for row in rows if row.offset < end)
+                return Block(kept, tuple(m for m in markers if m.offset < end), {partition: (start, end)})
+        return None
+
+    def _in_turn(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Return the partitions, first those after the one of the last block: none keeps the others waiting."""
+        later = [each for each in partitions if self._last_block is not None and each > self._last_block]
+        return [*later, *(each for each in partitions if each not in later)]
 
     def recall(self, partition: TopicPartition, first: int, end: int, limit: int) -> Sequence[SpooledRow]:
         """Return up to `limit` rows of a stretch of a partition, in order."""
@@ -418,3 +422,11 @@ class Spool:
             f"SELECT pos, domain FROM markers WHERE {_STRETCH} ORDER BY pos LIMIT ?", (*partition, first, end, limit)
         ).fetchall()
         return [Marker(partition, pos, domain) for pos, domain in found]
+
+
+def _behind_markers(rows: Sequence[SpooledRow], markers: Sequence[Marker]) -> list[int]:
+    """Return where rows of a domain lie behind a marker of it; all are of one partition, in order."""
+    ended: dict[str, int] = {}
+    for marker in markers:
+        ended.setdefault(marker.domain, marker.offset)
+    return [row.offset for row in rows if row.offset > ended.get(row.domain, row.offset)]

@@ -10,20 +10,39 @@ from learning.contract import TrainingResult
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A segment of the domain that is in service, or waits to be."""
+
+    number: int
+    name: str
+    """Full name of its version."""
+    adapter: Path
+    """That version's folder."""
+    exam: Path | None
+    """Its exam's file; None where it has none."""
+
+
+@dataclass(frozen=True)
 class TrainingOrder:
     """Train the version of `domain` that the ledger has sealed."""
 
     domain: str
     seal: Seal
     """The version's number, where its rows end, and how many there are: all of them must be there to train it."""
-    continues: Path | None
-    """Folder of the adapter to go on from and to be measured against; None starts from the frozen base."""
+    segments: tuple[Segment, ...]
+    """What to go on from and to be measured against; with none the training starts from the frozen base."""
     seed: int
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The method's result, and how many distinct examples it was given to train on."""
+    """The method's result, how many distinct examples it was given to train on, and the exams it may go on with."""
 
     result: TrainingResult
     train_examples: int
+    exam: bytes = b""
+    """Of a segment of its own: what was held out of these examples."""
+    continued_exam: bytes = b""
+    """Of the segment that it continues: the same, and what that one's exam held, within the bounds."""
+    trouble: str = ""
+    """Which exams could not be read, so that nothing was compared with them; empty where all were."""

@@ -39,6 +39,7 @@ from benchmarks.footprint import apart, footprint
 from benchmarks.hardware import describe
 from learning.generations import Generation
 from learning.rls import RouterWeights, StreamingRidge
+from learning.router_options import RouterOptions
 from learning.statistics import Statistics
 from learning.symmetric import Float64
 from registry.adapters import Adapter, AdapterFacts
@@ -323,7 +324,7 @@ def batch(numbers: list[int], size: Size) -> Float64:
 def _opened(folder: Path) -> tuple[Registry, Router]:
     registry = Registry(folder / HOME, writer=True)
     base = BaseRevision(model="benchmark", digest="b" * 64)
-    return registry, Router(registry, base, ridge=RIDGE, class_weighting="none", abstain_below=0.1)
+    return registry, Router(registry, base, RouterOptions(ridge=RIDGE))
 
 
 def _feed(router: Router, size: Size, number: int) -> None:

@@ -35,4 +35,5 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
         late(lambda: builders.learner(settings), yields=True),
         learner_folder(settings.home / "work", index, settings.learner.workers),
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
+        builders.exam_limits(settings),
     )

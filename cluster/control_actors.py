@@ -18,9 +18,7 @@ def router(settings: Settings) -> Router:
     return Router(
         builders.registry(settings, writer=True),
         builders.base_revision(settings),
-        ridge=settings.router.ridge,
-        class_weighting=settings.router.class_weighting,
-        abstain_below=settings.router.abstain_below,
+        builders.router_options(settings),
     )
 
 

@@ -15,6 +15,7 @@ from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.lora_options import LoraOptions
 from learning.options import Count, Dtype, Options, Seed, disagreement
+from learning.router_options import RouterOptions
 from serving.options import MAX_PROMPTS, EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -154,15 +155,9 @@ class Closing(Section):
         return self
 
 
-class RouterSettings(Section):
+class RouterSettings(Section, RouterOptions):
     """The recursive least-squares router."""
 
-    ridge: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 100.0
-    """Regularisation lambda added to the Gram's diagonal; larger trusts few examples less."""
-    class_weighting: Literal["none", "inverse_frequency"] = "none"
-    """inverse_frequency gives a rare domain the weight of a common one, at the cost of per-domain moments."""
-    abstain_below: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    """Top score under which a prompt goes to the base model; scores are near 1 for a domain's own prompts."""
     num_cpus: Cpus = 1.0
     """CPUs that Ray reserves for the router."""
 

@@ -1,14 +1,15 @@
 """Adapters on disk: plain PEFT folders under names that never mean other weights.
 
 `adapters/<domain>@v<N>-<digest8>/` holds `adapter_config.json`, `adapter_model.safetensors` and, of our own,
-`anabranch.json` with the facts of its training and a checksum of them. What this module does not know: which adapter is
-in service.
+`anabranch.json` with the facts of its training and a checksum of them, and `exam.jsonl`: the examples held out of all
+that the version's segment has learned. What this module does not know: which adapter is in service, what an exam says.
 """
 
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,14 +18,15 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from registry.atomic import Staging, discard, exclusive, place_folder, sync_folder, write_file
 from registry.errors import DigestMismatch, NewerHome, RegistryError, UnknownAdapter
-from registry.manifest import Record, Route, Sha256, Slug, adapter_name
+from registry.manifest import Placed, Record, Route, Sha256, Slug, adapter_name
 from registry.records import sealed, unsealed
 from registry.tensors import check_layout
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FACTS = "anabranch.json"
-_FORMAT = 2
+EXAM = "exam.jsonl"
+_FORMAT = 3
 _NAME = re.compile(r"^(?P<domain>[a-z0-9][a-z0-9_-]{0,62})@v(?P<version>[1-9]\d*)-[0-9a-f]{8}$")
 
 
@@ -42,6 +44,14 @@ class AdapterFacts(Record):
     """Digest of the base model that the adapter was trained on."""
     learner: str
     """Method that trained it."""
+    segment: int = Field(default=1, ge=1)
+    """The segment of the domain that it answers for: a new one where it would have lost what came before."""
+    beside: tuple[str, ...] = ()
+    """Full names of the versions of the domain's other segments that it was judged beside, and serves with."""
+    exam_rows: int = Field(default=0, ge=0)
+    """Examples in its exam."""
+    exam_digest: str = ""
+    """sha256 of the exam's file; empty where there is none."""
     train_examples: int = Field(ge=0)
     held_out_examples: int = Field(ge=0)
     figures: dict[str, float] = Field(default_factory=dict)
@@ -94,9 +104,27 @@ class Adapter:
                 "the files were changed: restore them or train the domain again"
             )
 
-    def route(self, *, pinned: bool = False) -> Route:
-        """A manifest's entry for this version."""
-        return Route(adapter=self.name, digest=self.digest, rank=self.facts.rank, version=self.version, pinned=pinned)
+    def exam(self) -> bytes:
+        """Its exam as it was added, empty where it has none; DigestMismatch where it is not that any more."""
+        if not self.facts.exam_digest:
+            return b""
+        path = self.path / EXAM
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DigestMismatch(f"{path}: the exam of {self.name} can't be read: {error}; restore it") from error
+        if hashlib.sha256(content).hexdigest() != self.facts.exam_digest:
+            raise DigestMismatch(f"{path}: the exam of {self.name} is not what was added; restore it")
+        return content
+
+    def placed(self) -> Placed:
+        """How a manifest names this version."""
+        return Placed(adapter=self.name, digest=self.digest, rank=self.facts.rank, version=self.version)
+
+    def route(self, beside: Iterable["Adapter"] = (), *, pinned: bool = False) -> Route:
+        """A manifest's entry for this version, with those of the domain's other segments."""
+        others = {adapter.facts.segment: adapter.placed() for adapter in beside}
+        return Route(**self.placed().model_dump(), segment=self.facts.segment, beside=others, pinned=pinned)
 
 
 class AdapterStore:
@@ -109,8 +137,8 @@ class AdapterStore:
         self._read: dict[str, tuple[tuple[int, int, int], Adapter]] = {}
         """What was read under each name and the file it was read from: a name never means other content."""
 
-    def add(self, domain: str, version: int, folder: Path, facts: AdapterFacts) -> Adapter:
-        """Copy a PEFT folder in, whole or not at all.
+    def add(self, domain: str, version: int, folder: Path, facts: AdapterFacts, exam: bytes = b"") -> Adapter:
+        """Copy a PEFT folder in, with its exam, whole or not at all.
 
         The same content for the same (domain, version) returns what is there, so that an interrupted caller may try
         again; other content, or another verdict on it, raises RegistryError. No other version is looked at.
@@ -124,7 +152,8 @@ class AdapterStore:
         _check_config(folder / CONFIG, config, facts)
         check_layout(weights, str(folder / WEIGHTS))
         digest = digest_of(config, weights)
-        stored = _Stored(digest=digest, facts=facts)
+        exam_digest = hashlib.sha256(exam).hexdigest() if exam else ""
+        stored = _Stored(digest=digest, facts=facts.model_copy(update={"exam_digest": exam_digest}))
         name = adapter_name(domain, version, digest)
         staged = self._staging.place(name)
         with exclusive(self._lock):
@@ -138,6 +167,8 @@ class AdapterStore:
                 staged.mkdir()
                 write_file(staged / CONFIG, config)
                 write_file(staged / WEIGHTS, weights)
+                if exam:
+                    write_file(staged / EXAM, exam)
                 write_file(staged / FACTS, stored.to_bytes())
                 place_folder(staged, self._folder / name)
             except BaseException:

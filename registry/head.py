@@ -15,7 +15,7 @@ from registry.layout import Layout
 from registry.records import sealed, unsealed
 from registry.snapshots import Epoch
 
-_FORMAT = 2
+_FORMAT = 3
 """Of a home as a whole: what its files are, and what seals them. A head that names none is of format 1."""
 
 
@@ -123,11 +123,11 @@ class HeadFile:
 
     def _check_format(self, written: object) -> None:
         root = self._layout.root
-        if written == 1:
+        if written in (1, 2):
             raise OldHome(
-                f"{root}: written by an Anabranch whose homes are of format 1, this one reads format {_FORMAT}: their "
-                "heads name no home and their versions' facts are not sealed, so that damage could not be told; keep "
-                "its adapters, begin a new home and feed again"
+                f"{root}: written by an Anabranch whose homes are of format {written}, this one reads {_FORMAT}: "
+                "their sums do not tell what is learned from what is not, and their versions have no exam; keep its "
+                "adapters, begin a new home and feed again"
             )
         if written != _FORMAT:
             raise NewerHome(

@@ -65,14 +65,27 @@ class Route(Placed):
         own: dict[int, Placed] = {**self.beside, self.segment: self}
         return dict(sorted(own.items()))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names of all of them."""
+        return tuple(placed.adapter for placed in self.segments.values())
+
 
 class RouterRef(Record):
     """The router's weights, a file of the registry."""
 
     fingerprint: str
     """Fingerprint of the features that the weights belong to."""
-    abstain_below: float = Field(default=0.0, allow_inf_nan=False)
-    """Top score under which a prompt goes to the base model."""
+    head: str = "ridge"
+    """How scores are made of the sums; like what follows for people, as the file holds all that decides."""
+    abstention: str = "top"
+    """By what a prompt is told to belong to no domain."""
+    keep: float = 1.0
+    """Share of held-out prompts of its domains that the threshold keeps."""
+    threshold: float | None = None
+    """Confidence under which a prompt goes to the base model; None where there is none."""
+    calibrated_on: int = 0
+    """Held-out prompts that it was set by."""
     path: str = ""
     """Relative to the registry's root; filled in by `Registry.commit`."""
     digest: str = ""

@@ -25,7 +25,7 @@ from registry.errors import (
 from registry.head import NOTHING, Head, HeadFile, way_back
 from registry.history import Chain, History, Link
 from registry.layout import Layout, SnapshotName
-from registry.manifest import Manifest, RouterRef
+from registry.manifest import Manifest, Placed, Route
 from registry.pruning import Pruning
 from registry.retention import Keeping
 from registry.routers import place_weights, read_weights
@@ -63,9 +63,15 @@ class Registry:
 
     # Adapters
 
-    def add_adapter(self, domain: str, version: int, folder: Path, facts: AdapterFacts) -> Adapter:
+    def add_adapter(self, domain: str, version: int, folder: Path, facts: AdapterFacts, exam: bytes = b"") -> Adapter:
         """Copy a PEFT folder in under its immutable name, whole or not at all; see `AdapterStore.add`."""
-        return self._adapters.add(domain, version, folder, facts)
+        return self._adapters.add(domain, version, folder, facts, exam)
+
+    def route(self, name: str, *, pinned: bool = False) -> Route:
+        """The entry of a manifest that puts a version in service, with those that it was judged beside; raises
+        UnknownAdapter."""
+        adapter = self.adapter(name)
+        return adapter.route(map(self.adapter, adapter.facts.beside), pinned=pinned)
 
     def adapters(self, domain: str | None = None) -> list[Adapter]:
         """All adapters, rejected ones included, by domain and version; those of one domain if it is named."""
@@ -405,35 +411,42 @@ class Registry:
                 f"manifest {manifest.number}: weights were given, but no router; name its fingerprint in the manifest"
             )
         digest = hashlib.sha256(weights).hexdigest()
-        named = RouterRef(
-            fingerprint=router.fingerprint,
-            abstain_below=router.abstain_below,
-            path=self._layout.relative(self._layout.router(digest)),
-            digest=digest,
-        )
-        if router.digest and router.digest != named.digest:
+        if router.digest and router.digest != digest:
             raise DigestMismatch(
-                f"manifest {manifest.number}: expected router weights with sha256 {router.digest}, got {named.digest}; "
+                f"manifest {manifest.number}: expected router weights with sha256 {router.digest}, got {digest}; "
                 "leave the digest out, commit fills it in"
             )
+        path = self._layout.relative(self._layout.router(digest))
+        named = router.model_copy(update={"path": path, "digest": digest})
         return manifest.model_copy(update={"router": named})
 
     def _check_routes(self, manifest: Manifest, current: Manifest | None) -> None:
-        served = set(current.routes.values()) if current else set()
+        served = {name for route in current.routes.values() for name in route.names} if current else set()
         # What is in service was checked when it came there; where it was damaged since, the other domains go on.
-        for domain, route in ((of, route) for of, route in manifest.routes.items() if route not in served):
-            adapter = self.adapter(route.adapter)
-            if adapter.digest != route.digest:
-                raise DigestMismatch(
-                    f"manifest {manifest.number}: route of {domain} expects {route.adapter} with sha256 "
-                    f"{route.digest}, got {adapter.digest}; take the route from the adapter"
-                )
-            if adapter.facts.status != "accepted":
-                raise RegistryError(
-                    f"manifest {manifest.number}: route of {domain} names {route.adapter}, which was rejected "
-                    f"({adapter.facts.reason}); route to an accepted version"
-                )
-            adapter.verify()
+        for domain, route in manifest.routes.items():
+            for placed in route.segments.values():
+                if placed.adapter not in served:
+                    self._check_placed(manifest, domain, placed)
+
+    def _check_placed(self, manifest: Manifest, domain: str, placed: Placed) -> None:
+        adapter = self.adapter(placed.adapter)
+        if adapter.digest != placed.digest:
+            raise DigestMismatch(
+                f"manifest {manifest.number}: route of {domain} expects {placed.adapter} with sha256 "
+                f"{placed.digest}, got {adapter.digest}; take the route from the adapter"
+            )
+        if adapter.facts.status != "accepted":
+            raise RegistryError(
+                f"manifest {manifest.number}: route of {domain} names {placed.adapter}, which was rejected "
+                f"({adapter.facts.reason}); route to an accepted version"
+            )
+        if adapter.facts.base_digest != manifest.base.digest:
+            raise RegistryError(
+                f"manifest {manifest.number}: {placed.adapter} was judged on base "
+                f"{adapter.facts.base_digest[:8] or 'without a digest'}, the manifest is for "
+                f"{manifest.base.digest[:8] or 'one without a digest'}; a manifest never mixes the two"
+            )
+        adapter.verify()
 
 
 def _head_of(snapshot: Snapshot, digest: str, before: Head) -> Head:

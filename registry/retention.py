@@ -105,11 +105,11 @@ def retain(
 def _kept_adapters(
     manifests: Sequence[Manifest], adapters: Sequence[Adapter], reachable: Collection[str]
 ) -> list[Adapter]:
-    named = {route.adapter for manifest in manifests for route in manifest.routes.values()}
+    named = {name for manifest in manifests for route in manifest.routes.values() for name in route.names}
     named |= {name for manifest in manifests for name in manifest.withdrawn.values()}
     newest = {adapter.domain: adapter.name for adapter in adapters}
     since = retained_since(list(manifests))
-    return [
+    kept = [
         adapter
         for adapter in adapters
         if adapter.name in named
@@ -118,6 +118,10 @@ def _kept_adapters(
         or since is None
         or adapter.facts.created_at >= since
     ]
+    # A version comes into service with those of the other segments that it was judged beside.
+    beside = {name for adapter in kept for name in adapter.facts.beside}
+    names = {adapter.name for adapter in kept}
+    return [adapter for adapter in adapters if adapter.name in names or adapter.name in beside]
 
 
 def _reachable(adapters: Sequence[Adapter], routes: Mapping[str, Route], versions: int) -> set[str]:

@@ -10,7 +10,7 @@ from registry.adapters import AdapterStore
 from registry.errors import DigestMismatch, RegistryError
 from registry.history import History
 from registry.layout import Layout
-from registry.manifest import Manifest, Route
+from registry.manifest import Manifest, Placed
 from registry.routers import read_weights
 from registry.segments import SegmentStore
 from registry.snapshots import Snapshot
@@ -51,25 +51,31 @@ class Wholeness:
         if (router := manifest.router) is not None:
             wrong += self._look((router.path, router.digest), read_weights, self._layout, manifest.number, router)
         for _, route in sorted(manifest.routes.items()):
-            wrong += self.adapter(route.adapter)
-            wrong += self._look((route.adapter, route.digest), self._check_route, route)
+            for placed in route.segments.values():
+                wrong += self.adapter(placed.adapter)
+                wrong += self._look((placed.adapter, placed.digest), self._check_placed, placed)
         for _, name in sorted(manifest.withdrawn.items()):
             wrong += self.adapter(name)
         return wrong
 
     def adapter(self, name: str) -> list[str]:
         """What is wrong with a version's files."""
-        return self._look(("adapter", name), lambda: self._adapters.get(name).verify())
+        return self._look(("adapter", name), self._check_adapter, name)
 
-    def _check_route(self, route: Route) -> None:
+    def _check_adapter(self, name: str) -> None:
+        adapter = self._adapters.get(name)
+        adapter.verify()
+        adapter.exam()
+
+    def _check_placed(self, placed: Placed) -> None:
         try:
-            adapter = self._adapters.get(route.adapter)
+            adapter = self._adapters.get(placed.adapter)
         except RegistryError:
             # `adapter` says so.
             return
-        if adapter.digest != route.digest:
+        if adapter.digest != placed.digest:
             raise DigestMismatch(
-                f"{adapter.path}: expected sha256 {route.digest} as in the manifest, got {adapter.digest}"
+                f"{adapter.path}: expected sha256 {placed.digest} as in the manifest, got {adapter.digest}"
             )
 
     def _look(self, key: tuple[object, ...], look: Callable[..., object], *args: object) -> list[str]:

@@ -20,7 +20,9 @@ import safetensors.numpy
 
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
+from actors.exam import ExamLimits
 from actors.ingest import Ingest, IngestOptions
+from actors.labels import by_domain
 from actors.learner import LearnerWorker, merged_examples
 from actors.router import Router
 from actors.spool import Spool
@@ -30,8 +32,10 @@ from actors.training import Trained, TrainingOrder
 from learning.contract import Learner, Progress, TrainingJob, TrainingResult
 from learning.features import FeatureExtractor
 from learning.gate import Gate
-from learning.rls import RouterWeights
+from learning.rls import RouterWeights, StreamingRidge
+from learning.router_options import RouterOptions
 from learning.template import PromptTemplate
+from registry.adapters import parsed_name
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.api import DomainStatus, SystemStatus
@@ -145,7 +149,7 @@ class Trainer:
     def train(self, order: TrainingOrder) -> Trained:
         train, held_out = merged_examples(self._ingests(), order)
         ids = tuple(e.id for e in train), tuple(e.id for e in held_out)
-        self.asked.append((order.domain, order.seal.version, *ids, order.continues))
+        self.asked.append((order.domain, order.seal.version, *ids, newest(order)))
         self.ordered(order.domain)
         if self.fails:
             raise self.fails.pop(0)
@@ -190,7 +194,7 @@ class House:
     def employ(self, learner: Any) -> None:
         """Have this method train from now on."""
         interrupted = Interrupted(learner, lambda domain: self.trainer.before(domain))
-        self.trainer.worker = LearnerWorker(interrupted, self.home / "work", list(self.handles.values()))
+        self.trainer.worker = LearnerWorker(interrupted, self.home / "work", list(self.handles.values()), EXAMS)
 
     @property
     def handles(self) -> dict[str, Any]:
@@ -201,9 +205,7 @@ class House:
 
     def start_router(self) -> None:
         """Start the router from its last snapshot; what it held beyond that is gone."""
-        router = Router(
-            Registry(self.home / "registry", writer=True), BASE, ridge=RIDGE, class_weighting="none", abstain_below=0.1
-        )
+        router = Router(Registry(self.home / "registry", writer=True), BASE, RouterOptions(ridge=RIDGE))
         if hasattr(self, "router"):
             self.router.inner = router
         else:
@@ -433,12 +435,27 @@ class House:
     def check_exact(self, records: Sequence[TaskRecord], probes: Sequence[TaskRecord] = ()) -> None:
         """The router predicts what the batch solve over these examples predicts, and counts them exactly."""
         expected = self.expected(records)
-        found = self.router.inner._sums.weights()
+        found = weights_by_domain(self.router.inner)
         counts = {domain: sum(r.domain == domain for r in records) for domain in expected.domains}
         assert self.router.counts() == counts
         assert found.domains == expected.domains
         phi_ND = self.features([*records, *probes])
         np.testing.assert_allclose(found.scores(phi_ND), expected.scores(phi_ND), rtol=1e-9, atol=1e-10)
+
+
+EXAMS = ExamLimits(16, 1 << 16)
+
+
+def newest(order: TrainingOrder) -> Path | None:
+    """The folder of the newest version that a training goes on from or stands beside."""
+    folders = [segment.adapter for segment in order.segments]
+    return max(folders, key=lambda folder: (parsed_name(folder.name) or ("", 0))[1], default=None)
+
+
+def weights_by_domain(router: Any) -> RouterWeights:
+    """The router's weights with a column for each domain, published or not, whatever its segments."""
+    ridge: StreamingRidge = router._sums.ridge
+    return ridge.weights(by_domain(ridge.counts))
 
 
 def records_of(domain: str, count: int, *, start: int = 0, answer: str = "ok", **fields: Any) -> list[TaskRecord]:

@@ -16,7 +16,7 @@ from actors.observation import Loss, OpenDomain, RowKey, example_digest
 from learning.rls import RouterWeights
 from streaming.records import TaskRecord
 from streaming.source import TopicPartition
-from tests.actors.house import RIDGE
+from tests.actors.house import RIDGE, weights_by_domain
 from tests.actors.world import DOMAINS, World, Wrong
 
 NEVER_SEEN = [f"never seen {number}" for number in range(8)]
@@ -58,7 +58,7 @@ def judge_sums(world: World) -> None:
     gram_DD = phi_ND.T @ phi_ND + RIDGE * np.eye(phi_ND.shape[1])
     batch = RouterWeights(domains, np.linalg.solve(gram_DD, phi_ND.T @ target_NK), "")
     probes = world.parts.extractor.extract([*texts, *NEVER_SEEN])
-    router = world.router.inner.router._sums.weights().restrict(domains)
+    router = weights_by_domain(world.router.inner.router).restrict(domains)
     difference = float(np.abs(router.scores(probes) - batch.scores(probes)).max())
     _claim(difference <= 1e-10, f"predictions differ from the batch solve by {difference}")
 

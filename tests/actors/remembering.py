@@ -22,7 +22,7 @@ class _Made:
 
 
 class RememberingLearner:
-    """Trains with `inner`, or hands out again what it made of the same examples, seed and initial adapter."""
+    """Trains with `inner`, or hands out again what it made of the same examples, seed and incumbents."""
 
     def __init__(self, inner: Learner) -> None:
         self.name = inner.name
@@ -30,8 +30,9 @@ class RememberingLearner:
         self._made: dict[Any, _Made] = {}
 
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
-        initial = None if job.initial_adapter is None else tuple(sorted(_files(job.initial_adapter).items()))
-        key = (tuple(job.train), tuple(job.held_out), job.seed, initial)
+        before = tuple((each.segment, *sorted(_files(each.adapter).items())) for each in job.incumbents)
+        exams = tuple(tuple(each.exam) for each in job.incumbents)
+        key = (tuple(job.train), tuple(job.held_out), job.seed, before, exams)
         if key not in self._made:
             seen: list[Progress] = []
             result = self._inner.train(job, seen.append)
@@ -42,7 +43,7 @@ class RememberingLearner:
             (job.output / name).write_bytes(content)
         for progress in made.progress if on_progress is not None else ():
             on_progress(progress)  # type: ignore[misc]
-        return replace(made.result, folder=job.output)
+        return replace(made.result, adapters=tuple(replace(each, folder=job.output) for each in made.result.adapters))
 
 
 def _files(folder: Path) -> dict[str, bytes]:

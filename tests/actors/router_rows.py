@@ -13,6 +13,7 @@ from actors.change import Change
 from actors.observation import Observation, RowKey, example_digest
 from actors.router import Router
 from learning.rls import RouterWeights
+from learning.router_options import RouterOptions
 from learning.statistics import Statistics
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest
@@ -88,7 +89,7 @@ def start(registry: Registry) -> Callable[[], Router]:
 
     def _start() -> Router:
         base = BaseRevision(model="tiny", digest="b" * 64)
-        return Router(registry, base, ridge=RIDGE, class_weighting="none", abstain_below=0.1)
+        return Router(registry, base, RouterOptions(ridge=RIDGE))
 
     return _start
 

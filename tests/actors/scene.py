@@ -25,13 +25,14 @@ from actors.ledger import Ledger
 from actors.observation import Int64, Loss, Marker, Observation, OpenDomain, RowKey, Seal, Watermarks, example_digest
 from actors.report import IngestReport, Survey
 from actors.training import Trained, TrainingOrder
-from learning.contract import Evaluation, TrainingResult
+from learning.contract import Comparison, Evaluation, NewAdapter, TrainingResult
 from learning.gate import Gate
 from registry.adapters import Adapter, AdapterFacts
 from registry.errors import UnknownAdapter, UnknownManifest
-from registry.manifest import BaseRevision, Manifest, Tombstone, adapter_name
+from registry.manifest import BaseRevision, Manifest, Route, Tombstone, adapter_name
 from serving.api import ReplicaStatus
 from streaming.source import TopicPartition
+from tests.actors.standins import judged
 
 BASE = BaseRevision(model="tiny", digest="b" * 64)
 P0, P1 = TopicPartition("stream", 0), TopicPartition("stream", 1)
@@ -64,6 +65,7 @@ class MemoryRegistry:
         self.kept: dict[int, Manifest] = {}
         self.versions: dict[str, Adapter] = {}
         self.pruned: list[tuple[int, ...]] = []
+        self.exams: dict[int, bytes] = {}
         self.commits = 0
 
     def head(self) -> Any:
@@ -94,13 +96,18 @@ class MemoryRegistry:
             raise UnknownAdapter(name)
         return self.versions[name]
 
+    def route(self, name: str, *, pinned: bool = False) -> Route:
+        adapter = self.adapter(name)
+        return adapter.route(map(self.adapter, adapter.facts.beside), pinned=pinned)
+
     def has_version(self, domain: str, version: int) -> bool:
         return self.numbered(domain, version) is not None
 
     def newest_version(self, domain: str) -> int:
         return max((a.version for a in self.adapters(domain)), default=0)
 
-    def add_adapter(self, domain: str, version: int, folder: Path, facts: AdapterFacts) -> Adapter:
+    def add_adapter(self, domain: str, version: int, folder: Path, facts: AdapterFacts, exam: bytes = b"") -> Adapter:
+        self.exams[version] = exam
         digest = f"{len(self.versions) + 1:064x}"[::-1]
         name = adapter_name(domain, version, digest)
         self.versions[name] = Adapter(name, domain, version, Path(name), digest, facts)
@@ -167,6 +174,12 @@ class MemoryRouter:
 
     def counts(self) -> dict[str, int]:
         return self.ledger.examples()
+
+    def segment_counts(self) -> dict[str, int]:
+        return {}
+
+    def prequential(self) -> dict[str, tuple[float, int]]:
+        return {}
 
     def examples(self) -> dict[str, int]:
         return self.ledger.examples()
@@ -298,7 +311,8 @@ class MemoryLearner:
     def __init__(self) -> None:
         self.orders: list[TrainingOrder] = []
         self.fails: list[BaseException] = []
-        self.rejects = 0
+        self.rejects = self.forgets = 0
+        """How many of the next trainings come out bad, or lose what the continued segment knew."""
         self.before: Callable[[], None] = lambda: None
 
     def train(self, order: TrainingOrder) -> Trained:
@@ -308,8 +322,15 @@ class MemoryLearner:
             raise self.fails.pop(0)
         loss = 3.0 if self.rejects else 1.0
         self.rejects = max(self.rejects - 1, 0)
-        judged = Evaluation(loss, 0.0, 4), Evaluation(2.0, 0.0, 4)
-        return Trained(TrainingResult(Path("/nowhere"), 2, 1, 1.0, 0.0, loss, *judged, None), order.seal.train)
+        continued = order.segments[-1].number if order.segments else None
+        evaluations = Evaluation(loss, 0.0, 4), Evaluation(2.0, 0.0, 4), None
+        adapter = NewAdapter(order.domain, Path("/nowhere"), 2, continued, *evaluations)
+        touched: tuple[Comparison, ...] = ()
+        if self.forgets and continued is not None:
+            touched = (Comparison(order.domain, continued, judged(8, 0.1, exact=True), judged(8, 4.0, exact=False)),)
+        self.forgets = max(self.forgets - 1, 0)
+        exams = b'{"own": 1}\n', b'{"own": 1}\n{"before": 1}\n'
+        return Trained(TrainingResult((adapter,), 1, 1.0, 0.0, loss, touched), order.seal.train, *exams)
 
     def progress(self) -> None:
         return None

@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from learning.contract import Evaluation, Example, Progress, TrainingJob, TrainingResult
+from learning.contract import (
+    Comparison,
+    Evaluation,
+    Example,
+    NewAdapter,
+    Progress,
+    TrainingJob,
+    TrainingResult,
+)
 from learning.errors import LearningError
 
 DIM = 12
@@ -41,6 +49,31 @@ class PlainTemplate:
         return messages[-1]["content"]
 
 
+def result_of(job: TrainingJob, loss: float, *, forgets: bool = False) -> TrainingResult:
+    """A result of this held-out loss, the base's being 2; it continues the segment that came last."""
+    held_out = len(job.held_out)
+    last = job.incumbents[-1] if job.incumbents else None
+    adapter = NewAdapter(
+        job.domain,
+        job.output,
+        2,
+        last.segment if last else None,
+        Evaluation(loss, 0.0, held_out),
+        Evaluation(2.0, 0.0, held_out),
+        Evaluation(1.5, 0.0, held_out) if last else None,
+    )
+    touched = []
+    if last is not None and last.exam:
+        after = judged(len(last.exam), 4.0, exact=False) if forgets else judged(len(last.exam), 0.1, exact=True)
+        touched.append(Comparison(job.domain, last.segment, judged(len(last.exam), 0.1, exact=True), after))
+    return TrainingResult((adapter,), 1, 1.0, 0.0, loss, tuple(touched))
+
+
+def judged(rows: int, loss: float, *, exact: bool) -> Evaluation:
+    """Rows that are all alike."""
+    return Evaluation(loss, float(exact), rows, (loss,) * rows, (exact,) * rows)
+
+
 class RecordingLearner:
     """Trains by writing down what it was given; `rejects` counts, by domain, the coming trainings that come out bad,
     `fails` those that the method refuses."""
@@ -52,11 +85,13 @@ class RecordingLearner:
         """By the sha256 of the weights written."""
         self.rejects: dict[str, int] = {}
         self.fails: dict[str, int] = {}
+        self.forgets: dict[str, int] = {}
+        """By domain, the coming trainings that lose what the continued segment knew."""
 
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
         if self._counted(self.fails, job.domain):
             raise LearningError(f"training {job.domain}: no example fits")
-        after = job.initial_adapter.name if job.initial_adapter else ""
+        after = [each.adapter.name for each in job.incumbents]
         named = json.dumps([job.domain, job.version, [e.id for e in job.train], [e.id for e in job.held_out], after])
         values = np.frombuffer(hashlib.blake2b(named.encode(), digest_size=32).digest(), dtype=np.uint8)
         job.output.mkdir(parents=True, exist_ok=True)
@@ -65,17 +100,7 @@ class RecordingLearner:
         (job.output / "adapter_model.safetensors").write_bytes(weights)
         self.given[hashlib.sha256(weights).hexdigest()] = (job, tuple(job.train), tuple(job.held_out))
         loss = 3.0 if self._counted(self.rejects, job.domain) else 1.0
-        return TrainingResult(
-            folder=job.output,
-            rank=2,
-            steps=1,
-            epochs=1.0,
-            seconds=0.0,
-            train_loss=loss,
-            candidate=Evaluation(loss, 0.0, len(job.held_out)),
-            base=Evaluation(2.0, 0.0, len(job.held_out)),
-            incumbent=Evaluation(1.5, 0.0, len(job.held_out)) if job.initial_adapter else None,
-        )
+        return result_of(job, loss, forgets=self._counted(self.forgets, job.domain))
 
     def behind(self, folder: Path) -> tuple[TrainingJob, tuple[Example, ...], tuple[Example, ...]]:
         """What the adapter in this folder was trained on: its job, training and held-out examples."""

@@ -250,7 +250,9 @@ class WorseLearner:
         result: TrainingResult = self._inner.train(job, on_progress)
         if job.domain != self._domain:
             return result
-        return replace(result, candidate=replace(result.candidate, loss=result.base.loss + 1, exact_match=0.0))
+        made = result.adapters[0]
+        worse = replace(made, candidate=replace(made.candidate, loss=made.base.loss + 1, exact_match=0.0))
+        return replace(result, adapters=(worse,))
 
 
 def test_a_rejected_version_is_kept_with_its_figures_and_its_rows_wait(build: Build) -> None:

@@ -15,12 +15,13 @@ from actors.errors import PublicationFailed
 from actors.learner import LearnerWorker
 from actors.observation import Seal
 from actors.training import Trained, TrainingOrder
-from learning.contract import Evaluation, TrainingJob, TrainingResult
+from learning.contract import TrainingJob, TrainingResult
 from learning.errors import LearningError
 from learning.gate import Gate
 from learning.rls import RouterWeights
 from streaming.records import EndOfDomain, TaskRecord
-from tests.actors.house import Crash, House, Shelf, limits, records_of, training
+from tests.actors.house import EXAMS, Crash, House, Shelf, limits, records_of, training
+from tests.actors.standins import result_of
 
 Build = Callable[..., House]
 ALPHA, BETA = EndOfDomain(domain="alpha"), EndOfDomain(domain="beta")
@@ -378,14 +379,13 @@ class SlowLearner:
         self.go_on.wait(10)
         assert (job.output / "mine").read_text() == job.domain
         self.running -= 1
-        evaluation = Evaluation(1.0, 0.0, 1)
-        return TrainingResult(job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
+        return result_of(job, 1.0)
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:
     """A coordinator that was restarted asks while its predecessor's training still runs."""
     learner = SlowLearner()
-    worker, order = LearnerWorker(learner, tmp_path, []), TrainingOrder("alpha", Seal(1, {}, 0, 0), None, 0)
+    worker, order = LearnerWorker(learner, tmp_path, [], EXAMS), TrainingOrder("alpha", Seal(1, {}, 0, 0), (), 0)
     results: list[Trained] = []
     threads = [threading.Thread(target=lambda: results.append(worker.train(order))) for _ in range(2)]
     for thread in threads:

@@ -364,7 +364,7 @@ def test_a_removal_covers_the_version_that_is_being_trained(build: Build) -> Non
     assert scene.coordinator.domains() == ()
     scene.learn("alpha")
     assert ordered(scene)[-1][:2] == ("alpha", 3) and scene.version("alpha") == 3
-    assert scene.learner.orders[-1].continues is None
+    assert scene.learner.orders[-1].segments == ()
 
 
 def test_a_removal_fences_off_what_any_worker_has_ever_read_or_seen(build: Build) -> None:

@@ -9,8 +9,10 @@ import pytest
 from actors.learner import LearnerWorker, learner_folder
 from actors.observation import Seal
 from actors.training import TrainingOrder
-from learning.contract import Evaluation, TrainingJob, TrainingResult
+from learning.contract import TrainingJob, TrainingResult
 from learning.errors import LearningError
+from tests.actors.house import EXAMS
+from tests.actors.standins import result_of
 
 
 class Writes:
@@ -27,12 +29,11 @@ class Writes:
         (job.output / "weights").write_text(job.domain)
         if self.error is not None:
             raise self.error
-        evaluation = Evaluation(1.0, 0.0, 1)
-        return TrainingResult(job.output, 1, 1, 1.0, 0.0, 1.0, evaluation, evaluation, None)
+        return result_of(job, 1.0)
 
 
 def order(domain: str, version: int = 1) -> TrainingOrder:
-    return TrainingOrder(domain, Seal(version, {}, 0, 0), None, 0)
+    return TrainingOrder(domain, Seal(version, {}, 0, 0), (), 0)
 
 
 def below(folder: Path) -> list[str]:
@@ -41,9 +42,9 @@ def below(folder: Path) -> list[str]:
 
 def test_a_result_is_there_until_the_next_training_begins(tmp_path: Path) -> None:
     learner = Writes()
-    worker = LearnerWorker(learner, tmp_path, [])
+    worker = LearnerWorker(learner, tmp_path, [], EXAMS)
     trained = worker.train(order("alpha"))
-    assert (trained.result.folder / "weights").read_text() == "alpha"
+    assert (trained.result.adapters[0].folder / "weights").read_text() == "alpha"
     worker.train(order("beta"))
     assert learner.found == ["beta@v1"] and below(tmp_path) == ["beta@v1", "beta@v1/weights"]
 
@@ -51,13 +52,13 @@ def test_a_result_is_there_until_the_next_training_begins(tmp_path: Path) -> Non
 @pytest.mark.parametrize("error", [LearningError("no example fits"), RuntimeError("CUDA out of memory")])
 def test_a_training_that_failed_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     learner = Writes()
-    worker = LearnerWorker(learner, tmp_path, [])
+    worker = LearnerWorker(learner, tmp_path, [], EXAMS)
     learner.error = error
     with pytest.raises(type(error)):
         worker.train(order("alpha"))
     assert below(tmp_path) == []
     learner.error = None
-    assert worker.train(order("alpha")).result.folder.is_dir()
+    assert worker.train(order("alpha")).result.adapters[0].folder.is_dir()
 
 
 def test_what_a_process_that_died_left_is_gone_at_the_next_start(tmp_path: Path) -> None:
@@ -67,12 +68,12 @@ def test_what_a_process_that_died_left_is_gone_at_the_next_start(tmp_path: Path)
     learner = Writes()
     learner.error = Killed()
     with pytest.raises(Killed):
-        LearnerWorker(learner, tmp_path / "own", []).train(order("alpha"))
+        LearnerWorker(learner, tmp_path / "own", [], EXAMS).train(order("alpha"))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept").touch()
     (tmp_path / "own" / "link").symlink_to(tmp_path / "elsewhere")
     assert "alpha@v1/weights" in below(tmp_path / "own")
-    LearnerWorker(learner, tmp_path / "own", [])
+    LearnerWorker(learner, tmp_path / "own", [], EXAMS)
     assert below(tmp_path / "own") == [] and (tmp_path / "elsewhere" / "kept").exists()
 
 

@@ -9,6 +9,7 @@ import pytest
 from actors.change import Change
 from actors.errors import UnknownDomain
 from tests.actors.clock import skew
+from tests.actors.house import newest
 from tests.actors.scene import Scene
 
 
@@ -37,14 +38,14 @@ def under_a_pin(scene: Scene, *, versions: int, pinned: int, learned: int = 1) -
 
 
 def continued(scene: Scene) -> str | None:
-    path = scene.learner.orders[-1].continues
+    path = newest(scene.learner.orders[-1])
     return path.name if path else None
 
 
 def test_what_is_learned_under_a_pin_is_gone_on_from(scene: Scene) -> None:
     names = under_a_pin(scene, versions=2, pinned=1, learned=2)
     assert continued(scene) == names[2], "not from what is pinned: its rows would never be learned again"
-    assert scene.learner.orders[2].continues == scene.registry.adapter(names[0]).path
+    assert newest(scene.learner.orders[2]) == scene.registry.adapter(names[0]).path
     scene.learner.rejects = 1
     scene.learn("alpha")
     assert waits(scene) == 4 and continued(scene) == names[3]

@@ -12,6 +12,7 @@ from actors.errors import NoLongerSealed, OtherHome, UnknownDomain
 from actors.observation import Seal
 from actors.router import Router
 from learning.rls import StreamingRidge
+from learning.router_options import RouterOptions
 from registry.adapters import Adapter
 from registry.errors import RegistryError, StaleWriter
 from registry.manifest import BaseRevision
@@ -313,7 +314,7 @@ def test_the_sums_of_another_base_are_refused(
 
     def other() -> Router:
         base = BaseRevision(model="/models/other", digest=digest)
-        return Router(registry, base, ridge=RIDGE, class_weighting="none", abstain_below=0.1)
+        return Router(registry, base, RouterOptions(ridge=RIDGE))
 
     if refused:
         with pytest.raises(OtherHome, match=r"made with base tiny \(bbbbbbbb\), this system runs with other \(cccc"):
@@ -330,9 +331,9 @@ def test_another_ridge_and_weighting_hold_for_the_sums_there_are(
     router.observe(observation({P0: (0, 36)}, rows))
     seal_and_publish(router, add("alpha"))
     base = BaseRevision(model="tiny", digest="b" * 64)
-    other = Router(registry, base, ridge=50.0, class_weighting="inverse_frequency", abstain_below=0.1)
+    other = Router(registry, base, RouterOptions(ridge=50.0, head="inverse_frequency"))
     seal_and_publish(other, add("beta"))
-    expected = StreamingRidge(DIM, 50.0, class_weighting="inverse_frequency", fingerprint="f")
+    expected = StreamingRidge(DIM, 50.0, head="inverse_frequency", fingerprint="f")
     expected.observe(features(rows), [domain for domain, _ in rows])
     close(served(registry).weight_DK, expected.weights().weight_DK)
 

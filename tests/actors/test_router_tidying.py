@@ -12,6 +12,7 @@ import pytest
 
 from actors.observation import RowKey
 from actors.router import Router
+from learning.router_options import RouterOptions
 from registry.adapters import Adapter
 from registry.manifest import BaseRevision
 from registry.registry import Registry
@@ -23,7 +24,7 @@ DOMAINS = ["alpha", "beta", "gamma", "delta"]
 
 def opened(root: Path) -> Router:
     base = BaseRevision(model="tiny", digest="b" * 64)
-    return Router(Registry(root, writer=True), base, ridge=RIDGE, class_weighting="none", abstain_below=0.1)
+    return Router(Registry(root, writer=True), base, RouterOptions(ridge=RIDGE))
 
 
 def prepared(router: Router, add: Callable[..., Adapter]) -> list[Row]:

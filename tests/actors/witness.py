@@ -15,6 +15,7 @@ from typing import Any
 from actors.change import Change
 from actors.observation import Observation, RowKey
 from learning.contract import Example
+from registry.adapters import parsed_name
 from registry.layout import Layout
 from registry.manifest import Manifest
 from registry.registry import Registry
@@ -130,8 +131,9 @@ class Witness:
         if adapter.version != found.seal.version:
             return None
         job, train, held_out = self._behind(adapter.path)
-        before = job.initial_adapter
-        return Settled(change.domain, adapter.name, train, held_out, before.name if before else None)
+        names = [each.adapter.name for each in job.incumbents]
+        before = max(names, key=lambda name: (parsed_name(name) or ("", 0))[1], default=None)
+        return Settled(change.domain, adapter.name, train, held_out, before)
 
     def _stand_where_it_stands(self) -> None:
         """A router whose last commit went wrong reads its state back from the registry at the next call."""

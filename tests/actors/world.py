@@ -26,6 +26,7 @@ from actors.spool import Spool
 from actors.takeover import left_behind
 from learning.contract import TrainingJob
 from learning.errors import LearningError
+from learning.router_options import RouterOptions
 from registry.errors import RegistryError
 from registry.registry import Registry
 from streaming.errors import StreamError
@@ -34,6 +35,7 @@ from streaming.source import TopicPartition
 from tests.actors.deaths import DRIVER, Death, Deaths, Link, MortalOs, Own, Unreachable
 from tests.actors.house import (
     BASE,
+    EXAMS,
     RIDGE,
     ClosingRule,
     Coordinator,
@@ -110,7 +112,7 @@ class World(House):
 
     def start_router(self) -> None:
         registry = Registry(self.home / "registry", writer=True)
-        router = Router(registry, BASE, ridge=RIDGE, class_weighting="none", abstain_below=0.1)
+        router = Router(registry, BASE, RouterOptions(ridge=RIDGE))
         witness = Witness(router, registry, self.books, self.stream.ends, self.recorder.behind)
         if hasattr(self, "router"):
             self.router.inner = witness
@@ -125,7 +127,7 @@ class World(House):
 
     def employ(self, learner: Any) -> None:
         ingests = [self._link("learner", f"ingest-{index}") for index in range(len(self.ingests))]
-        self.trainer.worker = LearnerWorker(Meanwhile(self, learner), self.home / "work", ingests)  # type: ignore[arg-type]
+        self.trainer.worker = LearnerWorker(Meanwhile(self, learner), self.home / "work", ingests, EXAMS)  # type: ignore[arg-type]
 
     def start_coordinator(self) -> None:
         self.coordinator = Coordinator(

@@ -20,6 +20,7 @@ from actors.spool import Spool
 from cluster import builders
 from configs.loader import load
 from console.cli import app
+from learning.router_options import RouterOptions
 from learning.statistics import Statistics
 from registry.manifest import BaseRevision
 from registry.records import sealed
@@ -46,7 +47,7 @@ class Life:
         self.log.ensure_topic("anabranch", 1)
         self.registry = Registry(builders.registry_root(home), writer=True)
         base = BaseRevision(model="tiny", digest="b" * 64)
-        self.router = Router(self.registry, base, ridge=2.0, class_weighting="none", abstain_below=0.1)
+        self.router = Router(self.registry, base, RouterOptions(ridge=2.0))
 
     def count(self, domain: str, rows: int = 3) -> None:
         """Append rows of a domain, count them, and seal them: a commit."""

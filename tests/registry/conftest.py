@@ -57,7 +57,7 @@ def next_manifest(current: Manifest | None, *adapters: Adapter, **changes: Any) 
         "created_at": START + timedelta(minutes=number),
         "base": BaseRevision(model="owner/model", digest="b" * 64),
         "routes": routes | {adapter.domain: adapter.route() for adapter in adapters},
-        "router": RouterRef(fingerprint="f", abstain_below=0.25),
+        "router": RouterRef(fingerprint="f", threshold=0.25),
         "examples": {adapter.domain: 100 for adapter in adapters},
         "reason": "a test",
     }
