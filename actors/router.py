@@ -38,9 +38,9 @@ from actors.observation import (
 from actors.ports import ManifestPort, SumsPort
 from actors.prequential import Prequential
 from actors.sums import RouterSums
-from learning.decision import RoutingRule
 from learning.errors import LearningError
 from learning.router_options import RouterOptions
+from learning.served_router import ServedRouter
 from registry.digests import DigestRuns
 from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest, Route, RouterRef, Tombstone
@@ -64,7 +64,7 @@ class Router:
         self._epoch = registry.begin_epoch()
         self._sums = RouterSums(options, registry.segments)
         self._prequential = Prequential()
-        self._in_force: tuple[str, RoutingRule | None] = ("", None)
+        self._in_force: tuple[str, ServedRouter | None] = ("", None)
         """The rule that prompts are routed by now, by its digest: new rows are tried on it before they are counted."""
         self._ledger = Ledger(DigestRuns.empty(registry.segments))
         self._is_sound = False
@@ -130,14 +130,14 @@ class Router:
             return
         if statistics.fingerprint != rule.weights.fingerprint:
             return
-        served = {domain_of(name) for name in rule.weights.domains}
+        served = {domain_of(name) for name in rule.domains}
         rows = [place for place, domain in enumerate(statistics.row_domains) if domain in served]
         if rows:
             chosen = rule.weights.scores(statistics.rows_ND[rows]).argmax(axis=1)
             names = [domain_of(rule.weights.domains[column]) for column in chosen]
             self._prequential.note(zip([statistics.row_domains[row] for row in rows], names, strict=True))
 
-    def _rule(self) -> RoutingRule | None:
+    def _rule(self) -> ServedRouter | None:
         """Return the rule in force, None where there is none or it can't be read: it only serves a figure here."""
         current = self._registry.current()
         digest = current.router.digest if current is not None and current.router is not None else ""
@@ -145,7 +145,7 @@ class Router:
             rule = None
             if current is not None and digest:
                 with suppress(RegistryError, LearningError, OSError):
-                    rule = RoutingRule.from_bytes(self._registry.weights(current))
+                    rule = ServedRouter.from_bytes(self._registry.weights(current))
             self._in_force = (digest, rule)
         return self._in_force[1]
 
@@ -333,13 +333,13 @@ class Router:
             made = (before.head, before.abstention, before.keep)
             if same and made == (self._options.head, self._options.abstention, self._options.keep):
                 return None, before
-        rule = sums.rule(routes)
-        if rule is None:
+        served = sums.served(routes)
+        if served is None:
             return None, None
-        abstention = rule.abstention
-        return rule.to_bytes(), RouterRef(
-            fingerprint=rule.weights.fingerprint,
-            head=rule.weights.head,
+        abstention = served.abstention
+        return served.to_bytes(), RouterRef(
+            fingerprint=served.weights.fingerprint,
+            head=served.weights.head,
             abstention=abstention.kind,
             keep=abstention.keep,
             threshold=abstention.threshold if isfinite(abstention.threshold) else None,

@@ -15,12 +15,13 @@ from actors.errors import ActorError
 from actors.labels import after_label, by_domain, columns, domain_of, open_label, sealed_label
 from actors.ledger import Ledger
 from actors.observation import Fate, Observation, RowKey, Seal
-from learning.decision import RoutingRule
+from learning.abstention import Abstention
 from learning.errors import FingerprintMismatch
 from learning.generations import MomentsStore
 from learning.reservoir import Reservoir
 from learning.rls import StreamingRidge
 from learning.router_options import RouterOptions
+from learning.served_router import ServedRouter
 from learning.statistics import Statistics
 from registry.manifest import Route, column
 from streaming.source import TopicPartition
@@ -143,13 +144,22 @@ class RouterSums:
         """Return the router's columns for what is in service, with the labels whose rows are theirs."""
         return columns(routes, self.ridge.counts if self.ridge is not None else ())
 
-    def rule(self, routes: Mapping[str, Route]) -> RoutingRule | None:
-        """Return how prompts are routed to what is in service, with a threshold by the held-out rows; None where
+    def served(self, routes: Mapping[str, Route]) -> ServedRouter | None:
+        """Return how prompts are routed to what is in service, with a threshold by its held-out rows; None where
         nothing is known of any of it. Raises `SolveError` where there are no weights."""
-        of = self.columns(routes)
-        if self.ridge is None or not of:
+        of, ridge, kind = self.columns(routes), self.ridge, self._options.abstention
+        if ridge is None or not of:
             return None
-        return RoutingRule.calibrated(self.ridge, of, self._held_out, self._options)
+        weights = ridge.weights(of)
+        abstention = Abstention.calibrated(
+            kind,
+            self._options.keep,
+            weights,
+            self._held_out.rows([label for labels in of.values() for label in labels], ridge.feature_dim),
+            inverse=ridge.inverse() if kind in ("leverage", "both") else None,
+            distance=ridge.distance(of) if kind == "mahalanobis" else None,
+        )
+        return ServedRouter(weights, abstention)
 
     # -- in a store ---------------------------------------------------------------------------------------------------
 
