@@ -1,6 +1,9 @@
 """The LoRA learner: what it trains, what it leaves alone, what it reports."""
 
 import json
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,54 @@ def test_completions_that_do_not_fit_are_left_out_and_counted(
     assert result.skipped == 2 and result.adapters[0].candidate.examples == 2
     with pytest.raises(LearningError, match="of the others none has a completion that fits"):
         learner.train(job(tmp_path, train=[long]))
+
+
+def test_a_training_that_diverges_stops_says_so_and_leaves_the_best_state(
+    llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    learner = learner_of(llama, template, learning_rate=10.0, schedule="constant")
+    result = learner.train(job(tmp_path))
+    assert re.search(r"training diverged: the loss .* at step \d+", result.failure) and result.steps < 60
+    (adapter,) = result.adapters
+    assert adapter.candidate.loss <= adapter.base.loss
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_a_loss_that_is_no_number_costs_no_weights(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    learner = learner_of(llama, template)
+    total, calls = learner._loss.total, iter(range(100))
+    learner._loss.total = lambda piece: total(piece) * (1.0 if next(calls) < 4 else math.nan)  # type: ignore[method-assign]
+    result = learner.train(job(tmp_path, held_out=[]))
+    assert result.failure == "training diverged: the loss is nan at step 5; lower learning_rate" and result.steps == 5
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_evaluations_are_bounded(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    learner = learner_of(llama, template, evaluate_examples=3, judge_examples=10, max_steps=20)
+    rows, measured = learner._loss.rows, list[int]()
+
+    def counted(piece: Any) -> Any:
+        measured.append(len(piece))
+        return rows(piece)
+
+    learner._loss.rows = counted  # type: ignore[method-assign]
+    (adapter,) = learner.train(job(tmp_path)).adapters
+    assert adapter.candidate.examples == adapter.base.examples == len(adapter.candidate.row_losses) == 10
+    # The base and the outcome in pieces of 8 and 2, two evaluations of 3 between them.
+    assert measured == [8, 2, 3, 3, 8, 2]
+
+
+def test_nothing_is_trained_on_twice_or_that_is_judged_by(
+    llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    learner = learner_of(llama, template, max_steps=3, max_epochs=1.0)
+    held_out = examples(16, 80)
+    spelt = [replace(example, prompt=example.prompt.upper().replace(" ", "  ")) for example in held_out[:3]]
+    result = learner.train(job(tmp_path, train=[*examples(20), *examples(20), *held_out[3:5]]))
+    assert result.skipped == 2 and result.epochs == 1.0 and result.steps == 3
+    assert learner.train(job(tmp_path, train=[*examples(20), *spelt])).skipped == 3
+    with pytest.raises(LearningError, match="2 of 2 examples ask what a held-out one asks"):
+        learner.train(job(tmp_path, train=held_out[:2]))
 
 
 @pytest.mark.parametrize(

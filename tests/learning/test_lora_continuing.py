@@ -168,3 +168,14 @@ def test_the_same_distribution_goes_on_in_its_segment(
         assert verdict.accepted and not verdict.segment_of_its_own, (seed, verdict.reason)
         (comparison,) = result.touched
         assert comparison.after.exact_match >= comparison.before.exact_match
+
+
+def test_a_corrected_exam_question_is_learned_and_not_asked(
+    incumbent: Incumbent, llama: Path, template: PromptTemplate, tmp_path: Path
+) -> None:
+    learner = learner_of(llama, template, max_steps=1)
+    corrected = [replace(example, completion="blue") for example in incumbent.exam[:4]]
+    repeated = list(incumbent.exam[4:6])
+    result = learner.train(job(tmp_path, incumbents=[incumbent], train=[*examples(20, 200), *corrected, *repeated]))
+    (comparison,) = result.touched
+    assert comparison.before.examples == len(incumbent.exam) - 4 and result.skipped == 2
