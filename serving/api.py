@@ -139,11 +139,11 @@ class SegmentStatus(Body):
     version: str
     """Full name of the version that answers for it."""
     examples: int
-    """Examples that this version and those it continues were trained on."""
+    """Examples in its exam."""
     router_rows: int
     """Rows in the router's sums of its column."""
     figures: dict[str, float | None] = Field(default_factory=dict)
-    """Of the domain's exam, by name: losses (nats a token), exact matches (0 to 1); null where one is no number."""
+    """The version's, by name: losses (nats a token), exact matches (0 to 1); null where one is no number."""
 
 
 class Waiting(Body):

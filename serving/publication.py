@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from learning.errors import LearningError
-from learning.rls import RouterWeights
+from learning.served_router import ServedRouter
 from registry.errors import DigestMismatch, RegistryError
 from registry.manifest import column
 from serving.engine import Engine, LoadedAdapter
@@ -208,22 +208,22 @@ class Publication:
             return None
         where = f"manifest {manifest.number}"
         try:
-            weights = RouterWeights.from_bytes(self._registry.weights(manifest))
+            router = ServedRouter.from_bytes(self._registry.weights(manifest))
             served = {column(domain, s) for domain, route in manifest.routes.items() for s in route.segments}
-            published = [name for name in weights.domains if name in served]
+            published = [name for name in router.domains if name in served]
             if not published:
                 return None
             extractor = self._extractor_for(manifest)
         except LearningError as error:
             raise PrepareFailed(where, f"its router can't be read: {error}", "publish again") from error
-        if not extractor.fingerprint == weights.fingerprint == manifest.router.fingerprint:
+        if not extractor.fingerprint == router.weights.fingerprint == manifest.router.fingerprint:
             raise PrepareFailed(
                 where,
-                f"router fingerprint {weights.fingerprint} (manifest {manifest.router.fingerprint}), "
+                f"router fingerprint {router.weights.fingerprint} (manifest {manifest.router.fingerprint}), "
                 f"but this replica's features have {extractor.fingerprint}",
                 "start the replica with the base, template and feature settings that the router was trained with",
             )
-        return Scorer(extractor, weights.restrict(published), manifest.router.abstain_below)
+        return Scorer(extractor, router.restrict(published))
 
     async def _probe(self, adapter: LoadedAdapter) -> None:
         """Raise PrepareFailed if the adapter is at fault, or the engine is dead.

@@ -1,21 +1,21 @@
-"""How a prompt scores for each column of the router, and whether the router keeps it.
+"""How a prompt scores for each column of the router, and whether the router keeps it or leaves it to the base.
 
-scores(x) = phi(x) W, the analytic router of Any-SSR (arXiv 2503.13575), a column for each segment of a domain; a prompt
-whose top score is below `abstain_below` belongs to none. Knows no adapter, no request and no thread.
+Scores and confidence are the router's own (`learning.served_router`); here they meet the features of a text, and get
+the names that a request knows them by. Knows no adapter, no request and no thread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.abstained import Abstained, low_confidence
+from serving.abstained import BACKGROUND, Abstained, low_confidence
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
-    from learning.rls import RouterWeights
+    from learning.served_router import Decisions, ServedRouter
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,33 @@ class Decision:
 class Scorer:
     """Immutable once made: safe to use from any thread that the extractor is safe in."""
 
-    def __init__(self, extractor: FeatureExtractor, weights: RouterWeights, abstain_below: float) -> None:
-        if not weights.domains:
+    def __init__(self, extractor: FeatureExtractor, router: ServedRouter) -> None:
+        if not router.domains:
             raise ValueError("a scorer needs at least one column; without any, every prompt goes to the base")
         self._extractor = extractor
-        self._weights = weights
-        self._abstain_below = abstain_below
+        self._router = router
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return self._weights.domains
+        return self._router.domains
 
     def route(self, texts: Sequence[str]) -> list[Decision]:
         """One decision per rendered text, in order."""
         if not texts:
             return []
-        scores_NK = self._weights.scores(self._extractor.extract(list(texts)))
-        return [self._decide(scores_K.tolist()) for scores_K in scores_NK]
+        found = self._router.decide(self._extractor.extract(list(texts)))
+        return [
+            Decision(dict(zip(found.domains, scores_K.tolist(), strict=True)), float(confidence), why)
+            for scores_K, confidence, why in zip(found.scores_NK, found.confidence_N, self._why(found), strict=True)
+        ]
 
-    def _decide(self, scores_K: list[float]) -> Decision:
-        top = max(scores_K)
-        # A confidence that is no number compares false with everything; it must not pick an adapter.
-        abstained = None if top >= self._abstain_below else low_confidence(top, self._abstain_below)
-        return Decision(dict(zip(self._weights.domains, scores_K, strict=True)), top, abstained)
+    def _why(self, found: Decisions) -> Iterator[Abstained | None]:
+        """Of each prompt, why it is not kept; None where it is."""
+        rule = self._router.abstention
+        for kept, background, confidence in zip(found.keeps_N, found.background_N, found.confidence_N, strict=True):
+            if kept:
+                yield None
+            elif background:
+                yield BACKGROUND
+            else:
+                yield low_confidence(float(confidence), rule.threshold, rule.keep)

@@ -154,7 +154,7 @@ class Theatre:
             version = versions.get(domain, 1)
             folder = self.folders[f"{domain}{version}" if f"{domain}{version}" in self.folders else domain]
             adapters.append(self.publisher.adapter(domain, version, rank=8, folder=folder))
-        manifest = self.publisher.publish(adapters, self.weights, abstain_below=0.2)
+        manifest = self.publisher.publish(adapters, self.weights, threshold=0.2)
         await self.service.prepare(manifest.number)
         await self.service.commit(manifest.number)
         return manifest

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from learning.abstention import Abstention
 from learning.rls import RouterWeights
+from learning.served_router import ServedRouter
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest, Placed, Route, RouterRef
 from registry.registry import Registry
@@ -62,10 +64,10 @@ class Publisher:
         return self.registry.add_adapter(domain, version, folder, facts)
 
     def publish(
-        self, adapters: Sequence[Adapter], weights: RouterWeights | None = None, abstain_below: float = 0.5
+        self, adapters: Sequence[Adapter], weights: RouterWeights | None = None, threshold: float = 0.5
     ) -> Manifest:
         current = self.registry.current()
-        router = RouterRef(fingerprint=weights.fingerprint, abstain_below=abstain_below) if weights else None
+        router = RouterRef(fingerprint=weights.fingerprint) if weights else None
         manifest = Manifest(
             number=current.number + 1 if current else 1,
             parent=current.number if current else None,
@@ -83,9 +85,14 @@ class Publisher:
             epoch=self._epoch,
             parent=self.registry.head().snapshot_digest,
             manifest=manifest,
-            weights=weights.to_bytes() if weights else None,
+            weights=rule(weights, threshold).to_bytes() if weights else None,
         )
         return committed or manifest
+
+
+def rule(weights: RouterWeights, threshold: float = 0.5) -> ServedRouter:
+    """The router that leaves what scores lower to the base."""
+    return ServedRouter(weights, Abstention("top", 0.95, threshold, rows=20))
 
 
 def routes(adapters: Sequence[Adapter]) -> dict[str, Route]:

@@ -20,7 +20,7 @@ from serving.served import NOTHING_PUBLISHED
 from serving.service import RoutedService
 from serving.wording import MAX_CHARACTERS
 from tests.serving.conftest import WORDS
-from tests.serving.publisher import Publisher, WordFeatures, claimed, word_router
+from tests.serving.publisher import Publisher, WordFeatures, claimed, rule, word_router
 
 
 @pytest_asyncio.fixture
@@ -83,7 +83,7 @@ async def test_whoever_leaves_at_any_time_takes_nobody_with_him(seed: int) -> No
             return super().extract(texts)
 
     queue = ScoreQueue(8, 3)
-    scorers = [Scorer(Fussy(list(WORDS.values())), word_router(WORDS), 0.5) for _ in range(3)]
+    scorers = [Scorer(Fussy(list(WORDS.values())), rule(word_router(WORDS))) for _ in range(3)]
     asked: list[tuple[list[str], asyncio.Task[Any]]] = []
     for _ in range(300):
         texts = chance.choices([*WORDS.values(), "moo", "bad"], [8, 8, 8, 1], k=chance.randrange(1, 9))

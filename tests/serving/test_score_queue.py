@@ -12,7 +12,7 @@ from learning.errors import LearningError
 from serving.errors import Unavailable
 from serving.score_queue import ScoreQueue
 from serving.scorer import Scorer
-from tests.serving.publisher import WordFeatures, claimed, word_router
+from tests.serving.publisher import WordFeatures, claimed, rule, word_router
 
 WORDS = {"cats": "meow", "dogs": "woof"}
 
@@ -45,7 +45,7 @@ def features() -> WatchedFeatures:
 
 @pytest.fixture
 def scorer(features: WatchedFeatures) -> Scorer:
-    return Scorer(features, word_router(WORDS), 0.5)
+    return Scorer(features, rule(word_router(WORDS)))
 
 
 async def test_what_gathers_while_the_thread_is_busy_is_one_batch(features: WatchedFeatures, scorer: Scorer) -> None:
@@ -121,7 +121,7 @@ async def test_closing_ends_those_who_wait_and_those_who_come(features: WatchedF
 
 async def test_two_manifests_are_not_mixed(features: WatchedFeatures, scorer: Scorer) -> None:
     queue = ScoreQueue()
-    other = Scorer(features, word_router(WORDS).restrict(["dogs"]), 0.5)
+    other = Scorer(features, rule(word_router(WORDS).restrict(["dogs"])))
     features.leave.set()
     ours, theirs = await asyncio.gather(queue.route(scorer, ["meow"]), queue.route(other, ["meow"]))
     assert claimed(ours[0]) == "cats" and claimed(theirs[0]) is None
@@ -142,7 +142,7 @@ def test_a_score_that_is_no_number_chooses_nobody() -> None:
         def extract(self, texts: Sequence[str]) -> np.ndarray:
             return np.full((len(texts), 2), np.nan)
 
-    decision = Scorer(Broken(["meow", "woof"]), word_router(WORDS), 0.5).route(["meow"])[0]
+    decision = Scorer(Broken(["meow", "woof"]), rule(word_router(WORDS))).route(["meow"])[0]
     assert claimed(decision) is None and decision.abstained is not None
 
 
