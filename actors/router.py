@@ -23,6 +23,7 @@ from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
 from actors.labels import domain_of
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
+    Background,
     Fate,
     Int64,
     LedgerView,
@@ -87,6 +88,7 @@ class Router:
             low=dict(self._low),
             fences=None if known == self._snapshot else dict(self._fences),
             removed=self._removed,
+            background=self._sums.background if self._options.background else None,
             taken=dict(self._ledger.taken),
         )
 
@@ -148,6 +150,17 @@ class Router:
                     rule = ServedRouter.from_bytes(self._registry.weights(current))
             self._in_force = (digest, rule)
         return self._in_force[1]
+
+    def take_background(self, background: Background) -> None:
+        """Sum what belongs to no domain; repeatable, so it is durable with the next commit only.
+
+        Raises `learning.errors.FingerprintMismatch` for features of another make.
+        """
+        self._check()
+        if self._options.background:
+            sums = self._sums.copy()
+            sums.take_background(background)
+            self._sums = sums
 
     def prequential(self) -> dict[str, tuple[float, int]]:
         """Return, of each domain in service, the share of its recent rows that the router in force would have routed

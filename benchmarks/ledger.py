@@ -325,7 +325,7 @@ def batch(numbers: list[int], size: Size) -> Float64:
 def _opened(folder: Path) -> tuple[Registry, Router]:
     registry = Registry(folder / HOME, writer=True)
     base = BaseRevision(model="benchmark", digest="b" * 64)
-    return registry, Router(registry, base, RouterOptions(ridge=RIDGE))
+    return registry, Router(registry, base, RouterOptions(ridge=RIDGE, background=False))
 
 
 def _feed(router: Router, size: Size, number: int) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,9 +31,9 @@ from learning.distance import RelativeDistance
 from learning.errors import LearningError
 from learning.heads import BACKGROUND
 from learning.rls import RouterWeights
+from learning.router_options import AbstentionKind
 from learning.symmetric import Float64, packed_length, times
 
-AbstentionKind = Literal["top", "leverage", "both", "mahalanobis"]
 ABSTENTION_KINDS: tuple[AbstentionKind, ...] = get_args(AbstentionKind)
 
 _ROWS = 512

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from learning import calibration
+from learning import calibration, general
 from learning.checkpoint import layer_count, resolve, tokenizer_digest
 from learning.errors import LearningError, TemplateError, TextsWithoutTokens
 from learning.expansion import RandomExpansion
@@ -109,6 +109,10 @@ class FeatureExtractor:
         features_ND = self._expansion.apply(self.standardisation.apply(self.pooled(texts)))
         with np.errstate(over="ignore"):  # whoever takes rows looks at whether they are finite
             return features_ND.astype(np.float32).astype(np.float64)
+
+    def general(self) -> Float64:
+        """Features float64[n, feature_dim] of the general text (`learning.general`), rendered like the calibration's."""
+        return self.extract(_as_rendered(general.prompts(), self._template))
 
     def fit(self, texts: Sequence[str], name: str = "") -> Standardisation:
         """The standardisation of these texts' pooled features; this extractor is left as it is."""

@@ -26,15 +26,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from scipy.linalg import cho_solve, lapack
 
 from learning.errors import LearningError, SolveError, UnseenDomain
+from learning.router_options import Head
 from learning.symmetric import Float64
 
-Head = Literal["ridge", "inverse_frequency", "lda"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
 BACKGROUND = "#background"

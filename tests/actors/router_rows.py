@@ -90,7 +90,7 @@ def start(registry: Registry) -> Callable[[], Router]:
 
     def _start() -> Router:
         base = BaseRevision(model="tiny", digest="b" * 64)
-        return Router(registry, base, RouterOptions(ridge=RIDGE))
+        return Router(registry, base, RouterOptions(ridge=RIDGE, background=False))
 
     return _start
 
