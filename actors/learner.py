@@ -74,11 +74,11 @@ class LearnerWorker:
         before = [example for each in job.incumbents if each.segment in continued for example in each.exam]
         # What was answered otherwise since is asked no more.
         kept = in_force(before, [*job.train, *job.held_out])
-        exams = [
+        own, continued_exam = (
             exam_to_bytes(self._limits.chosen(job.domain, examples))
             for examples in (job.held_out, [*kept, *job.held_out])
-        ]
-        return Trained(result, len(job.train), *exams, trouble=trouble)
+        )
+        return Trained(result, len(job.train), own, continued_exam, trouble)
 
     def progress(self) -> Progress | None:
         """Return how far the training under way is, or None."""

@@ -143,7 +143,7 @@ class RouterSums:
         """Open what is sealed no more, and what lies behind markers that are no more."""
         for domain, labels in by_domain(label for label in self._labels() if "+" in label).items():
             entry = ledger.entries.get(domain)
-            keeps = {after_label(domain, partition) for partition in (entry.markers if entry else {})}
+            keeps = {open_label(domain), *(after_label(domain, p) for p in (entry.markers if entry else {}))}
             if entry is not None and entry.seal is not None:
                 keeps.add(sealed_label(domain))
             for label in labels:
@@ -179,7 +179,7 @@ class RouterSums:
         if ridge is None or not of:
             return None
         labels = [label for own in of.values() for label in own]
-        rows_ND = np.empty((0, ridge.feature_dim))
+        rows_ND = np.empty((0, ridge.feature_dim), np.float32)
         if self._held_out is not None:
             rows_ND, _ = self._held_out.choose(labels, _CALIBRATION_ROWS)
         if self.background:

@@ -111,7 +111,7 @@ class FeatureExtractor:
             return features_ND.astype(np.float32).astype(np.float64)
 
     def general(self) -> Float64:
-        """Features float64[n, feature_dim] of the general text (`learning.general`), rendered like the calibration's."""
+        """Features float64[n, feature_dim] of the general text (`learning.general`), rendered like the others."""
         return self.extract(_as_rendered(general.prompts(), self._template))
 
     def fit(self, texts: Sequence[str], name: str = "") -> Standardisation:

@@ -37,8 +37,9 @@ from learning.distance import RelativeDistance
 from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.generations import Generation, GenerationGroup, MomentsStore
 from learning.grouping import Serials, add_groups, check_groups, tidied
-from learning.heads import BACKGROUND, HEADS, Classes, ClassMeans, Head
+from learning.heads import BACKGROUND, HEADS, Classes, ClassMeans
 from learning.moments import FOLD_ROWS, DomainMoments, Sums
+from learning.router_options import Head
 from learning.statistics import Statistics, checked_rows, checked_sums
 from learning.symmetric import Float64, add_outer, add_scaled, packed_length
 

@@ -97,7 +97,7 @@ def start(registry: Registry) -> Callable[[], Router]:
 
 @pytest.fixture
 def add(registry: Registry, tmp_path: Path) -> Callable[..., Adapter]:
-    def _add(domain: str, version: int = 1, status: str = "accepted") -> Adapter:
+    def _add(domain: str, version: int = 1, status: str = "accepted", segment: int = 1, *beside: str) -> Adapter:
         facts = AdapterFacts(
             domain=domain,
             version=version,
@@ -105,6 +105,8 @@ def add(registry: Registry, tmp_path: Path) -> Callable[..., Adapter]:
             rank=4,
             base_digest="b" * 64,
             learner="lora",
+            segment=segment,
+            beside=beside,
             train_examples=1,
             held_out_examples=1,
             created_at=datetime.now(UTC),
