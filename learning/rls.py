@@ -259,12 +259,12 @@ class StreamingRidge:
         places = tuple(place for place, name in enumerate(classes.columns) if name != BACKGROUND)
         return RelativeDistance(self._means(classes), places)
 
-    def inverse(self) -> Float64:
-        """(A + ridge I)^-1 of all rows unweighted, packed (`learning.symmetric`): float64[d(d+1)/2]; d^3 flop.
+    def factor(self) -> Float64:
+        """Cholesky factor of A + ridge I, all rows unweighted, packed (`learning.symmetric`): float64[d(d+1)/2].
 
-        Raises `SolveError` as `weights`.
+        d^3/3 flop. Raises `SolveError` as `weights`.
         """
-        return self._derivation.inverse(self._total())
+        return self._derivation.factored(self._total())
 
     # -- in a store ---------------------------------------------------------------------------------------------------
 
