@@ -105,6 +105,11 @@ class Abstention:
         `factor` is `StreamingRidge.factor()` for "leverage" and "both", `distance` is `StreamingRidge.distance` over
         the columns of `weights` for "mahalanobis". Raises `LearningError` where they are missing or not asked for.
         """
+        domains = [domain for domain in weights.domains if domain != BACKGROUND]
+        if distance is not None and len(distance.columns) != len(domains):
+            raise LearningError(
+                f"abstention: expected a distance over the columns {domains}, got one over {len(distance.columns)}"
+            )
         rounded = None if factor is None else factor.astype(np.float32).astype(np.float64)
         rule = Abstention(kind, keep, factor=rounded, distance=distance)
         rows_ND = np.asarray(held_out)

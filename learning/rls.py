@@ -57,6 +57,8 @@ class RouterWeights:
 
     def __post_init__(self) -> None:
         columns = len(self.domains)
+        if self.head not in HEADS:
+            raise LearningError(f"weights of head {self.head!r}: expected one of {HEADS}")
         if self.bias_K.size == 0:
             object.__setattr__(self, "bias_K", np.zeros(columns))
         if self.weight_DK.ndim != 2 or self.weight_DK.shape[1] != columns or self.bias_K.shape != (columns,):

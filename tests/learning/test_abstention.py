@@ -233,6 +233,13 @@ def test_a_rule_that_can_not_work_is_refused(arguments: dict[str, Any]) -> None:
         Abstention(**{"kind": "top", "keep": 0.9, **arguments})
 
 
+def test_a_distance_over_other_columns_is_refused() -> None:
+    rows, labels = stream(0)
+    router = router_of(rows, labels)
+    with pytest.raises(LearningError, match=r"over the columns \['p'\], got one over 3"):
+        Abstention.calibrated("mahalanobis", 0.9, router.weights({"p": ["a"]}), rows, distance=router.distance())
+
+
 def test_a_factor_of_another_dimension_is_refused() -> None:
     rule = Abstention("leverage", 0.9, factor=np.ones(packed_length(DIM + 1)))
     with pytest.raises(LearningError, match="another dimension"):

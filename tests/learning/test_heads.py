@@ -279,3 +279,11 @@ def test_weights_of_a_discriminant_travel_and_are_restricted() -> None:
 def test_weights_of_unlike_shapes_are_refused(width: int, biases: int) -> None:
     with pytest.raises(LearningError, match="a column for each domain"):
         RouterWeights(("a", "b"), np.zeros((3, width)), "", np.zeros(biases))
+
+
+def test_weights_of_an_unknown_head_are_refused() -> None:
+    router = StreamingRidge(2, 1.0)
+    router.observe(np.eye(2), ["a", "b"])
+    content = router.weights().to_bytes().replace(b'\\"head\\": \\"ridge\\"', b'\\"head\\": \\"rodeo\\"')
+    with pytest.raises(LearningError, match="head 'rodeo': expected one of"):
+        RouterWeights.from_bytes(content)
