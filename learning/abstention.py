@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from learning.distance import RelativeDistance
 from learning.errors import LearningError
 from learning.heads import BACKGROUND
-from learning.rls import RouterWeights
+from learning.router_weights import RouterWeights
 from learning.symmetric import Float64, half_solve, packed_length
 
 AbstentionKind = Literal["top", "leverage", "both", "mahalanobis"]

@@ -18,7 +18,7 @@ from learning.container import pack, unpack
 from learning.distance import RelativeDistance
 from learning.errors import LearningError
 from learning.heads import BACKGROUND, ClassMeans
-from learning.rls import RouterWeights
+from learning.router_weights import RouterWeights
 from learning.symmetric import Float64
 
 
