@@ -56,8 +56,8 @@ def test_a_segment_has_the_rows_of_its_versions_and_no_row_from_behind_a_marker(
     publish(router, one, ended)
     assert router.segment_counts() == {"alpha": 9}, "what lies behind the marker is learned by no version yet"
     close(served(registry).weight_DK, of_columns({"alpha": [*old, *new[:6]]}, beta))
-    end = watch(router, new[6:], end, "alpha")
     router = start()
+    end = watch(router, new[6:], end, "alpha")
     publish(router, add("alpha", 2, "accepted", 2, one.name), end)
     assert router.segment_counts() == {"alpha": 9, "alpha#2": 11}
     assert served(registry).domains == ("alpha", "alpha#2")
