@@ -90,9 +90,10 @@ def train(folder: Path, changes: dict[str, Any], steps: int) -> dict[str, Any]:
     torch.manual_seed(0)
     sizes = {"vocab_size": _VOCABULARY, "hidden_size": _WIDTH, "intermediate_size": 3 * _WIDTH}
     heads = {"num_hidden_layers": _LAYERS, "num_attention_heads": 8, "max_position_embeddings": _TOKENS}
-    base = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes, **heads)).requires_grad_(False)
+    shape = AutoConfig.for_model("llama", **sizes, **heads)
+    base = AutoModelForCausalLM.from_config(shape).requires_grad_(False)  # type: ignore[no-untyped-call]
     layers = list(range(_FROZEN, _LAYERS))
-    config = LoraConfig(r=16, lora_alpha=32.0, target_modules=list(options.targets), layers_to_transform=layers)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules=list(options.targets), layers_to_transform=layers)
     model: Any = get_peft_model(base, config)
     ids_RT = torch.randint(_VOCABULARY, (_ROWS, _TOKENS)).tolist()
     examples = [EncodedExample(ids, _TOKENS // 2) for ids in ids_RT]

@@ -187,6 +187,14 @@ def test_a_loss_that_is_no_number_costs_no_weights(llama: Path, template: Prompt
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
+def test_b_takes_steps_of_its_own_size(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    """AdamW's first step is the step size, whatever the gradient; A's gradient is nought while B is."""
+    learner = learner_of(llama, template, learning_rate=1e-3, b_rate=4.0, max_steps=1, evaluate_every=1)
+    learner.train(job(tmp_path))
+    greatest = max(float(tensor.abs().max()) for name, tensor in weights(tmp_path).items() if "lora_B" in name)
+    assert greatest == pytest.approx(4e-3, rel=1e-3)
+
+
 def test_evaluations_are_bounded(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
     learner = learner_of(llama, template, evaluate_examples=3, judge_examples=10, max_steps=20)
     rows, measured = learner._loss.rows, list[int]()
