@@ -35,8 +35,8 @@ class FeatureOptions(Options):
     batch_size: Count = 32
     """Prompts in one forward pass; memory grows with it, results do not change beyond rounding."""
     dtype: Literal["float64", "float32", "bfloat16"] = "float64"
-    """Precision of the layers. float64 makes features independent of batching, as exact routing needs: all but a few in
-    a million are equal, those to float32's last digit. float32 (about 1e-6) and bfloat16 (about 1e-2) are faster and
+    """Precision of the layers. float64 makes features independent of batching, as exact routing needs, but for the rare
+    one that lies between two float32 numbers. float32 (about 1e-6) and bfloat16 (about 1e-2) are faster and
     smaller, for large models on a GPU."""
     device: Device = "cpu"
     """Where the layers run and are pooled."""

@@ -30,3 +30,9 @@ def test_a_missing_certificate_is_found(tmp_path: Path) -> None:
     settings = load("one_gpu", [f"stream.ssl_cafile={tmp_path}/ca.pem"])
     with pytest.raises(ConfigError, match=r"stream.ssl_cafile: expected a file"):
         check_paths(settings)
+
+
+def test_the_features_model_is_looked_for_as_well(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^one-gpu: features.model: expected a folder .* correct the path$"):
+        check_paths(load("one_gpu", ["features.model=./nowhere"]))
+    check_paths(load("one_gpu", ["features.model=owner/encoder"]))

@@ -242,3 +242,12 @@ def test_values_that_only_yaml_can_say_are_refused_where_they_stand(
 def test_numbers_that_nothing_below_can_count_to_are_refused(write: Callable[[str], Path], key: str) -> None:
     line = refusal(write(MINIMAL), (f"{key}={10**30}",))
     assert f"{key}: expected a value less than or equal to" in line
+
+
+def test_a_features_model_is_looked_for_as_the_base_is(write: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    here = write(MINIMAL + "features:\n  model: encoder\n")
+    assert load(here).features.model == str(tmp_path / "encoder")
+    assert load(here, ["features.model=owner/other"]).features.model == "owner/other"
+    assert load(here, ["features.model=encoder"]).features.model == "encoder", "not beside the file it is not from"
+    assert load(here, ["features.model=null"]).features.model is None

@@ -16,7 +16,7 @@ MINIMAL: dict[str, Any] = {"name": "a", "base": {"model": "owner/model"}}
 def test_little_is_required() -> None:
     settings = Settings.model_validate(MINIMAL)
     assert settings.stream.topic == "anabranch"
-    assert max(settings.features.layers) <= settings.learner.frozen_layers
+    assert settings.features.depths(5) == (0, 2) and max(settings.features.depths(5)) <= settings.learner.frozen_layers
 
 
 def test_every_field_of_every_section_says_what_it_does() -> None:
@@ -81,6 +81,13 @@ def test_contradictions_are_refused_at_a_key(change: dict[str, Any], key: str) -
     (problem,) = caught.value.errors()
     assert problem["type"] == "disagreement"
     assert problem["ctx"]["path"] == key
+
+
+def test_another_model_may_make_features_of_any_layer_and_length() -> None:
+    features = {"model": "owner/encoder", "layers": [6], "max_tokens": 4096}
+    settings = Settings.model_validate(MINIMAL | {"features": features})
+    assert settings.features.depths(6) == (6,)
+    assert Settings.model_validate(MINIMAL | {"features": {"model": "owner/encoder"}}).features.depths(6) == (6,)
 
 
 def test_braces_in_a_value_do_not_break_the_message() -> None:

@@ -1,14 +1,11 @@
 """The calibration text: many different prompts, the same for ever, and features that rest on it alone."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from learning import calibration
-from learning.checkpoint import base_digest
 from learning.feature_options import FeatureOptions
 from learning.features import FeatureExtractor
 from learning.standardisation import Standardisation
@@ -37,7 +34,7 @@ def test_features_are_scaled_by_it_as_the_template_renders_it(llama: Path) -> No
     template = PromptTemplate(str(llama), TEMPLATE)
     made = FeatureExtractor(str(llama), OPTIONS, template)
     rendered = [template.render([{"role": "user", "content": prompt}]) for prompt in calibration.prompts()]
-    expected = made.with_standardisation(made.fit(rendered))
+    expected = FeatureExtractor(str(llama), OPTIONS, template, made.fit(rendered))
     texts = rendered[:9]
     assert np.array_equal(made.extract(texts), expected.extract(texts))
     bare = FeatureExtractor(str(llama), OPTIONS)
@@ -70,19 +67,6 @@ def test_the_fingerprint_stands_before_the_text_is_run_and_is_no_other_machines(
     fitted = made.standardisation
     assert made.fingerprint == before
     elsewhere = Standardisation(fitted.mean * (1 + 1e-15), fitted.scale, fitted.name)
-    assert made.with_standardisation(elsewhere).fingerprint == before
+    assert FeatureExtractor(str(llama), OPTIONS, None, elsewhere).fingerprint == before
     by_values = Standardisation(fitted.mean, fitted.scale)
-    assert made.with_standardisation(by_values).fingerprint != before
-
-
-def test_the_fingerprint_of_a_home_with_a_frozen_standardisation_is_what_it_always_was(llama: Path) -> None:
-    frozen = Standardisation(np.zeros(128), np.ones(128))
-    made = FeatureExtractor(str(llama), OPTIONS, PromptTemplate(str(llama), TEMPLATE), frozen)
-    template = PromptTemplate(str(llama), TEMPLATE).digest
-    content = (
-        f'{{"base": "{base_digest(llama)}", "dtype": "float64", "expansion": ["pcg64-uniform-relu-bias-1", 64, 5], '
-        f'"last_norm": false, "layers": [0, 2], "max_tokens": 100, "poolings": ["mean", "std"], '
-        f'"standardisation": "{frozen.digest}", "template": "{template}"}}'
-    )
-    json.loads(content)
-    assert made.fingerprint == hashlib.sha256(content.encode()).hexdigest()
+    assert FeatureExtractor(str(llama), OPTIONS, None, by_values).fingerprint != before
