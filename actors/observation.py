@@ -64,6 +64,19 @@ class HeldOutRows:
     features_ND: NDArray[np.float32]  # noqa: N815 - shape suffix
 
 
+@dataclass(frozen=True, eq=False)
+class Background:
+    """The sums of texts that belong to no domain, under the label `learning.heads.BACKGROUND`; `digest` names them."""
+
+    digest: str
+    statistics: Statistics
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the features."""
+        return self.statistics.fingerprint
+
+
 @dataclass(frozen=True)
 class Observation:
     """A block of the stream, turned into sums.
@@ -126,6 +139,9 @@ class LedgerView:
     that the caller said it knows."""
     removed: frozenset[str] = frozenset()
     """Domains that were ever removed: what spools drop of them has to be gone from their files as well."""
+    background: str | None = None
+    """Digest of the texts that are summed as belonging to no domain; empty where they are still to come, None where
+    none are asked for."""
     taken: Mapping[str, int] = field(default_factory=dict)
     """By topic, how many times another log was accepted under its name: what was read before that belongs to none."""
 

@@ -16,11 +16,13 @@ import numpy as np
 
 from actors.errors import in_words
 from actors.following import Following
-from actors.observation import Fate, HeldOutRows, Observation, RowKey, example_digest
+from actors.observation import Background, Fate, HeldOutRows, Observation, RowKey, example_digest
 from actors.ports import SumsPort
 from actors.quiet import Quiet
 from actors.spool import Spool, SpooledRow
+from learning import general
 from learning.features import FeatureExtractor
+from learning.heads import BACKGROUND
 from learning.statistics import Statistics, usable_rows
 from learning.symmetric import Float64
 from streaming.errors import RecordError
@@ -59,9 +61,18 @@ class Observer:
 
     def observe_once(self) -> int:
         """Ask about or submit one block; returns the rows dealt with (0 when there is nothing to do yet)."""
-        self._following.view()
+        view = self._following.view()
         self._following.look()
+        if view.background not in (None, general.name()):
+            self._give_background()
         return self._confirm() or self._observe()
+
+    def _give_background(self) -> None:
+        """Give the router what belongs to no domain: it has none since it began, or that of another version of this."""
+        labels = [BACKGROUND] * len(general.prompts())
+        statistics = Statistics.of(self._extractor.general(), labels, self._extractor.fingerprint)
+        self._router.take_background(Background(general.name(), statistics))
+        self._following.ask_again()
 
     def _confirm(self) -> int:
         """Keep of the rows that were read again those that the router has counted at this very place."""

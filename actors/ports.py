@@ -11,7 +11,19 @@ from typing import Protocol
 
 from actors.change import Change
 from actors.directive import Directive, PublicationReport, Standing
-from actors.observation import Fate, Int64, LedgerView, Loss, Observation, OpenDomain, Receipt, RowKey, Seal, Watermarks
+from actors.observation import (
+    Background,
+    Fate,
+    Int64,
+    LedgerView,
+    Loss,
+    Observation,
+    OpenDomain,
+    Receipt,
+    RowKey,
+    Seal,
+    Watermarks,
+)
 from actors.report import IngestReport, Survey
 from actors.training import Trained, TrainingOrder
 from learning.contract import Example, Progress
@@ -42,6 +54,8 @@ class SumsPort(Protocol):
     def view(self, known: int = -1) -> LedgerView: ...
 
     def fates(self, rows: Sequence[RowKey]) -> tuple[Fate, ...]: ...
+
+    def take_background(self, background: Background) -> None: ...
 
     def observe(self, observation: Observation) -> Receipt: ...
 

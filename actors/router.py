@@ -23,6 +23,7 @@ from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
 from actors.labels import domain_of
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
+    Background,
     Fate,
     Int64,
     LedgerView,
@@ -38,9 +39,9 @@ from actors.observation import (
 from actors.ports import ManifestPort, SumsPort
 from actors.prequential import Prequential
 from actors.sums import RouterSums
-from learning.decision import RoutingRule
 from learning.errors import LearningError
 from learning.router_options import RouterOptions
+from learning.served_router import ServedRouter
 from registry.digests import DigestRuns
 from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest, Route, RouterRef, Tombstone
@@ -64,7 +65,7 @@ class Router:
         self._epoch = registry.begin_epoch()
         self._sums = RouterSums(options, registry.segments)
         self._prequential = Prequential()
-        self._in_force: tuple[str, RoutingRule | None] = ("", None)
+        self._in_force: tuple[str, ServedRouter | None] = ("", None)
         """The rule that prompts are routed by now, by its digest: new rows are tried on it before they are counted."""
         self._ledger = Ledger(DigestRuns.empty(registry.segments))
         self._is_sound = False
@@ -87,6 +88,7 @@ class Router:
             low=dict(self._low),
             fences=None if known == self._snapshot else dict(self._fences),
             removed=self._removed,
+            background=self._sums.background if self._options.background else None,
             taken=dict(self._ledger.taken),
         )
 
@@ -130,14 +132,14 @@ class Router:
             return
         if statistics.fingerprint != rule.weights.fingerprint:
             return
-        served = {domain_of(name) for name in rule.weights.domains}
+        served = {domain_of(name) for name in rule.domains}
         rows = [place for place, domain in enumerate(statistics.row_domains) if domain in served]
         if rows:
             chosen = rule.weights.scores(statistics.rows_ND[rows]).argmax(axis=1)
             names = [domain_of(rule.weights.domains[column]) for column in chosen]
             self._prequential.note(zip([statistics.row_domains[row] for row in rows], names, strict=True))
 
-    def _rule(self) -> RoutingRule | None:
+    def _rule(self) -> ServedRouter | None:
         """Return the rule in force, None where there is none or it can't be read: it only serves a figure here."""
         current = self._registry.current()
         digest = current.router.digest if current is not None and current.router is not None else ""
@@ -145,9 +147,20 @@ class Router:
             rule = None
             if current is not None and digest:
                 with suppress(RegistryError, LearningError, OSError):
-                    rule = RoutingRule.from_bytes(self._registry.weights(current))
+                    rule = ServedRouter.from_bytes(self._registry.weights(current))
             self._in_force = (digest, rule)
         return self._in_force[1]
+
+    def take_background(self, background: Background) -> None:
+        """Sum what belongs to no domain; repeatable, so it is durable with the next commit only.
+
+        Raises `learning.errors.FingerprintMismatch` for features of another make.
+        """
+        self._check()
+        if self._options.background:
+            sums = self._sums.copy()
+            sums.take_background(background)
+            self._sums = sums
 
     def prequential(self) -> dict[str, tuple[float, int]]:
         """Return, of each domain in service, the share of its recent rows that the router in force would have routed
@@ -333,13 +346,13 @@ class Router:
             made = (before.head, before.abstention, before.keep)
             if same and made == (self._options.head, self._options.abstention, self._options.keep):
                 return None, before
-        rule = sums.rule(routes)
-        if rule is None:
+        served = sums.served(routes)
+        if served is None:
             return None, None
-        abstention = rule.abstention
-        return rule.to_bytes(), RouterRef(
-            fingerprint=rule.weights.fingerprint,
-            head=rule.weights.head,
+        abstention = served.abstention
+        return served.to_bytes(), RouterRef(
+            fingerprint=served.weights.fingerprint,
+            head=served.weights.head,
             abstention=abstention.kind,
             keep=abstention.keep,
             threshold=abstention.threshold if isfinite(abstention.threshold) else None,

@@ -7,23 +7,30 @@ changed, or dropped, while this one stays as it is. Does not know of commits, of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from actors.errors import ActorError
 from actors.labels import after_label, by_domain, columns, domain_of, open_label, sealed_label
 from actors.ledger import Ledger
-from actors.observation import Fate, Observation, RowKey, Seal
-from learning.decision import RoutingRule
+from actors.observation import Background, Fate, HeldOutRows, Observation, RowKey, Seal
+from learning.abstention import Abstention
 from learning.errors import FingerprintMismatch
 from learning.generations import MomentsStore
+from learning.heads import BACKGROUND
 from learning.reservoir import Reservoir
 from learning.rls import StreamingRidge
 from learning.router_options import RouterOptions
+from learning.served_router import ServedRouter
 from learning.statistics import Statistics
 from registry.manifest import Route, column
 from streaming.source import TopicPartition
+
+_CALIBRATION_ROWS = 4096
+"""Held-out rows, over all domains, that a threshold is set by: the share kept is right to less than half a percent."""
 
 Ends = Mapping[tuple[str, TopicPartition], int]
 
@@ -34,26 +41,32 @@ class RouterSums:
     def __init__(self, options: RouterOptions, store: MomentsStore) -> None:
         self._options, self._store = options, store
         self.ridge: StreamingRidge | None = None
-        self._held_out = Reservoir(options.calibration_rows, store=store)
+        self._held_out: Reservoir | None = None
+        self.background = ""
+        """Digest of the texts that are summed as belonging to no domain; empty where there are none."""
 
     def copy(self) -> RouterSums:
         """Return sums that may be changed while these stay as they are, for as long as only one of them goes on."""
         other = RouterSums(self._options, self._store)
         other.ridge = self.ridge.copy() if self.ridge is not None else None
-        other._held_out = self._held_out.copy()
+        other._held_out = self._held_out.copy() if self._held_out is not None else None
+        other.background = self.background
         return other
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows in the sums of each domain."""
         found: dict[str, int] = {}
-        for label, count in (self.ridge.counts if self.ridge is not None else {}).items():
-            found[domain_of(label)] = found.get(domain_of(label), 0) + count
+        for label, count in self._counts().items():
+            if label != BACKGROUND:
+                found[domain_of(label)] = found.get(domain_of(label), 0) + count
         return dict(sorted(found.items()))
 
     def segment_counts(self) -> dict[str, int]:
         """Return the number of rows that each segment of each domain has learned, by column."""
-        counts = self.ridge.counts if self.ridge is not None else {}
-        return {label: count for label, count in counts.items() if "+" not in label}
+        return {label: count for label, count in self._counts().items() if "+" not in label and label != BACKGROUND}
+
+    def _counts(self) -> dict[str, int]:
+        return self.ridge.counts if self.ridge is not None else {}
 
     # -- counting -----------------------------------------------------------------------------------------------------
 
@@ -64,7 +77,32 @@ class RouterSums:
         """
         new = [row for row, fate in zip(observation.rows, fates, strict=True) if fate == "new"]
         statistics, held_out = observation.statistics, observation.held_out
-        fingerprints = {each.fingerprint for each in (statistics, held_out) if each is not None}
+        self._check_make(each for each in (statistics, held_out) if each is not None)
+        # Held-out rows first: where the others are refused they come again, and are kept once all the same.
+        if held_out is not None and self._options.calibration_rows:
+            labels = [_label(row, ends) for row in new if row.held_out]
+            dim = held_out.features_ND.shape[1]
+            self._held_out = self._held_out or Reservoir(dim, self._options.calibration_rows, store=self._store)
+            self._held_out.add(held_out.features_ND, labels, held_out.digests)
+        if statistics is not None:
+            self._absorb(_labelled(statistics, [_label(row, ends) for row in new if not row.held_out]))
+        for marker in observation.markers:
+            # What was counted behind an earlier marker lies before this one.
+            self._move(after_label(marker.domain, marker.partition), open_label(marker.domain))
+
+    def take_background(self, background: Background) -> None:
+        """Sum what belongs to no domain, in the place of what was summed so before; raises as `take`."""
+        if self.background == background.digest:
+            return
+        self._check_make([background.statistics])
+        if BACKGROUND in self._counts() and self.ridge is not None:
+            self.ridge.remove(BACKGROUND)
+        self.background = ""
+        self._absorb(background.statistics)
+        self.background = background.digest
+
+    def _check_make(self, features: Iterable[Statistics | HeldOutRows]) -> None:
+        fingerprints = {each.fingerprint for each in features}
         if self.ridge is not None:
             fingerprints.add(self.ridge.fingerprint)
         if len(fingerprints) > 1:
@@ -72,27 +110,20 @@ class RouterSums:
                 f"observing features: expected one fingerprint, got {sorted(fingerprints)}; base, layers, pooling, "
                 "template, tokenizer, expansion and standardisation must be the same everywhere"
             )
-        # Held-out rows first: where the others are refused they come again, and are kept once all the same.
-        if held_out is not None:
-            labels = [_label(row, ends) for row in new if row.held_out]
-            self._held_out.add(labels, held_out.digests, held_out.features_ND)
-        if statistics is not None:
-            labels = [_label(row, ends) for row in new if not row.held_out]
-            ridge = self.ridge or self._begun(statistics)
-            ridge.absorb(_labelled(statistics, labels))
-            self.ridge = ridge
-        for marker in observation.markers:
-            # What was counted behind an earlier marker lies before this one.
-            self._move(after_label(marker.domain, marker.partition), open_label(marker.domain))
 
-    def _begun(self, statistics: Statistics) -> StreamingRidge:
-        return StreamingRidge(
-            statistics.feature_dim,
-            self._options.ridge,
-            head=self._options.head,
-            fingerprint=statistics.fingerprint,
-            store=self._store,
-        )
+    def _absorb(self, statistics: Statistics) -> None:
+        ridge = self.ridge
+        if ridge is None:
+            ridge = StreamingRidge(
+                statistics.feature_dim,
+                self._options.ridge,
+                head=self._options.head,
+                fingerprint=statistics.fingerprint,
+                store=self._store,
+            )
+        ridge.absorb(statistics)
+        # Only now: sums that were begun for what is refused would refuse features of another make.
+        self.ridge = ridge
 
     # -- after the ledger ---------------------------------------------------------------------------------------------
 
@@ -122,34 +153,47 @@ class RouterSums:
     def remove(self, domain: str) -> None:
         """Take everything of a domain out; the rest is as if it had never been there."""
         for label in [label for label in self._labels() if domain_of(label) == domain]:
-            if self.ridge is not None and label in self.ridge.counts:
-                self.ridge.remove(label)
-            self._held_out.remove(label)
+            for part in (self.ridge, self._held_out):
+                if part is not None and label in part.counts:
+                    part.remove(label)
 
     def _labels(self) -> set[str]:
-        return {*(self.ridge.counts if self.ridge is not None else ()), *self._held_out.labels}
+        held_out = self._held_out.counts if self._held_out is not None else {}
+        return ({*self._counts(), *held_out}) - {BACKGROUND}
 
     def _move(self, label: str, into: str) -> None:
-        if label == into:
-            return
-        if self.ridge is not None and label in self.ridge.counts:
-            self.ridge.relabel(label, into)
-        if label in self._held_out.labels:
-            self._held_out.relabel(label, into)
+        for part in (self.ridge, self._held_out):
+            if part is not None and label in part.counts:
+                part.relabel(label, into)
 
     # -- what is published --------------------------------------------------------------------------------------------
 
     def columns(self, routes: Mapping[str, Route]) -> dict[str, list[str]]:
         """Return the router's columns for what is in service, with the labels whose rows are theirs."""
-        return columns(routes, self.ridge.counts if self.ridge is not None else ())
+        return columns(routes, self._counts())
 
-    def rule(self, routes: Mapping[str, Route]) -> RoutingRule | None:
-        """Return how prompts are routed to what is in service, with a threshold by the held-out rows; None where
+    def served(self, routes: Mapping[str, Route]) -> ServedRouter | None:
+        """Return how prompts are routed to what is in service, with a threshold by its held-out rows; None where
         nothing is known of any of it. Raises `SolveError` where there are no weights."""
-        of = self.columns(routes)
-        if self.ridge is None or not of:
+        of, ridge, kind = self.columns(routes), self.ridge, self._options.abstention
+        if ridge is None or not of:
             return None
-        return RoutingRule.calibrated(self.ridge, of, self._held_out, self._options)
+        labels = [label for own in of.values() for label in own]
+        rows_ND = np.empty((0, ridge.feature_dim))
+        if self._held_out is not None:
+            rows_ND, _ = self._held_out.choose(labels, _CALIBRATION_ROWS)
+        if self.background:
+            of[BACKGROUND] = [BACKGROUND]
+        weights = ridge.weights(of)
+        abstention = Abstention.calibrated(
+            kind,
+            self._options.keep,
+            weights,
+            rows_ND,
+            inverse=ridge.inverse() if kind in ("leverage", "both") else None,
+            distance=ridge.distance(of) if kind == "mahalanobis" else None,
+        )
+        return ServedRouter(weights, abstention)
 
     # -- in a store ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +201,8 @@ class RouterSums:
         """Put what is new into the store, and return a JSON-able state that names everything."""
         return {
             "ridge": self.ridge.seal() if self.ridge is not None else None,
-            "held_out": self._held_out.seal(),
+            "held_out": self._held_out.seal() if self._held_out is not None else None,
+            "background": self.background,
         }
 
     @staticmethod
@@ -166,12 +211,18 @@ class RouterSums:
         sums = RouterSums(options, store)
         if state["ridge"] is not None:
             sums.ridge = StreamingRidge.restore(state["ridge"], store, ridge=options.ridge, head=options.head)
-        sums._held_out = Reservoir.restore(state["held_out"], store, options.calibration_rows)
+            sums.background = str(state["background"])
+        if state["held_out"] is not None and options.calibration_rows:
+            sums._held_out = Reservoir.restore(state["held_out"], store, rows=options.calibration_rows)
+        if sums.background and not options.background and sums.ridge is not None:
+            sums.ridge.remove(BACKGROUND)
+            sums.background = ""
         return sums
 
     def segments(self) -> frozenset[str]:
         """Return the names in the store of everything that a state saved now refers to."""
-        return self._held_out.segments() | (self.ridge.segments() if self.ridge is not None else frozenset())
+        parts = [part.segments() for part in (self.ridge, self._held_out) if part is not None]
+        return frozenset[str]().union(*parts)
 
     def tidy(self) -> None:
         """Join what lies in the store in many pieces: whole or not at all."""

@@ -40,6 +40,7 @@ from benchmarks.hardware import describe
 from learning.generations import Generation
 from learning.rls import RouterWeights, StreamingRidge
 from learning.router_options import RouterOptions
+from learning.served_router import ServedRouter
 from learning.statistics import Statistics
 from learning.symmetric import Float64
 from registry.adapters import Adapter, AdapterFacts
@@ -201,7 +202,7 @@ def restart(folder: Path, size: Size, count: int) -> dict[str, Any]:
     if manifest is None:
         raise SystemExit(f"{folder} has no manifest: fill it first")
     with footprint(folder / HOME) as serving:
-        RouterWeights.from_bytes(registry.weights(manifest))
+        ServedRouter.from_bytes(registry.weights(manifest)).weights
     _feed(router, size, count)
     adapter = _adapter(registry, folder, count)
     with footprint(folder / HOME) as first, watch() as seen:
@@ -232,7 +233,7 @@ def remove(folder: Path, size: Size, count: int) -> dict[str, Any]:
     _put_in_service(router, registry, folder, count + 1)
     with footprint(folder / HOME) as removal, watch() as seen:
         manifest = router.publish(Change("removed", removes={_name(_REMOVED): 1}, fence=router.observed()))
-    weights = RouterWeights.from_bytes(registry.weights(manifest))
+    weights = ServedRouter.from_bytes(registry.weights(manifest)).weights
     del router
     left = [number for number in range(count + 2) if number != _REMOVED]
     expected = batch(left, size)
@@ -324,7 +325,7 @@ def batch(numbers: list[int], size: Size) -> Float64:
 def _opened(folder: Path) -> tuple[Registry, Router]:
     registry = Registry(folder / HOME, writer=True)
     base = BaseRevision(model="benchmark", digest="b" * 64)
-    return registry, Router(registry, base, RouterOptions(ridge=RIDGE))
+    return registry, Router(registry, base, RouterOptions(ridge=RIDGE, background=False))
 
 
 def _feed(router: Router, size: Size, number: int) -> None:

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,9 +31,9 @@ from learning.distance import RelativeDistance
 from learning.errors import LearningError
 from learning.heads import BACKGROUND
 from learning.rls import RouterWeights
+from learning.router_options import AbstentionKind
 from learning.symmetric import Float64, packed_length, times
 
-AbstentionKind = Literal["top", "leverage", "both", "mahalanobis"]
 ABSTENTION_KINDS: tuple[AbstentionKind, ...] = get_args(AbstentionKind)
 
 _ROWS = 512
@@ -86,11 +86,9 @@ class Abstention:
         if not 0.0 < self.keep <= 1.0:
             raise LearningError(f"abstention: expected to keep a share above 0 up to 1, got {self.keep}")
         if (self.inverse is not None) != (self.kind in ("leverage", "both")):
-            raise LearningError(
-                f"abstention {self.kind!r}: the inverse is for 'leverage' and 'both', and these need it"
-            )
+            raise LearningError(f"abstention {self.kind!r}: 'leverage' and 'both' need the inverse, the others none")
         if (self.distance is not None) != (self.kind == "mahalanobis"):
-            raise LearningError(f"abstention {self.kind!r}: the distance is for 'mahalanobis', and this needs it")
+            raise LearningError(f"abstention {self.kind!r}: 'mahalanobis' needs the distance, the others none")
 
     @staticmethod
     def calibrated(
@@ -108,51 +106,46 @@ class Abstention:
         the columns of `weights` for "mahalanobis". Raises `LearningError` where they are missing or not asked for.
         """
         rounded = None if inverse is None else inverse.astype(np.float32).astype(np.float64)
-        raw = Abstention(kind, keep, inverse=rounded, distance=distance)
+        rule = Abstention(kind, keep, inverse=rounded, distance=distance)
         rows_ND = np.asarray(held_out)
-        scores_NK = weights.scores(rows_ND)
-        top_N = _tops(weights.domains, scores_NK)
-        uncovered_N = raw._uncovered(rows_ND) if inverse is not None else top_N
-        scaled = Abstention(
-            kind, keep, -math.inf, len(rows_ND), Scale.of(top_N), Scale.of(uncovered_N), rounded, distance
-        )
-        confidence_N = scaled.confidence(weights.domains, rows_ND, scores_NK)
-        threshold = lower_quantile(confidence_N, 1.0 - keep)
-        return Abstention(kind, keep, threshold, len(rows_ND), scaled.top, scaled.leverage, rounded, distance)
+        scores_NK, measured_N = weights.scores(rows_ND), rule._measured(rows_ND)
+        top = Scale.of(_tops(weights.domains, scores_NK))
+        leverage = Scale() if inverse is None else Scale.of(measured_N)
+        rule = replace(rule, rows=len(rows_ND), top=top, leverage=leverage)
+        confidence_N = rule._combined(weights.domains, scores_NK, measured_N)
+        return replace(rule, threshold=lower_quantile(confidence_N, 1.0 - keep))
 
     def confidence(self, domains: Sequence[str], features: ArrayLike, scores_NK: Float64) -> Float64:
         """features[n, d] and their scores[n, k] under `domains` -> float64[n]; larger is surer of a domain."""
-        rows_ND = np.asarray(features)
-        if self.kind == "mahalanobis":
-            confidence_N = self._near(rows_ND)
-        elif self.kind == "leverage":
-            confidence_N = self._uncovered(rows_ND)
-        else:
-            confidence_N = _tops(domains, scores_NK)
-            if self.kind == "both":
-                confidence_N = self.top.apply(confidence_N) + self.leverage.apply(self._uncovered(rows_ND))
-        return np.where(background_wins(domains, scores_NK), -np.inf, confidence_N)
+        return self._combined(domains, scores_NK, self._measured(np.asarray(features)))
 
     def keeps(self, confidence_N: Float64) -> NDArray[np.bool_]:
         """Whether each is sure enough to be answered by a domain; bool[n]."""
         return np.asarray((confidence_N >= self.threshold) & (confidence_N > -np.inf))
 
-    def _uncovered(self, rows_ND: NDArray[np.floating]) -> Float64:
-        """-log leverage, float64[n]; NaN for a row of zeros, of which nothing is known."""
-        if self.inverse is None or self.inverse.shape != (packed_length(rows_ND.shape[1]),):
-            raise LearningError(f"leverage of features of shape {rows_ND.shape}: the inverse is of another dimension")
-        leverage_N = np.empty(len(rows_ND))
-        for place, block_ND in _blocks(rows_ND):
-            leverage_N[place] = np.einsum("nd,dn->n", block_ND, times(self.inverse, block_ND.T))
-        leverage_N[~(leverage_N > 0)] = np.nan
-        return -np.log(leverage_N)
+    def _measured(self, rows_ND: NDArray[np.floating]) -> Float64:
+        """What the kind asks of the features beside their scores, float64[n]: -log leverage, or nearness, or nothing.
 
-    def _near(self, rows_ND: NDArray[np.floating]) -> Float64:
-        near_N = np.empty(len(rows_ND))
-        if self.distance is not None:
-            for place, block_ND in _blocks(rows_ND):
-                near_N[place] = self.distance.confidence(block_ND)
-        return near_N
+        -log leverage is NaN for a row of zeros, of which nothing is known.
+        """
+        measured_N = np.zeros(len(rows_ND))
+        if self.inverse is not None and self.inverse.shape != (packed_length(rows_ND.shape[1]),):
+            raise LearningError(f"leverage of features of shape {rows_ND.shape}: the inverse is of another dimension")
+        for place, block_ND in _blocks(rows_ND):
+            if self.inverse is not None:
+                leverage_N = np.einsum("nd,dn->n", block_ND, times(self.inverse, block_ND.T))
+                measured_N[place] = -np.log(np.where(leverage_N > 0, leverage_N, np.nan))
+            elif self.distance is not None:
+                measured_N[place] = self.distance.confidence(block_ND)
+        return measured_N
+
+    def _combined(self, domains: Sequence[str], scores_NK: Float64, measured_N: Float64) -> Float64:
+        confidence_N = measured_N
+        if self.kind == "top":
+            confidence_N = _tops(domains, scores_NK)
+        elif self.kind == "both":
+            confidence_N = self.top.apply(_tops(domains, scores_NK)) + self.leverage.apply(measured_N)
+        return np.where(background_wins(domains, scores_NK), -np.inf, confidence_N)
 
 
 def lower_quantile(confidence_N: Float64, share: float) -> float:

@@ -1,7 +1,10 @@
 """Cross-entropy and greedy exact match over completions, from one teacher-forced forward.
 
+    loss = - sum_i sum_t log p(y_it | x_i, y_i<t) / sum_i |y_i|
+
 Where the most likely token is the right one at every position of a completion, given the right tokens before it, greedy
-decoding produces exactly that completion: so exact match needs no generation. Does not know what adapts the model.
+decoding produces exactly that completion: so exact match needs no generation. Logits exist for completion tokens only,
+`chunk` of them at a time; the backward pass makes them again. Does not know what adapts the model.
 """
 
 from __future__ import annotations
@@ -10,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
-from learning.contract import Evaluation, Example
+from learning.contract import Example
+from learning.output_layer import OutputLayer
 from learning.template import PromptTemplate
 from learning.tokens import pad_right, shorten
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class EncodedExample:
 
     ids: list[int]
     prompt_tokens: int
+
+    @property
+    def completion_tokens(self) -> int:
+        """Those that carry loss, the end included."""
+        return len(self.ids) - self.prompt_tokens
 
 
 def encode(examples: Sequence[Example], template: PromptTemplate, max_tokens: int) -> list[EncodedExample]:
@@ -41,46 +49,52 @@ def encode(examples: Sequence[Example], template: PromptTemplate, max_tokens: in
     return encoded
 
 
-def completion_logits(model: nn.Module, batch: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:
-    """Logits float[b, c, vocabulary] and targets int64[b, c] over the c columns where any row has a completion.
+class CompletionLoss:
+    """The loss of completions under a model, `chunk` completion tokens' logits at a time."""
 
-    Targets are -100 elsewhere. Rows are padded on the right, where a causal model does not look, so that no attention
-    mask is needed; the output layer is computed for those c columns only.
-    """
-    device = next(model.parameters()).device
-    ids_BT = pad_right([example.ids for example in batch], 0)
-    starts_B = torch.tensor([example.prompt_tokens for example in batch])
-    ends_B = torch.tensor([len(example.ids) for example in batch])
-    position_T = torch.arange(ids_BT.shape[1])
-    inside_BT = (position_T >= starts_B[:, None]) & (position_T < ends_B[:, None])
-    first = int(starts_B.min())
-    targets_BC = torch.where(inside_BT, ids_BT, _IGNORED)[:, first:]
-    columns_C = torch.arange(first - 1, ids_BT.shape[1] - 1, device=device)
-    logits_BCV = model(input_ids=ids_BT.to(device), logits_to_keep=columns_C, use_cache=False).logits
-    return logits_BCV, targets_BC.to(device)
+    def __init__(self, output: OutputLayer, chunk: int) -> None:
+        self._output = output
+        self._chunk = chunk
 
+    def total(self, batch: Sequence[EncodedExample]) -> Tensor:
+        """float32[]: the sum of the cross-entropies in nats of all completion tokens, to be differentiated."""
+        states_NH, targets_N = self._states(batch)
+        pieces = list(zip(torch.split(states_NH, self._chunk), torch.split(targets_N, self._chunk), strict=True))
+        if len(pieces) == 1:  # no more logits than may exist: they need not be made again
+            return self._chunk_loss(states_NH, targets_N).sum()
+        sums = [checkpoint(self._chunk_loss, *piece, use_reentrant=False).sum() for piece in pieces]
+        return torch.stack(sums).sum()
 
-def mean_loss(logits_BCV: Tensor, targets_BC: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over completion tokens, in float32."""
-    return cross_entropy(logits_BCV.flatten(0, 1).float(), targets_BC.flatten(), ignore_index=_IGNORED)
+    @torch.inference_mode()
+    def rows(self, batch: Sequence[EncodedExample]) -> list[tuple[float, bool]]:
+        """Of each example: the sum of its cross-entropies in nats, and whether greedy decoding gives its completion."""
+        states_NH, targets_N = self._states(batch)
+        losses, right = [], []
+        pieces = zip(torch.split(states_NH, self._chunk), torch.split(targets_N, self._chunk), strict=True)
+        for states_CH, targets_C in pieces:
+            logits_CV = self._output.logits(states_CH)
+            losses.append(cross_entropy(logits_CV, targets_C, reduction="none"))
+            right.append(logits_CV.argmax(-1) == targets_C)
+        counts = [example.completion_tokens for example in batch]
+        return [
+            (float(losses_T.double().sum()), bool(right_T.all()))
+            for losses_T, right_T in zip(
+                torch.split(torch.cat(losses).cpu(), counts), torch.split(torch.cat(right).cpu(), counts), strict=True
+            )
+        ]
 
+    def _chunk_loss(self, states_CH: Tensor, targets_C: Tensor) -> Tensor:
+        return cross_entropy(self._output.logits(states_CH), targets_C, reduction="none")
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, examples: Sequence[EncodedExample], batch_size: int) -> Evaluation:
-    """Loss per completion token and exact match over all examples; zeros for none."""
-    if not examples:
-        return Evaluation(0.0, 0.0, 0)
-    training = model.training
-    model.eval()
-    loss_sum = torch.zeros((), dtype=torch.float64)
-    tokens = exact = 0
-    ordered = sorted(examples, key=lambda example: len(example.ids))
-    for start in range(0, len(ordered), batch_size):
-        logits_BCV, targets_BC = completion_logits(model, ordered[start : start + batch_size])
-        counted_BC = targets_BC != _IGNORED
-        count = int(counted_BC.sum())
-        loss_sum += mean_loss(logits_BCV, targets_BC).double().cpu() * count
-        tokens += count
-        exact += int(((logits_BCV.argmax(-1) == targets_BC) | ~counted_BC).all(dim=1).sum())
-    model.train(training)
-    return Evaluation(float(loss_sum) / tokens, exact / len(examples), len(examples))
+    def _states(self, batch: Sequence[EncodedExample]) -> tuple[Tensor, Tensor]:
+        """Hidden states before each completion token, and these tokens int64[n], row after row.
+
+        Rows are padded on the right, where a causal model does not look, so that no attention mask is needed.
+        """
+        device = self._output.device
+        counts_B = torch.tensor([example.completion_tokens for example in batch])
+        rows_N = torch.repeat_interleave(torch.arange(len(batch)), counts_B)
+        columns_N = torch.cat([torch.arange(example.prompt_tokens, len(example.ids)) for example in batch])
+        ids_BT = pad_right([example.ids for example in batch], 0)
+        states_NH = self._output.states(ids_BT.to(device), rows_N.to(device), (columns_N - 1).to(device))
+        return states_NH, ids_BT[rows_N, columns_N].to(device)

@@ -26,22 +26,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from scipy.linalg import cho_solve, lapack
 
 from learning.errors import LearningError, SolveError, UnseenDomain
+from learning.router_options import Head
 from learning.symmetric import Float64
 
-Head = Literal["ridge", "inverse_frequency", "lda"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
 BACKGROUND = "#background"
 """The column that means no domain: where it wins, the base answers. A label like every other to the sums."""
 
 _LEAST_SPREAD = 1e-10
-"""Reciprocal condition of I - G, below which rounding leaves fewer than about six digits of a discriminant."""
+"""Size of I - G in its least direction, below which rounding leaves fewer than about six digits of a discriminant."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class ClassMeans:
         gap_CC = np.eye(len(counts_C)) - (inner_CC + inner_CC.T) / 2.0
         shares_C = np.sqrt(counts_C / counts_C.sum())
         gap = float(shares_C @ gap_CC @ shares_C)
-        size = float(np.abs(gap_CC).sum(axis=0).max())
         root_CC, info = lapack.dpotrf(gap_CC, lower=1, clean=1)
-        spread = lapack.dpocon(root_CC, size, uplo="L")[0] if info == 0 else 0.0
+        # G lies between 0 and I, so that 1 / ||H|| is how much of I the subtraction has left.
+        spread = lapack.dpocon(root_CC, 1.0, uplo="L")[0] if info == 0 else 0.0
         if not spread > _LEAST_SPREAD:
             raise SolveError(
                 f"discriminant of {len(counts_C)} classes: what their rows spread is {spread:.1e} of what their means "

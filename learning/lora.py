@@ -1,38 +1,49 @@
 """One domain's low-rank subspace, trained on a frozen base (LoRA, arXiv 2106.09685, as used by Any-SSR, 2503.13575).
 
-    W' = W + (alpha / rank) B A     in the chosen linear layers of decoder layers >= frozen_layers, W never changed
+    W' = W + s B A     in the chosen linear layers of decoder layers >= frozen_layers, W never changed
 
-The layers below `frozen_layers` stay free of adapters, so the router's features are the same under every adapter; and
-every domain starts from the frozen base or its own version in service, so domains can't disturb each other. Does not
-know of routing, publication or where examples come from.
+Every domain starts from the frozen base or from one of its own segments in service, so domains can't disturb each
+other; and the router's features are the base's own. Of several segments the one that answers the new held-out examples
+best goes on. Does not know of routing, publication or where examples come from.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from learning.adapter_shape import AdapterShape, StoredAdapter
 from learning.checkpoint import resolve
-from learning.completion_loss import EncodedExample, completion_logits, encode, evaluate, mean_loss
-from learning.contract import Evaluation, Progress, TrainingJob, TrainingResult
+from learning.completion_loss import CompletionLoss, EncodedExample, encode
+from learning.contract import (
+    Comparison,
+    Evaluation,
+    Example,
+    Incumbent,
+    NewAdapter,
+    Progress,
+    TrainingJob,
+    TrainingResult,
+)
 from learning.errors import LearningError
+from learning.evaluation import evaluate
 from learning.lora_options import LoraOptions
+from learning.lora_training import LoraTraining
 from learning.lower_layers import DTYPES
-from learning.optimiser import batches, rate_factor
+from learning.output_layer import OutputLayer
+from learning.repeats import in_force, spread, without_repeats
 from learning.template import PromptTemplate
-
-_CLIP_NORM = 1.0
+from learning.token_budget import TokenBudget
 
 
 class LoraLearner:
@@ -58,159 +69,149 @@ class LoraLearner:
             raise LearningError(f"targets: {unknown} are no linear layers of this base model; it has {sorted(linear)}")
         self._options = options
         self._template = template
-        self._config: dict[str, Any] = {
-            "r": options.rank,
-            "lora_alpha": options.alpha,
-            "lora_dropout": options.dropout,
-            "target_modules": sorted(options.targets),
-            "layers_to_transform": list(range(options.frozen_layers, layers)),
-            "bias": "none",
-            "task_type": "CAUSAL_LM",
-        }
+        self._shape = AdapterShape(
+            rank=options.rank,
+            alpha=options.alpha,
+            rank_stabilised=options.rank_stabilised,
+            targets=frozenset(options.targets),
+            layers=frozenset(range(options.frozen_layers, layers)),
+        )
+        self._loss = CompletionLoss(OutputLayer(self._base), options.logit_chunk)
 
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
         """Trains, keeps the state with the lowest held-out loss, writes the PEFT folder and reports.
 
-        The same job, seed and thread count give the same adapter on a CPU. Raises `LearningError` when no example fits
-        or the initial adapter does not belong to this learner.
+        The same job, seed and thread count give the same adapter on a CPU. Raises `LearningError` when no example is
+        left to train on, an incumbent does not fit this base, or memory runs out with a single example.
         """
         started = time.perf_counter()
-        train = encode(job.train, self._template, self._options.max_tokens)
-        held_out = encode(job.held_out, self._template, self._options.max_tokens)
-        if not train:
-            raise LearningError(
-                f"training {job.domain} v{job.version}: none of {len(job.train)} examples has a completion that fits "
-                f"into {self._options.max_tokens} tokens; raise max_tokens or mend the examples"
-            )
-        with _threads(self._options.threads), torch.random.fork_rng(), self._adapted(job) as model:
-            torch.manual_seed(job.seed)
-            incumbent = None if job.initial_adapter is None else evaluate(model, held_out, self._options.batch_size)
-            with model.disable_adapter():
-                base = evaluate(model, held_out, self._options.batch_size)
-            run = _Run(self._options, model, train, held_out, job.seed)
-            candidate = run.to_the_end(on_progress)
-            _save(model, job.output)
-        skipped = len(job.train) + len(job.held_out) - len(train) - len(held_out)
-        tail = run.losses[-max(1, len(run.losses) // 10) :]
+        material = self._material(job)
+        with _threads(self._options.threads), torch.random.fork_rng():
+            budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
+            base = evaluate(self._loss, budget, self._base, material.judged)
+            start = self._start(job, material, budget)
+            with self._adapted(start.adapter if start else None, self._shape, job.seed) as model:
+                rate = self._options.learning_rate * (self._options.continue_rate if start else 1.0)
+                training = LoraTraining(self._options, model, self._loss, budget, rate)
+                training.to_the_end(material.train, material.watched, job.seed, on_progress)
+                candidate = evaluate(self._loss, budget, model, material.judged)
+                after = evaluate(self._loss, budget, model, start.exam if start else ())
+                _save(model, job.output)
+        tail = training.losses[-max(1, len(training.losses) // 10) :]
+        compared = start is not None and after.examples > 0
         return TrainingResult(
-            folder=job.output,
-            rank=self._options.rank,
-            steps=len(run.losses),
-            epochs=run.examples_seen / len(train),
+            adapters=(
+                NewAdapter(
+                    domain=job.domain,
+                    folder=job.output,
+                    rank=self._options.rank,
+                    continues=start.segment if start else None,
+                    candidate=candidate,
+                    base=base,
+                    incumbent=start.held_out if start else None,
+                ),
+            ),
+            steps=len(training.losses),
+            epochs=training.examples_seen / len(material.train),
             seconds=time.perf_counter() - started,
             train_loss=sum(tail) / len(tail),
-            candidate=candidate,
-            base=base,
-            incumbent=incumbent,
-            skipped=skipped,
+            touched=(Comparison(job.domain, start.segment, start.before, after),) if start and compared else (),
+            skipped=material.skipped,
+            failure=training.failure,
         )
 
+    def _material(self, job: TrainingJob) -> _Material:
+        """Encodes what is used of a job's examples."""
+        news = [*job.train, *job.held_out]
+        exams = {
+            incumbent.segment: in_force(incumbent.exam, news)
+            for incumbent in job.incumbents
+            if incumbent.domain == job.domain
+        }
+        judges = [*job.held_out, *(example for exam in exams.values() for example in exam)]
+        kept, repeated = without_repeats(job.train, judges)
+        train, held_out = self._encoded(kept), self._encoded(job.held_out)
+        if not train:
+            raise LearningError(
+                f"training {job.domain} v{job.version}: {repeated} of {len(job.train)} examples ask what a held-out "
+                f"one asks, and of the others none has a completion that fits into {self._options.max_tokens} tokens; "
+                "raise max_tokens or mend the examples"
+            )
+        judged = spread(held_out, self._options.judge_examples)
+        return _Material(
+            train=train,
+            judged=judged,
+            watched=spread(judged, self._options.evaluate_examples),
+            exams={segment: self._encoded(exam) for segment, exam in exams.items()},
+            skipped=repeated + len(kept) - len(train) + len(job.held_out) - len(held_out),
+        )
+
+    def _encoded(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        return encode(examples, self._template, self._options.max_tokens)
+
+    def _start(self, job: TrainingJob, material: _Material, budget: TokenBudget) -> _Start | None:
+        """The segment of the job's domain that answers its held-out examples best; the newest of equals."""
+        found: list[_Start] = []
+        for incumbent in sorted(job.incumbents, key=lambda incumbent: -incumbent.segment):
+            if incumbent.domain == job.domain:
+                found.append(self._measured(incumbent, material, job.seed, budget))
+        finite = [start for start in found if math.isfinite(start.held_out.loss)]
+        return min(finite, key=lambda start: start.held_out.loss, default=None)
+
+    def _measured(self, incumbent: Incumbent, material: _Material, seed: int, budget: TokenBudget) -> _Start:
+        adapter = StoredAdapter.read(incumbent.adapter)
+        exam = material.exams[incumbent.segment]
+        with self._adapted(adapter, adapter.shape, seed) as model:
+            return _Start(
+                segment=incumbent.segment,
+                adapter=adapter,
+                held_out=evaluate(self._loss, budget, model, material.judged),
+                exam=exam,
+                before=evaluate(self._loss, budget, model, exam),
+            )
+
     @contextmanager
-    def _adapted(self, job: TrainingJob) -> Iterator[PeftModel]:
-        """The base with an adapter to train; afterwards the bare base again."""
-        torch.manual_seed(job.seed)  # PEFT draws A from the global generator
-        if job.initial_adapter is None:
-            model: PeftModel = get_peft_model(self._base, LoraConfig(**self._config))
-        else:
-            self._check_initial(job.initial_adapter)
-            model = PeftModel.from_pretrained(self._base, str(job.initial_adapter), is_trainable=True)
+    def _adapted(self, start: StoredAdapter | None, shape: AdapterShape, seed: int) -> Iterator[PeftModel]:
+        """The base with an adapter of `shape`, beginning as `start` does; afterwards the bare base again."""
+        torch.manual_seed(seed)  # PEFT draws A from the global generator
+        shape = shape if start is None else shape.over(start.shape)
+        model: PeftModel = get_peft_model(self._base, LoraConfig(**shape.config(self._options.dropout)))
         try:
-            self._check_layers(model)
-            yield model
+            if start is not None:
+                fresh = get_peft_model_state_dict(model)
+                set_peft_model_state_dict(model, start.fitted(fresh, shape))
+            torch.manual_seed(seed)  # dropout shall not depend on what was drawn above
+            yield model.eval()
         finally:
             model.unload()
             self._base.requires_grad_(False).train(False)
             if hasattr(self._base, "peft_config"):
                 del self._base.peft_config
 
-    def _check_initial(self, folder: Path) -> None:
-        try:
-            found = json.loads((folder / "adapter_config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise LearningError(f"initial adapter {folder}: no readable adapter_config.json ({error})") from error
-        mine = (self._config["r"], self._config["target_modules"], self._config["layers_to_transform"])
-        got = (found.get("r"), sorted(found.get("target_modules") or []), found.get("layers_to_transform"))
-        if got != mine:
-            raise LearningError(
-                f"initial adapter {folder}: expected rank, targets and layers {mine}, got {got}; train this domain "
-                "anew from the base"
-            )
 
-    def _check_layers(self, model: PeftModel) -> None:
-        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        numbers = {int(match.group(1)) for name in names if (match := re.search(r"\.layers\.(\d+)\.", name))}
-        if not numbers or min(numbers) < self._options.frozen_layers:
-            raise LearningError(
-                f"adapter in layers {sorted(numbers)}: expected layers from {self._options.frozen_layers} on with "
-                f"{self._config['target_modules']}; look at targets and frozen_layers"
-            )
+@dataclass(frozen=True)
+class _Material:
+    """A job's examples, encoded."""
+
+    train: list[EncodedExample]
+    judged: list[EncodedExample]
+    """Held-out ones that judge the outcome."""
+    watched: list[EncodedExample]
+    """Those among them that are measured while training."""
+    exams: dict[int, list[EncodedExample]]
+    """Of each segment of the domain."""
+    skipped: int
 
 
-class _Run:
-    """The optimisation of one job."""
+@dataclass(frozen=True)
+class _Start:
+    """A segment that may go on, and its figures as it is in service."""
 
-    def __init__(
-        self,
-        options: LoraOptions,
-        model: PeftModel,
-        train: Sequence[EncodedExample],
-        held_out: Sequence[EncodedExample],
-        seed: int,
-    ) -> None:
-        self._options = options
-        self._model = model
-        self._train = train
-        self._held_out = held_out
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-        )
-        self._seed = seed
-        self.losses: list[float] = []
-        self.examples_seen = 0
-
-    def to_the_end(self, on_progress: Callable[[Progress], None] | None) -> Evaluation:
-        """Steps until a limit or patience is reached; the model then holds the best state seen."""
-        options = self._options
-        per_epoch = -(-len(self._train) // options.batch_size)
-        steps = max(1, round(min(options.max_steps, per_epoch * options.max_epochs)))
-        best = Evaluation(float("inf"), 0.0, 0)
-        best_state: list[Tensor] = []
-        stale = 0
-        self._model.train()
-        order = batches([len(example.ids) for example in self._train], options.batch_size, self._seed)
-        for step, indices in enumerate(islice(order, steps), start=1):
-            self._step([self._train[index] for index in indices], step - 1, steps)
-            measured = None
-            if self._held_out and (step % options.evaluate_every == 0 or step == steps):
-                measured = evaluate(self._model, self._held_out, options.batch_size)
-                # With every held-out answer exact already, a lower loss is no gain.
-                gained = measured.loss < best.loss and best.exact_match < 1.0
-                stale = 0 if gained else stale + 1
-                if measured.loss < best.loss:
-                    best, best_state = measured, [parameter.detach().clone() for parameter in self._parameters]
-            if on_progress is not None:
-                on_progress(Progress(step, steps, self.losses[-1], measured.loss if measured else None))
-            if options.patience is not None and stale > options.patience:
-                break
-        if not best_state:
-            return evaluate(self._model, self._held_out, options.batch_size)
-        with torch.no_grad():
-            for parameter, kept in zip(self._parameters, best_state, strict=True):
-                parameter.copy_(kept)
-        return best
-
-    def _step(self, batch: Sequence[EncodedExample], step: int, steps: int) -> None:
-        options = self._options
-        factor = rate_factor(options.schedule, step, steps, options.warmup_steps)
-        self._optimiser.param_groups[0]["lr"] = options.learning_rate * factor
-        loss = mean_loss(*completion_logits(self._model, batch))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP_NORM)
-        self._optimiser.step()
-        self._optimiser.zero_grad()
-        self.losses.append(float(loss.detach()))
-        self.examples_seen += len(batch)
+    segment: int
+    adapter: StoredAdapter
+    held_out: Evaluation
+    exam: list[EncodedExample]
+    before: Evaluation
 
 
 @contextmanager

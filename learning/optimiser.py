@@ -1,4 +1,4 @@
-"""The optimiser's schedule and the order of batches. Knows no model.
+"""The optimiser's schedule, its step sizes and the order of batches. Knows no model.
 
 Learning rate at step s of S with w warm-up steps: rises linearly over the first w, then with t = (s - w) / (S - w)
 stays, falls as 1 - t, or falls as (1 + cos(pi t)) / 2.
@@ -7,10 +7,11 @@ stays, falls as 1 - t, or falls as (1 + cos(pi t)) / 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 Schedule = Literal["cosine", "constant", "linear"]
 
@@ -27,6 +28,21 @@ def rate_factor(schedule: Schedule, step: int, steps: int, warmup_steps: int) ->
         return 1.0
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return 1.0 - done if schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
+
+
+def rate_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, b_rate: float
+) -> list[dict[str, Any]]:
+    """An optimiser's groups with a step size and, as `peak`, its greatest one; B's is `b_rate` times A's.
+
+    Of the two factors of B A, B starts at zero and may take the larger steps (LoRA+, arXiv 2402.12354).
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [], "lr": rate, "peak": rate} for rate in (learning_rate, learning_rate * b_rate)
+    ]
+    for name, parameter in parameters:
+        groups[int(".lora_B." in name)]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
 
 
 def batches(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:

@@ -25,6 +25,9 @@ class RouterOptions(Options):
     abstention: AbstentionKind = "top"
     """By what a prompt is told to belong to no domain: its top score; its leverage, which takes d^2 numbers more in
     each replica; both together; or its relative Mahalanobis distance."""
+    background: bool = True
+    """Whether general texts that come with this package count as a class of their own, which the base model answers
+    for. Without it a router of few domains finds one of them in almost anything."""
     keep: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     """Share of the domains' own prompts that the threshold keeps, by their held-out examples; the rest, and what looks
     like none of them, goes to the base model. 1 leaves nothing to the base."""

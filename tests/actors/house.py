@@ -205,7 +205,9 @@ class House:
 
     def start_router(self) -> None:
         """Start the router from its last snapshot; what it held beyond that is gone."""
-        router = Router(Registry(self.home / "registry", writer=True), BASE, RouterOptions(ridge=RIDGE))
+        router = Router(
+            Registry(self.home / "registry", writer=True), BASE, RouterOptions(ridge=RIDGE, background=False)
+        )
         if hasattr(self, "router"):
             self.router.inner = router
         else:

@@ -14,6 +14,7 @@ from actors.observation import Observation, RowKey, example_digest
 from actors.router import Router
 from learning.rls import RouterWeights
 from learning.router_options import RouterOptions
+from learning.served_router import ServedRouter
 from learning.statistics import Statistics
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest
@@ -89,7 +90,7 @@ def start(registry: Registry) -> Callable[[], Router]:
 
     def _start() -> Router:
         base = BaseRevision(model="tiny", digest="b" * 64)
-        return Router(registry, base, RouterOptions(ridge=RIDGE))
+        return Router(registry, base, RouterOptions(ridge=RIDGE, background=False))
 
     return _start
 
@@ -121,4 +122,4 @@ def learned(adapter: Adapter, **more: bool) -> Change:
 def served(registry: Registry) -> RouterWeights:
     manifest = registry.current()
     assert manifest is not None
-    return RouterWeights.from_bytes(registry.weights(manifest))
+    return ServedRouter.from_bytes(registry.weights(manifest)).weights

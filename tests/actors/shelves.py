@@ -10,6 +10,7 @@ import safetensors.numpy
 from actors.directive import PublicationReport
 from actors.errors import PublicationFailed
 from learning.rls import RouterWeights
+from learning.served_router import ServedRouter
 from registry.errors import RegistryError
 from registry.registry import Registry
 from serving.api import ReplicaStatus
@@ -40,7 +41,7 @@ class Shelf:
             adapter = self._registry.adapter(route.adapter)
             adapter.verify()
             adapters[domain] = safetensors.numpy.load_file(adapter.path / "adapter_model.safetensors")
-        weights = RouterWeights.from_bytes(self._registry.weights(manifest)) if manifest.router else None
+        weights = ServedRouter.from_bytes(self._registry.weights(manifest)).weights if manifest.router else None
         self._prepared = (number, adapters, weights)
 
     def commit(self, number: int) -> None:

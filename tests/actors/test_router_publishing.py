@@ -314,7 +314,7 @@ def test_the_sums_of_another_base_are_refused(
 
     def other() -> Router:
         base = BaseRevision(model="/models/other", digest=digest)
-        return Router(registry, base, RouterOptions(ridge=RIDGE))
+        return Router(registry, base, RouterOptions(ridge=RIDGE, background=False))
 
     if refused:
         with pytest.raises(OtherHome, match=r"made with base tiny \(bbbbbbbb\), this system runs with other \(cccc"):
@@ -331,7 +331,7 @@ def test_another_ridge_and_weighting_hold_for_the_sums_there_are(
     router.observe(observation({P0: (0, 36)}, rows))
     seal_and_publish(router, add("alpha"))
     base = BaseRevision(model="tiny", digest="b" * 64)
-    other = Router(registry, base, RouterOptions(ridge=50.0, head="inverse_frequency"))
+    other = Router(registry, base, RouterOptions(ridge=50.0, head="inverse_frequency", background=False))
     seal_and_publish(other, add("beta"))
     expected = StreamingRidge(DIM, 50.0, head="inverse_frequency", fingerprint="f")
     expected.observe(features(rows), [domain for domain, _ in rows])

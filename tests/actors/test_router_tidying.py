@@ -24,7 +24,7 @@ DOMAINS = ["alpha", "beta", "gamma", "delta"]
 
 def opened(root: Path) -> Router:
     base = BaseRevision(model="tiny", digest="b" * 64)
-    return Router(Registry(root, writer=True), base, RouterOptions(ridge=RIDGE))
+    return Router(Registry(root, writer=True), base, RouterOptions(ridge=RIDGE, background=False))
 
 
 def prepared(router: Router, add: Callable[..., Adapter]) -> list[Row]:

@@ -112,7 +112,7 @@ class World(House):
 
     def start_router(self) -> None:
         registry = Registry(self.home / "registry", writer=True)
-        router = Router(registry, BASE, RouterOptions(ridge=RIDGE))
+        router = Router(registry, BASE, RouterOptions(ridge=RIDGE, background=False))
         witness = Witness(router, registry, self.books, self.stream.ends, self.recorder.behind)
         if hasattr(self, "router"):
             self.router.inner = witness

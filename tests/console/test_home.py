@@ -47,7 +47,7 @@ class Life:
         self.log.ensure_topic("anabranch", 1)
         self.registry = Registry(builders.registry_root(home), writer=True)
         base = BaseRevision(model="tiny", digest="b" * 64)
-        self.router = Router(self.registry, base, RouterOptions(ridge=2.0))
+        self.router = Router(self.registry, base, RouterOptions(ridge=2.0, background=False))
 
     def count(self, domain: str, rows: int = 3) -> None:
         """Append rows of a domain, count them, and seal them: a commit."""

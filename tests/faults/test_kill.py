@@ -13,7 +13,7 @@ from actors.exam import is_held_out
 from cluster import builders
 from configs.loader import load
 from configs.settings import Settings
-from learning.rls import RouterWeights
+from learning.served_router import ServedRouter
 from streaming.records import TaskRecord, read_jsonl
 from tests.e2e.system import System
 
@@ -120,7 +120,7 @@ def _predicts_as_batch_ridge(settings: Settings, files: dict[str, Path]) -> None
     targets = np.array([[record.domain == domain for domain in sorted(DOMAINS)] for record in records], dtype=float)
     gram = features.T @ features + settings.router.ridge * np.eye(features.shape[1])
     expected = features @ np.linalg.solve(gram, features.T @ targets)
-    weights = RouterWeights.from_bytes(registry.weights(manifest))
+    weights = ServedRouter.from_bytes(registry.weights(manifest)).weights
     assert list(weights.domains) == sorted(DOMAINS)
     difference = np.linalg.norm(weights.scores(features) - expected) / np.linalg.norm(expected)
     assert difference <= 1e-10, json.dumps({"relative difference": difference})

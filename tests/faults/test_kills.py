@@ -27,7 +27,7 @@ from actors.exam import is_held_out
 from cluster import builders
 from configs.loader import load
 from configs.settings import Settings
-from learning.rls import RouterWeights
+from learning.served_router import ServedRouter
 from streaming.broker import ApacheKafkaBroker, kafka_home
 from streaming.location import StreamLocation, ensure_topic, open_sink
 from streaming.records import EndOfDomain, TaskRecord
@@ -365,6 +365,6 @@ def _predicts_as_batch_ridge(settings: Settings, course: Course) -> None:
     targets = np.array([[record.domain == name for name in names] for record in records], dtype=float)
     gram = features.T @ features + settings.router.ridge * np.eye(features.shape[1])
     expected = features @ np.linalg.solve(gram, features.T @ targets)
-    weights = RouterWeights.from_bytes(registry.weights(manifest))
+    weights = ServedRouter.from_bytes(registry.weights(manifest)).weights
     assert list(weights.domains) == names
     assert np.linalg.norm(weights.scores(features) - expected) <= 1e-10 * np.linalg.norm(expected)

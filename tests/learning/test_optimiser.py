@@ -3,8 +3,9 @@
 from itertools import islice
 
 import pytest
+import torch
 
-from learning.optimiser import batches, rate_factor
+from learning.optimiser import batches, rate_factor, rate_groups
 
 
 def test_every_index_once_an_epoch_in_batches_of_like_length() -> None:
@@ -32,3 +33,20 @@ def test_schedules_rise_then_keep_or_fall(schedule: str, expected: list[float]) 
 def test_cosine_starts_whole_and_is_half_way_down_in_the_middle() -> None:
     assert rate_factor("cosine", 0, 10, 0) == 1.0 and rate_factor("cosine", 5, 10, 0) == pytest.approx(0.5)
     assert rate_factor("cosine", 9, 10, 0) < 0.05
+
+
+def test_b_takes_larger_steps_than_a() -> None:
+    names = ["layers.0.q_proj.lora_A.default.weight", "layers.0.q_proj.lora_B.default.weight"]
+    parameters = [(name, torch.nn.Parameter(torch.ones(2, 2))) for name in names]
+    groups = rate_groups(parameters, 1e-3, 16.0)
+    assert [(group["lr"], group["peak"]) for group in groups] == [(1e-3, 1e-3), (pytest.approx(16e-3),) * 2]
+    assert [group["params"][0] is parameter for group, (_, parameter) in zip(groups, parameters, strict=True)] == [
+        True,
+        True,
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    for _, parameter in parameters:
+        parameter.grad = torch.ones(2, 2)
+    optimiser.step()
+    moved = [float((1.0 - parameter.detach()).mean()) for _, parameter in parameters]
+    assert moved[1] / moved[0] == pytest.approx(16.0, rel=1e-3)

@@ -319,9 +319,7 @@ def test_an_empty_router_has_no_columns() -> None:
     assert weights.domains == () and weights.scores(np.ones((2, 3))).shape == (2, 0)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"feature_dim": 0}, {"ridge": 0.0}, {"ridge": float("nan")}, {"head": "x"}]
-)
+@pytest.mark.parametrize("arguments", [{"feature_dim": 0}, {"ridge": 0.0}, {"ridge": float("nan")}, {"head": "x"}])
 def test_senseless_arguments_are_refused(arguments: dict) -> None:
     with pytest.raises(LearningError):
         StreamingRidge(**{"feature_dim": 3, **arguments})
