@@ -3,7 +3,7 @@
 Kinds, all from the router's own moments:
 
 - "top": the largest score of a domain's column.
-- "leverage": -log x^T (A + ridge I)^-1 x, how well the rows seen cover x.
+- "leverage": -log x^T (A + ridge I)^-1 x, how well the rows seen cover x; d^2 flop a row from the Cholesky factor.
 - "both": z(top) + z(-log leverage), each standardised on the calibrating rows.
 - "mahalanobis": minus the relative Mahalanobis distance (`learning.distance`). Under head "lda" "top" is half of the
   same with one covariance in both terms, and costs nothing.
@@ -32,7 +32,7 @@ from learning.errors import LearningError
 from learning.heads import BACKGROUND
 from learning.rls import RouterWeights
 from learning.router_options import AbstentionKind
-from learning.symmetric import Float64, packed_length, times
+from learning.symmetric import Float64, half_solve, packed_length
 
 ABSTENTION_KINDS: tuple[AbstentionKind, ...] = get_args(AbstentionKind)
 
@@ -75,8 +75,8 @@ class Abstention:
     top: Scale = Scale()
     leverage: Scale = Scale()
     """Of -log leverage."""
-    inverse: Float64 | None = None
-    """(A + ridge I)^-1, packed; kinds "leverage" and "both". Of float32 precision, so that it may be kept as such."""
+    factor: Float64 | None = None
+    """Cholesky factor of A + ridge I, packed; kinds "leverage" and "both". Of float32 precision, to be kept as such."""
     distance: RelativeDistance | None = None
     """Kind "mahalanobis"."""
 
@@ -85,8 +85,8 @@ class Abstention:
             raise LearningError(f"abstention: expected one of {ABSTENTION_KINDS}, got {self.kind!r}")
         if not 0.0 < self.keep <= 1.0:
             raise LearningError(f"abstention: expected to keep a share above 0 up to 1, got {self.keep}")
-        if (self.inverse is not None) != (self.kind in ("leverage", "both")):
-            raise LearningError(f"abstention {self.kind!r}: 'leverage' and 'both' need the inverse, the others none")
+        if (self.factor is not None) != (self.kind in ("leverage", "both")):
+            raise LearningError(f"abstention {self.kind!r}: 'leverage' and 'both' need the factor, the others none")
         if (self.distance is not None) != (self.kind == "mahalanobis"):
             raise LearningError(f"abstention {self.kind!r}: 'mahalanobis' needs the distance, the others none")
 
@@ -97,20 +97,25 @@ class Abstention:
         weights: RouterWeights,
         held_out: ArrayLike,
         *,
-        inverse: Float64 | None = None,
+        factor: Float64 | None = None,
         distance: RelativeDistance | None = None,
     ) -> Abstention:
         """The rule for `weights` from held_out[n, d], features of the published domains' rows; n may be 0.
 
-        `inverse` is `StreamingRidge.inverse()` for "leverage" and "both", `distance` is `StreamingRidge.distance` over
+        `factor` is `StreamingRidge.factor()` for "leverage" and "both", `distance` is `StreamingRidge.distance` over
         the columns of `weights` for "mahalanobis". Raises `LearningError` where they are missing or not asked for.
         """
-        rounded = None if inverse is None else inverse.astype(np.float32).astype(np.float64)
-        rule = Abstention(kind, keep, inverse=rounded, distance=distance)
+        domains = [domain for domain in weights.domains if domain != BACKGROUND]
+        if distance is not None and len(distance.columns) != len(domains):
+            raise LearningError(
+                f"abstention: expected a distance over the columns {domains}, got one over {len(distance.columns)}"
+            )
+        rounded = None if factor is None else factor.astype(np.float32).astype(np.float64)
+        rule = Abstention(kind, keep, factor=rounded, distance=distance)
         rows_ND = np.asarray(held_out)
         scores_NK, measured_N = weights.scores(rows_ND), rule._measured(rows_ND)
         top = Scale.of(_tops(weights.domains, scores_NK))
-        leverage = Scale() if inverse is None else Scale.of(measured_N)
+        leverage = Scale() if factor is None else Scale.of(measured_N)
         rule = replace(rule, rows=len(rows_ND), top=top, leverage=leverage)
         confidence_N = rule._combined(weights.domains, scores_NK, measured_N)
         return replace(rule, threshold=lower_quantile(confidence_N, 1.0 - keep))
@@ -129,11 +134,11 @@ class Abstention:
         -log leverage is NaN for a row of zeros, of which nothing is known.
         """
         measured_N = np.zeros(len(rows_ND))
-        if self.inverse is not None and self.inverse.shape != (packed_length(rows_ND.shape[1]),):
-            raise LearningError(f"leverage of features of shape {rows_ND.shape}: the inverse is of another dimension")
+        if self.factor is not None and self.factor.shape != (packed_length(rows_ND.shape[1]),):
+            raise LearningError(f"leverage of features of shape {rows_ND.shape}: the factor is of another dimension")
         for place, block_ND in _blocks(rows_ND):
-            if self.inverse is not None:
-                leverage_N = np.einsum("nd,dn->n", block_ND, times(self.inverse, block_ND.T))
+            if self.factor is not None:
+                leverage_N = np.square(half_solve(self.factor, block_ND.T)).sum(axis=0)
                 measured_N[place] = -np.log(np.where(leverage_N > 0, leverage_N, np.nan))
             elif self.distance is not None:
                 measured_N[place] = self.distance.confidence(block_ND)

@@ -90,15 +90,17 @@ class Derivation:
         self._new_rows = 0
         return weight_DK
 
-    def inverse(self, gram: Float64) -> Float64:
-        """(A + ridge I)^-1, packed, from the packed Gram matrix by Cholesky: d^3 flop. Raises as `solve`."""
-        inverse = invert_factored(self._factored(gram), self.dim)
-        self._check_finite("inverse", inverse)
-        return inverse
+    def factored(self, gram: Float64) -> Float64:
+        """The packed Cholesky factor of A + ridge I from the packed Gram matrix: d^3/3 flop. Raises as `solve`."""
+        # An infinite Gram matrix can be factored, and gives weights that are finite and mean nothing.
+        self._check_finite("sums", gram)
+        regularised = gram.copy()
+        add_diagonal(regularised, self.dim, self.ridge)
+        return factor(regularised, self.dim, f"router with ridge {self.ridge:g}")
 
     def _by_cholesky(self, gram: Float64, targets_DK: Float64) -> Float64:
         self._drop()
-        factored = self._factored(gram)
+        factored = self.factored(gram)
         for piece in self._pieces():
             targets_DK[:, piece] = solve_factored(factored, targets_DK[:, piece])
         self._check_finite("weights", targets_DK)
@@ -106,13 +108,6 @@ class Derivation:
         if self._update_pays():
             self._inverse = invert_factored(factored, self.dim)
         return targets_DK
-
-    def _factored(self, gram: Float64) -> Float64:
-        # An infinite Gram matrix can be factored, and gives weights that are finite and mean nothing.
-        self._check_finite("sums", gram)
-        regularised = gram.copy()
-        add_diagonal(regularised, self.dim, self.ridge)
-        return factor(regularised, self.dim, f"router with ridge {self.ridge:g}")
 
     def _by_woodbury(self, inverse: Float64, gram: Float64, targets_DK: Float64, norms_K: Float64) -> Float64 | None:
         if self._unseen:

@@ -57,6 +57,8 @@ class RouterWeights:
 
     def __post_init__(self) -> None:
         columns = len(self.domains)
+        if self.head not in HEADS:
+            raise LearningError(f"weights of head {self.head!r}: expected one of {HEADS}")
         if self.bias_K.size == 0:
             object.__setattr__(self, "bias_K", np.zeros(columns))
         if self.weight_DK.ndim != 2 or self.weight_DK.shape[1] != columns or self.bias_K.shape != (columns,):
@@ -259,12 +261,12 @@ class StreamingRidge:
         places = tuple(place for place, name in enumerate(classes.columns) if name != BACKGROUND)
         return RelativeDistance(self._means(classes), places)
 
-    def inverse(self) -> Float64:
-        """(A + ridge I)^-1 of all rows unweighted, packed (`learning.symmetric`): float64[d(d+1)/2]; d^3 flop.
+    def factor(self) -> Float64:
+        """Cholesky factor of A + ridge I, all rows unweighted, packed (`learning.symmetric`): float64[d(d+1)/2].
 
-        Raises `SolveError` as `weights`.
+        d^3/3 flop. Raises `SolveError` as `weights`.
         """
-        return self._derivation.inverse(self._total())
+        return self._derivation.factored(self._total())
 
     # -- in a store ---------------------------------------------------------------------------------------------------
 

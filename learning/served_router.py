@@ -75,7 +75,7 @@ class ServedRouter:
         return ServedRouter(weights, replace(self.abstention, distance=distance))
 
     def to_bytes(self) -> bytes:
-        """As safetensors; equal content gives equal bytes. An inverse takes 4 bytes an entry, 2 d (d + 1) in all."""
+        """As safetensors; equal content gives equal bytes. A factor takes 4 bytes an entry, 2 d (d + 1) in all."""
         weights, rule = self.weights, self.abstention
         tensors: dict[str, NDArray[Any]] = {"weight": weights.weight_DK, "bias": weights.bias_K}
         document: dict[str, Any] = {
@@ -89,8 +89,8 @@ class ServedRouter:
             "top": [rule.top.mean, rule.top.spread],
             "leverage": [rule.leverage.mean, rule.leverage.spread],
         }
-        if rule.inverse is not None:
-            tensors["inverse"] = rule.inverse.astype(np.float32)
+        if rule.factor is not None:
+            tensors["factor"] = rule.factor.astype(np.float32)
         if rule.distance is not None:
             means = rule.distance.means
             tensors |= {"counts": means.counts_C, "basis": means.basis_DC, "spread": means.spread_CC}
@@ -114,7 +114,7 @@ class ServedRouter:
                 document["rows"],
                 Scale(*document["top"]),
                 Scale(*document["leverage"]),
-                tensors["inverse"].astype(np.float64) if "inverse" in tensors else None,
+                tensors["factor"].astype(np.float64) if "factor" in tensors else None,
                 distance,
             )
             domains, fingerprint = tuple(document["domains"]), document["fingerprint"]

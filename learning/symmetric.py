@@ -103,6 +103,14 @@ def solve_factored(factored: Float64, right_DK: Float64) -> Float64:
     return result
 
 
+def half_solve(factored: Float64, right_DK: Float64) -> Float64:
+    """U^-T right from A's packed Cholesky factor, A = U^T U; float64[d, k]. Its columns' squares sum to r^T A^-1 r."""
+    if right_DK.shape[1] == 0:
+        return np.zeros(right_DK.shape)
+    result: Float64 = lapack.dtfsm(1.0, factored, np.asfortranarray(right_DK), side="L", trans="T", **_LAYOUT)
+    return result
+
+
 def invert_factored(factored: Float64, dim: int) -> Float64:
     """The inverse, packed, from a packed Cholesky factor (which it consumes)."""
     inverse, info = lapack.dpftri(dim, factored, overwrite_a=1, **_LAYOUT)

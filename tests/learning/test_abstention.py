@@ -37,11 +37,9 @@ def served_by(
     router: StreamingRidge, kind: Any, held_out: Rows, keep: float = 0.9, columns: Any = None
 ) -> ServedRouter:
     weights = router.weights(columns)
-    inverse = router.inverse() if kind in ("leverage", "both") else None
+    factor = router.factor() if kind in ("leverage", "both") else None
     distance = router.distance(columns) if kind == "mahalanobis" else None
-    return ServedRouter(
-        weights, Abstention.calibrated(kind, keep, weights, held_out, inverse=inverse, distance=distance)
-    )
+    return ServedRouter(weights, Abstention.calibrated(kind, keep, weights, held_out, factor=factor, distance=distance))
 
 
 def plain_confidence(plain: Plain, head: str, kind: str, held_out: Rows, queries: Rows) -> Rows:
@@ -77,7 +75,7 @@ def test_streamed_and_calibrated_is_what_one_batch_defines(seed: int, kind: str,
     columns = {"p": ["a", "b"], "q": ["c"]}  # d is in none
     served = served_by(router, kind, held_out, keep, columns)
     expected = plain_confidence(Plain(rows, labels, columns, 2.0), head, kind, held_out, queries)
-    # The inverse is kept in float32; everything else is exact.
+    # The factor is kept in float32; everything else is exact.
     tolerance = 1e-5 if kind in ("leverage", "both") else TOLERANCE
     found = served.decide(queries)
     assert np.abs(found.confidence_N - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
@@ -88,10 +86,10 @@ def test_streamed_and_calibrated_is_what_one_batch_defines(seed: int, kind: str,
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_an_exact_inverse_gives_an_exact_confidence(seed: int) -> None:
+def test_an_exact_factor_gives_an_exact_confidence(seed: int) -> None:
     rows, labels = stream(seed)
     router = router_of(rows, labels)
-    rule = Abstention("leverage", 0.9, inverse=router.inverse())
+    rule = Abstention("leverage", 0.9, factor=router.factor())
     weights = router.weights()
     found = rule.confidence(weights.domains, rows, weights.scores(rows))
     expected = -np.log(Plain(rows, labels, {}, 2.0).leverage(rows))
@@ -195,7 +193,7 @@ def test_what_is_served_travels_whole(kind: Any, head: Any) -> None:
     assert np.array_equal(one.scores_NK, other.scores_NK) and np.array_equal(one.keeps_N, other.keeps_N)
     assert np.array_equal(one.confidence_N, other.confidence_N) and one.chosen() == other.chosen()
     assert (again.weights.head, again.abstention.rows) == (head, len(rows))
-    assert (again.abstention.inverse is not None) == (kind in ("leverage", "both"))
+    assert (again.abstention.factor is not None) == (kind in ("leverage", "both"))
 
 
 @pytest.mark.parametrize("kind", ABSTENTION_KINDS)
@@ -227,7 +225,7 @@ def test_restricted_it_decides_between_fewer_by_the_same_rule(kind: Any) -> None
         {"kind": "both"},
         {"kind": "leverage"},
         {"kind": "mahalanobis"},
-        {"inverse": np.zeros(1)},
+        {"factor": np.zeros(1)},
     ],
 )
 def test_a_rule_that_can_not_work_is_refused(arguments: dict[str, Any]) -> None:
@@ -235,8 +233,15 @@ def test_a_rule_that_can_not_work_is_refused(arguments: dict[str, Any]) -> None:
         Abstention(**{"kind": "top", "keep": 0.9, **arguments})
 
 
-def test_an_inverse_of_another_dimension_is_refused() -> None:
-    rule = Abstention("leverage", 0.9, inverse=np.ones(packed_length(DIM + 1)))
+def test_a_distance_over_other_columns_is_refused() -> None:
+    rows, labels = stream(0)
+    router = router_of(rows, labels)
+    with pytest.raises(LearningError, match=r"over the columns \['p'\], got one over 3"):
+        Abstention.calibrated("mahalanobis", 0.9, router.weights({"p": ["a"]}), rows, distance=router.distance())
+
+
+def test_a_factor_of_another_dimension_is_refused() -> None:
+    rule = Abstention("leverage", 0.9, factor=np.ones(packed_length(DIM + 1)))
     with pytest.raises(LearningError, match="another dimension"):
         rule.confidence(("a",), np.ones((2, DIM)), np.ones((2, 1)))
 

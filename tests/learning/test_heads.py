@@ -13,7 +13,7 @@ from learning.errors import LearningError, SolveError, UnseenDomain
 from learning.heads import BACKGROUND, HEADS
 from learning.rls import RouterWeights, StreamingRidge
 from learning.statistics import Statistics
-from learning.symmetric import times
+from learning.symmetric import half_solve
 from tests.learning.memory_store import MemoryStore
 from tests.learning.plain_heads import Plain, Rows
 
@@ -121,7 +121,7 @@ class Course:
             near = plain.nearness(queries)
             scale = max(np.abs(plain.scores("lda", queries)).max(), np.abs(near).max(), 1e-3)
             assert np.abs(self.router.distance(named).confidence(queries) - near).max() <= TOLERANCE * scale
-        leverage = np.einsum("nd,dn->n", queries, times(self.router.inverse(), queries.T))
+        leverage = np.square(half_solve(self.router.factor(), queries.T)).sum(axis=0)
         assert difference(leverage, plain.leverage(queries)) <= TOLERANCE
 
 
@@ -279,3 +279,11 @@ def test_weights_of_a_discriminant_travel_and_are_restricted() -> None:
 def test_weights_of_unlike_shapes_are_refused(width: int, biases: int) -> None:
     with pytest.raises(LearningError, match="a column for each domain"):
         RouterWeights(("a", "b"), np.zeros((3, width)), "", np.zeros(biases))
+
+
+def test_weights_of_an_unknown_head_are_refused() -> None:
+    router = StreamingRidge(2, 1.0)
+    router.observe(np.eye(2), ["a", "b"])
+    content = router.weights().to_bytes().replace(b'\\"head\\": \\"ridge\\"', b'\\"head\\": \\"rodeo\\"')
+    with pytest.raises(LearningError, match="head 'rodeo': expected one of"):
+        RouterWeights.from_bytes(content)

@@ -40,6 +40,9 @@ def test_solution_and_inverse(dim: int) -> None:
     right = np.random.default_rng(2).standard_normal((dim, 2))
     factored = symmetric.factor(packed, dim, "test")
     assert np.allclose(symmetric.solve_factored(factored, right), np.linalg.solve(whole, right))
+    forms = np.square(symmetric.half_solve(factored, right)).sum(axis=0)
+    assert np.allclose(forms, np.diag(right.T @ np.linalg.solve(whole, right)))
+    assert symmetric.half_solve(factored, right[:, :0]).shape == (dim, 0)
     inverse = symmetric.invert_factored(factored, dim)
     assert np.allclose(symmetric.times(inverse, np.eye(dim)), np.linalg.inv(whole))
 
