@@ -158,3 +158,5 @@ def test_a_chat_to_its_end() -> None:
     with front_door(door):
         assert door.run("chat", typed="hello\n\n").stdout == "> hi!   [cats@v1]\n> "
         assert door.run("chat", typed="hello\n").exit_code == 0
+        door.headers |= {"x-anabranch-adapter": "base", "x-anabranch-abstained": "low-confidence"}
+        assert "[base, low-confidence]" in door.run("chat", typed="hello\n\n").stdout

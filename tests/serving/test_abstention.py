@@ -116,7 +116,7 @@ async def test_a_replica_decides_as_the_router_that_was_published(
     weights = ridge.weights({domain: [domain] for domain in ("cats", "dogs")})
     held_out = features.extract(texts["cats"][:10] + texts["dogs"][:10])
     needs = {
-        "inverse": ridge.inverse() if kind in ("leverage", "both") else None,
+        "factor": ridge.factor() if kind in ("leverage", "both") else None,
         "distance": ridge.distance({d: [d] for d in ("cats", "dogs")}) if kind == "mahalanobis" else None,
     }
     router = ServedRouter(weights, Abstention.calibrated(kind, 0.9, weights, held_out, **needs))

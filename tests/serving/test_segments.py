@@ -227,7 +227,7 @@ async def test_a_segment_that_can_not_be_served_is_named_and_changes_nothing(
     publisher.publish([old], word_router(COLUMNS))
     await service.catch_up()
     publisher.publish([old, new], word_router(COLUMNS))
-    with pytest.raises(PrepareFailed, match="rank is 16.*at most 8" if fault == "rank" else "") as failed:
+    with pytest.raises(PrepareFailed, match="rank is 16.*at most 8" if fault == "rank" else "train") as failed:
         await service.prepare(2)
     assert failed.value.version == new.name
     assert set(engine.present) == {old.name} and service.health().prepared == ()
