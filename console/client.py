@@ -41,6 +41,7 @@ class Client:
         except (httpx.InvalidURL, ValueError) as error:
             raise ClusterError(f"--url {url}: expected an address such as http://127.0.0.1:8000: {error}") from error
         self.last_adapter = ""
+        self.last_abstained = ""
 
     def status(self) -> SystemStatus:
         """The whole system's state."""
@@ -74,7 +75,8 @@ class Client:
         return ids
 
     def stream_chat(self, model: str, text: str) -> Iterator[str]:
-        """Ask one question and yield the answer in pieces; `last_adapter` then names the version that spoke.
+        """Ask one question and yield the answer in pieces; `last_adapter` then names the version that spoke, and
+        `last_abstained` in a word why the question was left to the base, if it was.
 
         An answer that breaks off, or ends with an error, raises after the pieces that came.
         """
@@ -85,6 +87,7 @@ class Client:
                 answer.read()
                 self._read(answer)
             self.last_adapter = answer.headers.get("x-anabranch-adapter", "")
+            self.last_abstained = answer.headers.get("x-anabranch-abstained", "")
             for line in answer.iter_lines():
                 data = line.removeprefix("data:").strip()
                 if data == "[DONE]":

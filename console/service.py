@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from console.domain import print_domain
 from console.terminal import DEFAULT_URL, AsJson, Url, client, err, one_line, out
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 def route(text: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Say which domain a text would be answered by, without generating."""
+    """Say which domain a text would be answered by, or why none, without generating."""
     with one_line():
         decision = client(url).route(text)
         if as_json:
@@ -45,6 +46,8 @@ def route(text: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
             return
         score = "" if decision.score is None else f"  score {decision.score:.3f}"
         out.print(f"{decision.domain}  {decision.adapter}{score}")
+        if decision.abstained:
+            out.print(f"left to the base: {decision.abstained}")
 
 
 def chat(
@@ -68,7 +71,8 @@ def chat(
             except ClusterError:
                 print()
                 raise
-            print(f"   [{asked.last_adapter}]")
+            why = f", {asked.last_abstained}" if asked.last_abstained else ""
+            print(f"   [{asked.last_adapter}{why}]")
 
 
 @domains_app.command("list")
@@ -83,15 +87,18 @@ def domains_list(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 @domains_app.command("show")
-def domains_show(domain: str, url: Url = DEFAULT_URL) -> None:
-    """Show one domain with the figures of its versions, and what was lost of it."""
+def domains_show(domain: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show one domain: its segments and versions with their figures and the gate's words, and what was lost of it."""
     with one_line():
         from cluster.errors import ClusterError
 
         found = [each for each in client(url).domains() if each.domain == domain]
         if not found:
             raise ClusterError(f"domain {domain!r} is not known; see `anabranch domains list`")
-        out.print_json(data=found[0].model_dump(mode="json"))
+        if as_json:
+            print(found[0].model_dump_json())
+        else:
+            print_domain(found[0])
         for each in found[0].lost:
             where = f"{each.partition}, offsets {each.first} to {each.last}"
             err.print(f"lost: {each.rows} examples in {where}; send them again under the same ids", soft_wrap=True)

@@ -23,7 +23,12 @@ class Abstained:
 
 NOTHING_TO_CHOOSE = Abstained("nothing-published", "no domain is published that a prompt could be routed to")
 UNREADABLE = Abstained("unreadable", "the prompt is empty: there is nothing to route it by")
-BACKGROUND = Abstained("background", "it is more like general text than like any domain's prompts")
+
+
+def background(score: float, best: float) -> Abstained:
+    """`score` is the background's, `best` that of the domain that scores highest."""
+    digits = _digits(score, best)
+    return Abstained("background", f"general text scores {score:.{digits}f}, the best domain {best:.{digits}f}")
 
 
 def low_confidence(confidence: float, threshold: float, keep: float) -> Abstained:
@@ -31,7 +36,11 @@ def low_confidence(confidence: float, threshold: float, keep: float) -> Abstaine
     if not math.isfinite(confidence):
         return Abstained("low-confidence", "its confidence is no finite number")
     share = f"which keeps {100 * keep:g} % of held-out prompts of its domains"
-    # Digits enough to tell the two apart: what is below must not be told as equal.
-    digits = next((n for n in range(2, 17) if f"{confidence:.{n}f}" != f"{threshold:.{n}f}"), 17)
+    digits = _digits(confidence, threshold)
     numbers = f"confidence {confidence:.{digits}f} is below the threshold {threshold:.{digits}f}"
     return Abstained("low-confidence", f"{numbers}, {share}")
+
+
+def _digits(lower: float, higher: float) -> int:
+    """Decimals enough to tell the two apart: what lies below must not be told as equal."""
+    return next((n for n in range(2, 17) if f"{lower:.{n}f}" != f"{higher:.{n}f}"), 17)

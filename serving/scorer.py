@@ -7,15 +7,17 @@ the names that a request knows them by. Knows no adapter, no request and no thre
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.abstained import BACKGROUND, Abstained, low_confidence
+from learning.heads import BACKGROUND
+from serving.abstained import Abstained, background, low_confidence
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
-    from learning.served_router import Decisions, ServedRouter
+    from learning.served_router import ServedRouter
+    from learning.symmetric import Float64
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,17 @@ class Scorer:
         if not texts:
             return []
         found = self._router.decide(self._extractor.extract(list(texts)))
-        return [
-            Decision(dict(zip(found.domains, scores_K.tolist(), strict=True)), float(confidence), why)
-            for scores_K, confidence, why in zip(found.scores_NK, found.confidence_N, self._why(found), strict=True)
-        ]
+        rows = zip(found.scores_NK, found.confidence_N, found.keeps_N, found.background_N, strict=True)
+        return [self._decision(found.domains, *row) for row in rows]
 
-    def _why(self, found: Decisions) -> Iterator[Abstained | None]:
-        """Of each prompt, why it is not kept; None where it is."""
-        rule = self._router.abstention
-        for kept, background, confidence in zip(found.keeps_N, found.background_N, found.confidence_N, strict=True):
-            if kept:
-                yield None
-            elif background:
-                yield BACKGROUND
-            else:
-                yield low_confidence(float(confidence), rule.threshold, rule.keep)
+    def _decision(
+        self, columns: Sequence[str], scores_K: Float64, confidence: float, kept: bool, is_background: bool
+    ) -> Decision:
+        scores = dict(zip(columns, scores_K.tolist(), strict=True))
+        abstained = None
+        if is_background:
+            abstained = background(scores[BACKGROUND], max(scores[name] for name in self.columns))
+        elif not kept:
+            rule = self._router.abstention
+            abstained = low_confidence(float(confidence), rule.threshold, rule.keep)
+        return Decision(scores, float(confidence), abstained)

@@ -68,7 +68,7 @@ def test_a_newer_service_says_more_than_is_known() -> None:
     body = {**STATUS, "more": {"a": 1}, "domains": [{**DOMAIN, "more": None}]}
     with front_door(FrontDoor(body=json.dumps(body).encode())) as door:
         assert door.run("status").exit_code == 0
-        assert json.loads(door.run("domains", "show", "cats").stdout)["version"] == DOMAIN["version"]
+        assert json.loads(door.run("domains", "show", "cats", "--json").stdout)["version"] == DOMAIN["version"]
         assert "'dogs' is not known" in door.refused("domains", "show", "dogs")
 
 
@@ -93,7 +93,7 @@ def test_what_was_lost_and_never_read_and_who_lags_is_printed() -> None:
         "replicas": replicas,
     }
     with front_door(FrontDoor(body=json.dumps(status).encode())) as door:
-        shown, done = door.run("domains", "show", "cats"), door.run("status")
+        shown, done = door.run("domains", "show", "cats", "--json"), door.run("status")
     assert json.loads(shown.stdout)["lost"] == [gap]
     assert shown.stderr == "lost: 2 examples in t[2], offsets 7 to 9; send them again under the same ids\n"
     assert "slow: serves manifest 1, for 42 s" in done.stdout and "quick: serves" not in done.stdout
@@ -158,3 +158,5 @@ def test_a_chat_to_its_end() -> None:
     with front_door(door):
         assert door.run("chat", typed="hello\n\n").stdout == "> hi!   [cats@v1]\n> "
         assert door.run("chat", typed="hello\n").exit_code == 0
+        door.headers |= {"x-anabranch-adapter": "base", "x-anabranch-abstained": "low-confidence"}
+        assert "[base, low-confidence]" in door.run("chat", typed="hello\n\n").stdout

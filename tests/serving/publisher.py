@@ -64,10 +64,15 @@ class Publisher:
         return self.registry.add_adapter(domain, version, folder, facts)
 
     def publish(
-        self, adapters: Sequence[Adapter], weights: RouterWeights | None = None, threshold: float = 0.5
+        self,
+        adapters: Sequence[Adapter],
+        router: RouterWeights | ServedRouter | None = None,
+        threshold: float = 0.5,
     ) -> Manifest:
+        """`threshold`: of the top score, for weights that come without a rule."""
+        if isinstance(router, RouterWeights):
+            router = rule(router, threshold)
         current = self.registry.current()
-        router = RouterRef(fingerprint=weights.fingerprint) if weights else None
         manifest = Manifest(
             number=current.number + 1 if current else 1,
             parent=current.number if current else None,
@@ -75,7 +80,7 @@ class Publisher:
             created_at=datetime.now(UTC),
             base=self.base,
             routes=routes(adapters),
-            router=router,
+            router=RouterRef(fingerprint=router.weights.fingerprint) if router else None,
         )
         if self._epoch is None:
             self._epoch = self.registry.begin_epoch()
@@ -85,7 +90,7 @@ class Publisher:
             epoch=self._epoch,
             parent=self.registry.head().snapshot_digest,
             manifest=manifest,
-            weights=rule(weights, threshold).to_bytes() if weights else None,
+            weights=router.to_bytes() if router else None,
         )
         return committed or manifest
 

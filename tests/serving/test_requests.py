@@ -147,6 +147,11 @@ async def test_openais_client_is_not_disturbed(client: httpx.AsyncClient, cast: 
     whole = await ai.completions.create(model="auto", prompt=["meow", "woof"])
     assert [choice.text.split()[1] for choice in whole.choices] == ["meow", "woof"]
     assert whole.model_extra and [d["domain"] for d in whole.model_extra["anabranch"]["decisions"]] == ["cats", "dogs"]
+    asked = [{"role": "user", "content": "meow"}]
+    chat = await ai.chat.completions.create(model="auto", messages=asked)
+    assert chat.model_extra and [d["domain"] for d in chat.model_extra["anabranch"]["decisions"]] == ["cats"]
+    parts = [part async for part in await ai.chat.completions.create(model="auto", messages=asked, stream=True)]
+    assert [bool((part.model_extra or {}).get("anabranch")) for part in parts] == [True] + [False] * (len(parts) - 1)
     texts = {0: "", 1: ""}
     async for part in await ai.completions.create(model="auto", prompt=["meow", "woof"], stream=True):
         for choice in part.choices:

@@ -10,18 +10,17 @@ def worker(name: str, **trouble: str) -> IngestStatus:
     return IngestStatus(name=name, partitions=("t[0]",), trouble=trouble, **counted)
 
 
-def domain(name: str, state: str = "published") -> DomainStatus:
+def domain(name: str, state: str = "published", **more: object) -> DomainStatus:
     waiting = Waiting(train=4, held_out=1)
-    return DomainStatus.model_validate(
-        {"domain": name, "state": state, "version": None, "examples": 9, "router_rows": 8, "waiting": waiting}
-    )
+    told = {"domain": name, "state": state, "version": None, "examples": 9, "router_rows": 8, "waiting": waiting}
+    return DomainStatus.model_validate({**told, **more})
 
 
 def test_figures_and_every_trouble_of_everybody() -> None:
     status = SystemStatus(
         manifest=6,
         base=BaseRevision(model="test"),
-        domains=(domain("cats"), domain("dogs", "failed")),
+        domains=(domain("cats", prequential=0.75, prequential_rows=8), domain("dogs", "failed")),
         ingest=(worker("ingest-0", polling="broker away", observing="router away"), worker("ingest-1", polling="x")),
         replicas={"r1": ReplicaStatus(manifest=6), "r2": ReplicaStatus(manifest=5, fenced="cut off", lag_seconds=7)},
         trouble="directory away",
@@ -41,7 +40,9 @@ def test_figures_and_every_trouble_of_everybody() -> None:
         'anabranch_replica_lag_seconds{replica="r1"} 0.0',
         'anabranch_replica_lag_seconds{replica="r2"} 7.0',
         'anabranch_domain_lost_rows{domain="cats"} 0.0',
+        'anabranch_prequential_accuracy{domain="cats"} 0.75',
     }
+    assert not any(line.startswith('anabranch_prequential_accuracy{domain="dogs"}') for line in lines)
     where = {line.split('"')[1] for line in lines if line.startswith("anabranch_trouble{")}
     assert where == {"coordinator", "ingest-0 polling", "ingest-0 observing", "ingest-1 polling", "dogs", "r2"}
 
