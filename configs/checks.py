@@ -8,13 +8,19 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.settings import Settings
+from learning.catalogue import located
+from learning.errors import CatalogueError
 
 _LOCAL_PREFIXES = (".", "/", "~", "examples/", "models/", "runs/")
 
 
 def check_paths(settings: Settings) -> None:
-    """Raise ConfigError, one line, if the base model's folder or a certificate is named but not there."""
+    """Raise ConfigError, one line, if the base model or a certificate is named but not there."""
     model = settings.base.model
+    try:
+        located(model)
+    except CatalogueError as error:
+        raise ConfigError(f"{settings.name}: base.model: {error}") from error
     folder = Path(model).expanduser()
     if looks_local(model):
         if not folder.is_dir():

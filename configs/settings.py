@@ -30,8 +30,9 @@ class Base(Section):
     """The frozen base model that every adapter is an addition to."""
 
     model: str = Field(min_length=1)
-    """Folder in the Hugging Face layout, or a hub name. A relative folder is looked for beside the YAML file, then in
-    the current directory, then in the repository. Another base means that adapters and router start anew."""
+    """Folder in the Hugging Face layout, a name that `anabranch base list` shows, or a hub name. A relative folder is
+    looked for beside the YAML file, then in the current directory, then in the repository. Another base means that
+    adapters and router start anew."""
     dtype: Dtype = "bfloat16"
     """Precision in which the engine holds the weights. float32 makes answers reproducible across batch sizes."""
     chat_template: str | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
+from learning.catalogue import located
 from learning.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "genera
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a model given as a folder or as a Hugging Face repository name."""
-    folder = Path(model)
+    """The folder of a model given as a folder, a name of the catalogue or a Hugging Face repository name."""
+    folder = Path(located(str(model)))
     if folder.is_dir():
         return folder
     # A hub client takes a quarter of a second to import, and most bases are folders.
