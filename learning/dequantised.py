@@ -46,4 +46,3 @@ def _configuration(model: PreTrainedModel) -> dict[str, Any]:
     found = {key: value for key, value in model.config.to_diff_dict().items() if key not in _OF_THE_FILE}
     rounded = {key: float(str(np.float32(value))) for key, value in found.items() if isinstance(value, float)}
     return {**found, **rounded, "architectures": [type(model).__name__], "dtype": "bfloat16"}
-

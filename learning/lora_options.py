@@ -39,6 +39,14 @@ class LoraOptions(Options):
     """Peak step size of AdamW."""
     batch_size: Count = 16
     """Examples in one optimiser step."""
+    micro_batch_tokens: Count | None = None
+    """Tokens, padding included, in one forward and backward; a batch that holds more is taken in pieces, with the same
+    outcome in less memory. None takes a batch at once. Halved, for the rest of a job, when memory runs out."""
+    gradient_checkpointing: bool = False
+    """Keep only what enters each decoder layer and compute the rest again for the backward pass: far less memory, a
+    third more work."""
+    logit_chunk: Count = 1024
+    """Completion tokens whose logits exist at a time; each takes 12 bytes or more for every word of the vocabulary."""
     max_steps: Count = 1000
     """Optimiser steps after which training ends."""
     max_epochs: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 10.0
