@@ -1,4 +1,4 @@
-"""Whether the things that settings name are there, on this machine and now.
+"""Whether the things that settings name are there, on this machine and now, and would fit.
 
 Apart from the loader, because settings may be read and checked on a machine that will not run them. What this module
 does not know: how any of these things is used.
@@ -7,11 +7,18 @@ does not know: how any of these things is used.
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.memory_sum import check_memory
 from configs.settings import Settings
 from learning.catalogue import located
 from learning.errors import CatalogueError
 
 _LOCAL_PREFIXES = (".", "/", "~", "examples/", "models/", "runs/")
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError, one line, if a path is named but not there, or the GPUs can't hold what is put on them."""
+    check_paths(settings)
+    check_memory(settings)
 
 
 def check_paths(settings: Settings) -> None:

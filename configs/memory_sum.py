@@ -14,6 +14,7 @@ from configs.errors import ConfigError
 from configs.memory import CACHE, GIB, Terms
 from configs.settings import Settings
 from learning.catalogue import located
+from learning.errors import CheckpointError
 from learning.model_shape import PUBLISHED, ModelShape, read_shape
 
 _LARGEST = 3
@@ -93,10 +94,13 @@ def packed(settings: Settings, shape: ModelShape, gpu_bytes: int) -> list[Gpu]:
 
 
 def check_memory(settings: Settings) -> list[str]:
-    """The sum in lines, none where no GPU is used. Raises ConfigError, one line, for what can't fit."""
+    """The sum in lines, none where no GPU is used. Raises ConfigError, one line, for what can't fit or be told."""
     if not uses_gpus(settings):
         return []
-    shape = shape_of(settings)
+    try:
+        shape = shape_of(settings)
+    except CheckpointError as error:
+        raise ConfigError(f"{settings.name}: base.model: {error}") from error
     if shape is None:
         return [f"memory: not summed, nothing here tells the shape of {settings.base.model}; fetch its config.json"]
     size = settings.ray.gpu_memory_gib
@@ -106,8 +110,8 @@ def check_memory(settings: Settings) -> list[str]:
     for number, gpu in enumerate(gpus, start=1):
         _refuse_what_does_not_fit(settings, shape, number, gpu)
     lines = [f"memory: {settings.base.model}, {shape.weights:,} weights; in GiB"]
-    for gpu, count in Counter(_told(gpu) for gpu in gpus).items():
-        head, *parts = gpu
+    for told, count in Counter(_told(gpu) for gpu in gpus).items():
+        head, *parts = told
         lines += [f"{count} GPU{'s, each' if count > 1 else ''}: {head} of {size:g}", *(f"  {part}" for part in parts)]
     tokens = _cache_tokens(settings, shape, gpus)
     lines.append(

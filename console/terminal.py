@@ -55,13 +55,11 @@ def one_line() -> Iterator[None]:
 
 def load_checked(config: str, sets: list[str] | None) -> Settings:
     """The settings of a preset or file, checked: the paths that they name, and the GPUs' memory."""
-    from configs.checks import check_paths
+    from configs.checks import check
     from configs.loader import load
-    from configs.memory_sum import check_memory
 
     settings = load(config, sets or [])
-    check_paths(settings)
-    check_memory(settings)
+    check(settings)
     return settings
 
 
