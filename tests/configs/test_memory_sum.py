@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
@@ -29,10 +29,10 @@ def refusal(name: str, *sets: str) -> str:
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_fits_what_it_is_for(name: str) -> None:
-    settings = load(name)
-    lines = check_memory(settings)
-    if settings.serving.num_gpus:
-        assert settings.ray.gpu_memory_gib == 79.0
+    preset = load(name)
+    lines = check_memory(preset)
+    if preset.serving.num_gpus:
+        assert preset.ray.gpu_memory_gib == 79.0
         assert "7,615,616,512 weights" in lines[0]
     else:
         assert lines == []
@@ -45,8 +45,8 @@ def test_one_gpu_is_no_preset_for_48_gb() -> None:
 
 
 def test_a_smaller_base_fits_48_gb() -> None:
-    settings = load("one_gpu", ["ray.gpu_memory_gib=47.5", "base.model=Qwen/Qwen2.5-1.5B-Instruct"])
-    assert "1,543,714,304" in check_memory(settings)[0]
+    smaller = load("one_gpu", ["ray.gpu_memory_gib=47.5", "base.model=Qwen/Qwen2.5-1.5B-Instruct"])
+    assert "1,543,714,304" in check_memory(smaller)[0]
 
 
 def test_a_learner_that_takes_its_batch_at_once_is_refused() -> None:
@@ -95,6 +95,7 @@ workers = st.integers(1, 5)
 shares = st.sampled_from([0.1, 0.25, 0.3, 0.5, 1.0, 2.0])
 
 
+@settings(deadline=None)
 @given(ingest=st.tuples(workers, shares), learner=st.tuples(workers, shares), serving=st.tuples(workers, shares))
 def test_every_worker_is_placed_and_no_gpu_holds_more_than_one(
     ingest: tuple[int, float], learner: tuple[int, float], serving: tuple[int, float]
