@@ -10,7 +10,7 @@ from pathlib import Path
 from actors.errors import ActorError
 from cluster import builders
 from cluster.errors import ClusterError
-from configs.checks import check_paths
+from configs.checks import check
 from configs.settings import Settings
 from learning.architecture import check_supported, read_config
 from learning.checkpoint import layer_count, resolve
@@ -39,11 +39,11 @@ class HomeLock:
 
 
 def check_surroundings(settings: Settings) -> HomeLock:
-    """Check paths, home folder, base model and stream; returns the lock on the home folder.
+    """Check paths, GPU memory, home folder, base model and stream; returns the lock on the home folder.
 
     What can't be is a `ClusterError`, a `ConfigError` or a `StreamError`.
     """
-    check_paths(settings)
+    check(settings)
     location, options = builders.stream_location(settings), builders.kafka_options(settings)
     ensure_topic(location, settings.stream.partitions, options=options)
     lock = HomeLock(settings.home)

@@ -1,4 +1,4 @@
-"""Whether the things that settings name are there, on this machine and now.
+"""Whether the things that settings name are there, on this machine and now, and would fit.
 
 Apart from the loader, because settings may be read and checked on a machine that will not run them. What this module
 does not know: how any of these things is used.
@@ -7,9 +7,18 @@ does not know: how any of these things is used.
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.memory_sum import check_memory
 from configs.settings import Settings
+from learning.catalogue import located
+from learning.errors import CatalogueError
 
 _LOCAL_PREFIXES = (".", "/", "~", "examples/", "models/", "runs/")
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError, one line, if a path is named but not there, or the GPUs can't hold what is put on them."""
+    check_paths(settings)
+    check_memory(settings)
 
 
 def check_paths(settings: Settings) -> None:
@@ -26,6 +35,10 @@ def check_paths(settings: Settings) -> None:
 
 
 def _check_model(settings: Settings, key: str, model: str) -> None:
+    try:
+        located(model)
+    except CatalogueError as error:
+        raise ConfigError(f"{settings.name}: {key}: {error}") from error
     folder = Path(model).expanduser()
     if not looks_local(model):
         return

@@ -31,8 +31,9 @@ class Base(Section):
     """The frozen base model that every adapter is an addition to."""
 
     model: str = Field(min_length=1)
-    """Folder in the Hugging Face layout, or a hub name. A relative folder is looked for beside the YAML file, then in
-    the current directory, then in the repository. Another base means that adapters and router start anew."""
+    """Folder in the Hugging Face layout, a name that `anabranch base list` shows, or a hub name. A relative folder is
+    looked for beside the YAML file, then in the current directory, then in the repository. Another base means that
+    adapters and router start anew."""
     dtype: Dtype = "bfloat16"
     """Precision in which the engine holds the weights. float32 makes answers reproducible across batch sizes."""
     chat_template: str | None = None
@@ -242,6 +243,9 @@ class RaySettings(Section):
     """CPUs of a cluster started here; None means those of the machine. Must hold all reservations."""
     placement: Literal["pack", "spread"] = "pack"
     """pack keeps actors on few nodes; spread puts replicas on different ones, so that a node's loss costs one."""
+    gpu_memory_gib: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Memory of each GPU in GiB, as `nvidia-smi` shows it: an 80 GB card has 79. What can't fit there is refused before
+    anything starts; None checks nothing."""
     include_dashboard: bool = False
     """Whether a cluster started here gets Ray's dashboard."""
     max_restarts: Annotated[int, Field(ge=-1)] = 10

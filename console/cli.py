@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console import service
+from console.bases import PRESET_OF, DemoBase, base_app
 from console.configuration import config_app
 from console.home import home_app
 from console.letters import letters_app
@@ -38,14 +39,17 @@ def demo(
         str, typer.Option(help="embedded, kafka (starts a development broker) or kafka://host:port/topic.")
     ] = "embedded",
     domains: Annotated[int, typer.Option(min=1, max=9, help="How many of the example domains to feed.")] = 6,
-    config: Annotated[str, typer.Option(help="Preset or YAML file.")] = "demo",
+    base: Annotated[
+        DemoBase, typer.Option(help="small: the base of examples/. smollm2: a real chat model; minutes a domain.")
+    ] = DemoBase.SMALL,
+    config: Annotated[str | None, typer.Option(help="Preset or YAML file, instead of the one of --base.")] = None,
     set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
 ) -> None:
     """Stream the example domains into a live system while a client keeps asking; write a report."""
     with one_line():
         from console.demo import run_demo
 
-        run_demo(config, list(set_), out_dir, stream, domains, out)
+        run_demo(config or PRESET_OF[base], list(set_), out_dir, stream, domains, out)
 
 
 @app.command()
@@ -134,6 +138,7 @@ app.command()(service.status)
 app.command()(service.route)
 app.command()(service.chat)
 app.add_typer(service.domains_app, name="domains")
+app.add_typer(base_app, name="base")
 app.add_typer(config_app, name="config")
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(home_app, name="home")

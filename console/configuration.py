@@ -20,7 +20,12 @@ def config_show(config: str, set_: Sets = []) -> None:  # noqa: B006
 
 @config_app.command("validate")
 def config_validate(config: str, set_: Sets = []) -> None:  # noqa: B006
-    """Check a configuration and the paths it names."""
+    """Check a configuration, the paths it names, and whether what it puts on GPUs fits there."""
     with one_line():
+        from configs.memory_sum import check_memory
+
         settings = load_checked(config, list(set_))
+        lines = check_memory(settings)
         out.print(f"{config}: valid ({settings.name})")
+        for line in lines:
+            out.print(line)

@@ -23,9 +23,11 @@ from cluster.errors import ClusterError
 from cluster.runtime import Runtime
 from configs.loader import load
 from configs.settings import Settings
+from console.bases import offer
 from console.measured import Measured
 from console.report import write_report
 from console.terminal import stream_overrides
+from learning.catalogue import CATALOGUE
 from streaming.broker import TansuBroker
 from streaming.feeding import append_all, counts, labelled_records
 
@@ -45,6 +47,7 @@ _MAX_TOKENS = 58
 _BASE_QUESTIONS = 20
 _MATRIX_QUESTIONS = 15
 _FINAL_QUESTIONS = 50
+_PATIENCE = "each domain takes minutes on two cores"
 _LOOK_AGAIN_S = 1.0
 """How often a new domain's first answer is looked for: each look takes part of two cores from what is looked for."""
 
@@ -61,6 +64,9 @@ def run_demo(
     with ExitStack() as stack:
         where = _where(stream, folder, stack)
         settings = load(config, [f"home={home}", "serving.port=0", *where, *overrides])
+        offer(settings.base.model)
+        if settings.base.model in CATALOGUE:
+            console.print(f"base {settings.base.model}: {_PATIENCE}; stop it with Ctrl-C, or ask for fewer --domains")
         started = time.monotonic()
         with console.status("starting Ray, one vLLM replica and the front door"):
             runtime = stack.enter_context(Runtime(settings))

@@ -54,12 +54,12 @@ def one_line() -> Iterator[None]:
 
 
 def load_checked(config: str, sets: list[str] | None) -> Settings:
-    """The settings of a preset or file, with the paths that they name checked."""
-    from configs.checks import check_paths
+    """The settings of a preset or file, checked: the paths that they name, and the GPUs' memory."""
+    from configs.checks import check
     from configs.loader import load
 
     settings = load(config, sets or [])
-    check_paths(settings)
+    check(settings)
     return settings
 
 

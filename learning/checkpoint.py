@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from learning.architecture import read_config, text_part
+from learning.catalogue import located
 from learning.digest_cache import remembered
 from learning.errors import CheckpointError
 
@@ -37,8 +38,8 @@ _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "genera
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a model given as a folder or as a Hugging Face repository name."""
-    folder = Path(model)
+    """The folder of a model given as a folder, a name of the catalogue or a Hugging Face repository name."""
+    folder = Path(located(str(model)))
     if folder.is_dir():
         return folder
     # A hub client takes a quarter of a second to import, and most bases are folders.

@@ -21,6 +21,10 @@ class CheckpointError(LearningError):
     """A base model's files are missing, unreadable or of a kind that is not supported."""
 
 
+class CatalogueError(CheckpointError):
+    """A model of the catalogue is not there, or could not be fetched, checked or made."""
+
+
 class TemplateError(LearningError):
     """A prompt template is missing or can't be rendered."""
 

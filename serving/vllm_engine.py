@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learning.catalogue import located
 from serving import fork_server
 from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
 from serving.errors import EngineFailed, Unavailable
@@ -187,7 +188,7 @@ def _start_llm(options: EngineOptions) -> AsyncLLM:
 
 def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "model": options.model,
+        "model": located(options.model),
         "served_model_name": BASE,
         "dtype": options.dtype,
         "max_model_len": options.max_model_len,

@@ -29,7 +29,7 @@ def refusal(path: Path | str, overrides: tuple[str, ...] = ()) -> str:
     return line
 
 
-@pytest.mark.parametrize("preset", ["cluster", "demo", "laptop", "one_gpu"])
+@pytest.mark.parametrize("preset", ["cluster", "demo", "laptop", "one_gpu", "smollm2"])
 def test_every_preset_loads(preset: str) -> None:
     settings = load(preset)
     assert settings.name == preset.replace("_", "-")
@@ -37,7 +37,7 @@ def test_every_preset_loads(preset: str) -> None:
 
 
 def test_the_presets_are_those_promised() -> None:
-    assert presets() == ("cluster", "demo", "laptop", "one_gpu")
+    assert presets() == ("cluster", "demo", "laptop", "one_gpu", "smollm2")
 
 
 def test_demo_fits_a_small_machine() -> None:
@@ -168,7 +168,7 @@ def test_a_disagreement_names_file_and_override(write: Callable[[str], Path]) ->
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    assert "expected a preset (cluster, demo, laptop, one_gpu) or a YAML file" in refusal("dmo")
+    assert "expected a preset (cluster, demo, laptop, one_gpu, smollm2) or a YAML file" in refusal("dmo")
     assert "got a folder" in refusal(tmp_path)
     binary = tmp_path / "x.yaml"
     binary.write_bytes(b"\xff\xfe\xff")
