@@ -4,11 +4,12 @@ Cholesky of A + ridge I costs d^3/3 flop. Block Woodbury carries the inverse R =
 
     R' = R - R X^T (I + X R X^T)^-1 X R          (Any-SSR, arXiv 2503.13575, block form)
 
-at about 3 n d^2 + 2 n^2 d flop, and 2 k d^2 more to measure k columns against A: cheaper while 3 n + 2 k is below
-roughly d/3. R is only ever derived from A, never the state: whatever W it gives is measured against A. For a residual
-r = C - (A + ridge I) w the predictions on all rows seen are wrong by at most ||r|| / (2 sqrt(ridge)), because no
-singular value of X (X^T X + ridge I)^-1 exceeds 1 / (2 sqrt(ridge)); where that bound is not small against the targets,
-R is dropped and A is factored anew.
+at about 3 n d^2 + 2 n^2 d flop, and 4 k d^2 more to measure k columns against A and to correct them: cheaper while
+3 n + 4 k is below roughly d/3. R is only ever derived from A, never the state: whatever W it gives is measured against
+A. For a residual r = C - (A + ridge I) w the predictions on all rows seen are wrong by at most ||r|| / (2 sqrt(ridge)),
+because no singular value of X (X^T X + ridge I)^-1 exceeds 1 / (2 sqrt(ridge)); where that bound is not small against
+the targets, R is dropped and A is factored anew. What passes is corrected by its residual once more, because a
+discriminant (`learning.heads`) divides what is left of an error by how little its classes spread.
 
 Does not know of domains, counts or fingerprints.
 """
@@ -89,13 +90,15 @@ class Derivation:
         self._new_rows = 0
         return weight_DK
 
+    def inverse(self, gram: Float64) -> Float64:
+        """(A + ridge I)^-1, packed, from the packed Gram matrix by Cholesky: d^3 flop. Raises as `solve`."""
+        inverse = invert_factored(self._factored(gram), self.dim)
+        self._check_finite("inverse", inverse)
+        return inverse
+
     def _by_cholesky(self, gram: Float64, targets_DK: Float64) -> Float64:
         self._drop()
-        # An infinite Gram matrix can be factored, and gives weights that are finite and mean nothing.
-        self._check_finite("sums", gram)
-        regularised = gram.copy()
-        add_diagonal(regularised, self.dim, self.ridge)
-        factored = factor(regularised, self.dim, f"router with ridge {self.ridge:g}")
+        factored = self._factored(gram)
         for piece in self._pieces():
             targets_DK[:, piece] = solve_factored(factored, targets_DK[:, piece])
         self._check_finite("weights", targets_DK)
@@ -103,6 +106,13 @@ class Derivation:
         if self._update_pays():
             self._inverse = invert_factored(factored, self.dim)
         return targets_DK
+
+    def _factored(self, gram: Float64) -> Float64:
+        # An infinite Gram matrix can be factored, and gives weights that are finite and mean nothing.
+        self._check_finite("sums", gram)
+        regularised = gram.copy()
+        add_diagonal(regularised, self.dim, self.ridge)
+        return factor(regularised, self.dim, f"router with ridge {self.ridge:g}")
 
     def _by_woodbury(self, inverse: Float64, gram: Float64, targets_DK: Float64, norms_K: Float64) -> Float64 | None:
         if self._unseen:
@@ -125,9 +135,9 @@ class Derivation:
         for _ in range(2):  # as derived, then once refined against A
             residual_DK = targets_DK - times(gram, weight_DK) - self.ridge * weight_DK
             bound_K = np.linalg.norm(residual_DK, axis=0) / (2.0 * math.sqrt(self.ridge))
+            weight_DK = weight_DK + times(inverse, residual_DK)
             if np.all(bound_K <= TOLERANCE * norms_K):
                 return weight_DK
-            weight_DK = weight_DK + times(inverse, residual_DK)
         return None
 
     def _check_finite(self, what: str, values: Float64) -> None:
@@ -144,7 +154,7 @@ class Derivation:
     def _update_pays(self) -> bool:
         rows = self._new_rows
         update = 3.0 * rows * self.dim**2 + 2.0 * rows**2 * self.dim
-        return update + 2.0 * self._columns * self.dim**2 < self.dim**3 / 3.0
+        return update + 4.0 * self._columns * self.dim**2 < self.dim**3 / 3.0
 
     def _drop(self) -> None:
         self._inverse = None

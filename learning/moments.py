@@ -42,6 +42,12 @@ class Sums:
         """With arrays of its own."""
         return Sums(self.count, self.sum_D.copy(), self.gram.copy())
 
+    def add(self, others: Sums) -> Sums:
+        """Both together, in the Gram array of this one, which is of no more use by itself."""
+        sum_D = self.sum_D + others.sum_D
+        add_scaled(self.gram, others.gram, 1.0)
+        return Sums(self.count + others.count, sum_D, self.gram)
+
 
 class DomainMoments:
     """One domain's rows, exactly summed; rows handed in are kept by reference and never written to.
@@ -97,6 +103,31 @@ class DomainMoments:
         if self._block_rows:
             yield self.rows()
 
+    def whole(self) -> tuple[Float64, Sums | None]:
+        """All that is summed, sealed or not: the rows kept as they are, float64[n, d], and the sums of the others."""
+        rows: list[Float64] = [np.empty((0, self.dim))]
+        sums: Sums | None = None
+        for part in self.parts():
+            if isinstance(part, Sums):
+                sums = part.copy() if sums is None else sums.add(part)
+            else:
+                rows.append(part)
+        return np.concatenate(rows), sums
+
+    def joined(self, other: DomainMoments) -> DomainMoments:
+        """The rows of both, sealed ones by name; neither changes, and no row is read or written."""
+        both = DomainMoments(self.dim, self._store)
+        both._blocks = [*self._blocks, *other._blocks]
+        both._block_rows = self._block_rows + other._block_rows
+        both._sums = self._sums.copy() if self._sums else None
+        if other._sums is not None:
+            both.add_sums(other._sums.copy())
+        both.generations = (*self.generations, *other.generations)
+        sealed = [each for each in (self._sealed_sum_D, other._sealed_sum_D) if each is not None]
+        both._sealed_sum_D = np.sum(sealed, axis=0) if sealed else None
+        both.make_room()
+        return both
+
     def make_room(self) -> None:
         """Fold what is kept as rows, where sums are the smaller form: the same sums otherwise kept."""
         limit = (self.dim + 1) // 2
@@ -112,12 +143,7 @@ class DomainMoments:
 
     def add_sums(self, sums: Sums) -> None:
         """Takes in sums that were made elsewhere, whose arrays are its own from now on."""
-        own = self._sums
-        if own is not None:
-            sum_D = own.sum_D + sums.sum_D
-            add_scaled(own.gram, sums.gram, 1.0)
-            sums = Sums(own.count + sums.count, sum_D, own.gram)
-        self._sums = sums
+        self._sums = sums if self._sums is None else self._sums.add(sums)
 
     def add_gram_to(self, packed: Float64, weight: float = 1.0, without: frozenset[int] = frozenset()) -> None:
         """packed += weight * gram of all rows but those of the generations `without`, in place."""

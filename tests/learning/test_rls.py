@@ -50,7 +50,7 @@ def streams(draw: st.DrawFn) -> tuple[Rows, list[str], float, str]:
     rows *= draw(st.sampled_from([0.01, 1.0, 30.0]))
     domains = [f"d{number}" for number in rng.zipf(1.5, count) % kinds]
     ridge = draw(st.sampled_from([0.1, 1.0, 100.0]))
-    return rows, domains, ridge, draw(st.sampled_from(["none", "inverse_frequency"]))
+    return rows, domains, ridge, draw(st.sampled_from(["ridge", "inverse_frequency"]))
 
 
 def cuts(data: st.DataObject, count: int, name: str) -> list[slice]:
@@ -64,7 +64,7 @@ def cuts(data: st.DataObject, count: int, name: str) -> list[slice]:
 def test_any_order_blocks_and_derivations_between_predict_as_one_batch_solve(stream, data) -> None:
     rows, domains, ridge, weighting = stream
     order = data.draw(st.permutations(range(len(rows))))
-    router = StreamingRidge(rows.shape[1], ridge, class_weighting=weighting)
+    router = StreamingRidge(rows.shape[1], ridge, head=weighting)
     for part in cuts(data, len(rows), "blocks"):
         chosen = order[part]
         router.observe(rows[chosen], [domains[index] for index in chosen])
@@ -80,7 +80,7 @@ def test_shards_merge_into_the_whole_through_bytes(stream, data) -> None:
     rows, domains, ridge, weighting = stream
 
     def fresh() -> StreamingRidge:
-        return StreamingRidge(rows.shape[1], ridge, class_weighting=weighting, fingerprint="f")
+        return StreamingRidge(rows.shape[1], ridge, head=weighting, fingerprint="f")
 
     whole = fresh()
     for part in cuts(data, len(rows), "shards"):
@@ -103,7 +103,7 @@ def test_shards_merge_into_the_whole_through_bytes(stream, data) -> None:
 def test_a_removed_domain_leaves_what_the_others_alone_would_have_made(stream, data) -> None:
     rows, domains, ridge, weighting = stream
     gone = data.draw(st.sampled_from(sorted(set(domains))))
-    router = StreamingRidge(rows.shape[1], ridge, class_weighting=weighting)
+    router = StreamingRidge(rows.shape[1], ridge, head=weighting)
     for part in cuts(data, len(rows), "blocks"):
         router.observe(rows[part], domains[part])
         if data.draw(st.booleans(), label="publish"):
@@ -123,13 +123,13 @@ def test_a_removed_domain_leaves_what_the_others_alone_would_have_made(stream, d
 @given(stream=streams(), data=st.data())
 def test_a_state_read_back_is_the_same_bit_for_bit_and_goes_on(stream, data) -> None:
     rows, domains, ridge, weighting = stream
-    router = StreamingRidge(rows.shape[1], ridge, class_weighting=weighting, fingerprint="f")
+    router = StreamingRidge(rows.shape[1], ridge, head=weighting, fingerprint="f")
     half = len(rows) // 2
     router.observe(rows[:half], domains[:half])
     content = router.to_bytes()
     again = StreamingRidge.from_bytes(content)
     assert again.to_bytes() == content
-    assert (again.ridge, again.class_weighting, again.fingerprint) == (ridge, weighting, "f")
+    assert (again.ridge, again.head, again.fingerprint) == (ridge, weighting, "f")
     again.observe(rows[half:], domains[half:])
     found = again.weights().scores(rows)
     assert difference(found, batch_predictions(rows, domains, ridge, weighting, rows)) <= TOLERANCE
@@ -139,20 +139,20 @@ def test_a_state_read_back_is_the_same_bit_for_bit_and_goes_on(stream, data) -> 
 @given(
     stream=streams(),
     other=st.sampled_from([0.1, 7.0, 100.0]),
-    weighting=st.sampled_from(["none", "inverse_frequency"]),
+    weighting=st.sampled_from(["ridge", "inverse_frequency"]),
 )
 def test_a_state_read_back_under_other_settings_is_as_if_they_had_always_been_so(stream, other, weighting) -> None:
     rows, domains, ridge, written = stream
     half = len(rows) // 2
 
     def first_half(ridge: float, weighting: str) -> StreamingRidge:
-        router = StreamingRidge(rows.shape[1], ridge, class_weighting=weighting, fingerprint="f", store=store)
+        router = StreamingRidge(rows.shape[1], ridge, head=weighting, fingerprint="f", store=store)
         router.observe(rows[:half], domains[:half])
         router.weights()
         return router
 
     store = MemoryStore()
-    changed = StreamingRidge.restore(first_half(ridge, written).seal(), store, ridge=other, class_weighting=weighting)
+    changed = StreamingRidge.restore(first_half(ridge, written).seal(), store, ridge=other, head=weighting)
     always = StreamingRidge.restore(first_half(other, weighting).seal(), store)
     for router in (changed, always):
         router.observe(rows[half:], domains[half:])
@@ -162,12 +162,12 @@ def test_a_state_read_back_under_other_settings_is_as_if_they_had_always_been_so
 
 def test_a_state_read_back_without_other_settings_keeps_its_own() -> None:
     store = MemoryStore()
-    router = StreamingRidge(3, 7.0, class_weighting="inverse_frequency", store=store)
+    router = StreamingRidge(3, 7.0, head="inverse_frequency", store=store)
     router.observe(np.eye(3), ["a", "b", "b"])
-    for changed in ({}, {"ridge": 2.0}, {"class_weighting": "none"}):
+    for changed in ({}, {"ridge": 2.0}, {"head": "ridge"}):
         again = StreamingRidge.restore(router.seal(), store, **changed)
         assert again.ridge == changed.get("ridge", 7.0)
-        assert again.class_weighting == changed.get("class_weighting", "inverse_frequency")
+        assert again.head == changed.get("head", "inverse_frequency")
     with pytest.raises(LearningError, match="positive number"):
         StreamingRidge.restore(router.seal(), store, ridge=-1.0)
 
@@ -185,7 +185,7 @@ def test_real_widths_collapse_rows_and_still_agree() -> None:
             methods.append(router.derivation)
     assert set(methods) == {"cholesky", "woodbury"} and methods.count("woodbury") > 90
     assert not any(len(moments.rows()) == moments.count for moments in router._moments.values())
-    expected = batch_predictions(rows, domains, 10.0, "none", rows)
+    expected = batch_predictions(rows, domains, 10.0, "ridge", rows)
     assert difference(router.weights().scores(rows), expected) <= TOLERANCE
 
 
@@ -196,14 +196,14 @@ def test_features_are_cast_before_the_product() -> None:
     router = StreamingRidge(30, 0.1)
     router.observe(rows, domains)
     exact = rows.astype(np.float64)
-    expected = batch_predictions(exact, domains, 0.1, "none", exact)
+    expected = batch_predictions(exact, domains, 0.1, "ridge", exact)
     assert difference(router.weights().scores(rows), expected) <= TOLERANCE
 
 
 def test_equal_counts_make_both_weightings_the_same() -> None:
     rows = np.random.default_rng(0).standard_normal((40, 6))
     domains = ["a", "b"] * 20
-    routers = [StreamingRidge(6, 1.0, class_weighting=kind) for kind in ("none", "inverse_frequency")]
+    routers = [StreamingRidge(6, 1.0, head=kind) for kind in ("ridge", "inverse_frequency")]
     for router in routers:
         router.observe(rows, domains)
     plain, weighted = (router.weights().weight_DK for router in routers)
@@ -218,13 +218,13 @@ def test_inverse_frequency_rescues_a_rare_domain() -> None:
     domains = [name for name, count in counts.items() for _ in range(count)]
     queries = centres[2] + rng.standard_normal((500, 20))
     hits = {}
-    for kind in ("none", "inverse_frequency"):
-        router = StreamingRidge(21, 1.0, class_weighting=kind)
+    for kind in ("ridge", "inverse_frequency"):
+        router = StreamingRidge(21, 1.0, head=kind)
         router.observe(np.hstack([rows, np.ones((len(rows), 1))]), domains)
         weights = router.weights()
         chosen = weights.scores(np.hstack([queries, np.ones((500, 1))])).argmax(axis=1)
         hits[kind] = float((chosen == weights.domains.index("rare")).mean())
-    assert hits["none"] < 0.2 and hits["inverse_frequency"] > 0.7
+    assert hits["ridge"] < 0.2 and hits["inverse_frequency"] > 0.7
 
 
 def test_the_callers_arrays_are_neither_kept_nor_changed() -> None:
@@ -233,7 +233,7 @@ def test_the_callers_arrays_are_neither_kept_nor_changed() -> None:
     router = StreamingRidge(4, 1.0)
     router.observe(rows, ["a"] * 10)
     assert np.array_equal(rows, before)
-    expected = batch_predictions(before, ["a"] * 10, 1.0, "none", before)
+    expected = batch_predictions(before, ["a"] * 10, 1.0, "ridge", before)
     rows[:] = np.nan
     assert np.allclose(router.weights().scores(before), expected)
 
@@ -277,11 +277,11 @@ def test_what_a_worker_sends_is_checked_before_anything_of_it_is_added(count: in
     assert router.counts == {"a": 1 + count // 2, "b": 2 + count // 2}
 
 
-@pytest.mark.parametrize("weighting", ["none", "inverse_frequency"])
+@pytest.mark.parametrize("weighting", ["ridge", "inverse_frequency"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
 def test_sums_that_are_not_finite_give_an_error_and_go_with_their_domain(value: float, weighting: str) -> None:
     rows = np.random.default_rng(0).standard_normal((30, 5))
-    router = StreamingRidge(5, 1.0, class_weighting=weighting)
+    router = StreamingRidge(5, 1.0, head=weighting)
     router.observe(rows, ["a", "b"] * 15)
     router._domain("bad").add_rows(np.full((2, 5), value))  # as sums may be that were kept before rows were checked
     router._gram = None
@@ -299,7 +299,7 @@ def test_sums_that_are_not_finite_give_an_error_and_go_with_their_domain(value: 
         StreamingRidge(3, 1.0, fingerprint="g"),
         StreamingRidge(4, 1.0, fingerprint="f"),
         StreamingRidge(3, 2.0, fingerprint="f"),
-        StreamingRidge(3, 1.0, fingerprint="f", class_weighting="inverse_frequency"),
+        StreamingRidge(3, 1.0, fingerprint="f", head="inverse_frequency"),
     ],
     ids=["fingerprint", "dimension", "ridge", "weighting"],
 )
@@ -319,9 +319,7 @@ def test_an_empty_router_has_no_columns() -> None:
     assert weights.domains == () and weights.scores(np.ones((2, 3))).shape == (2, 0)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"feature_dim": 0}, {"ridge": 0.0}, {"ridge": float("nan")}, {"class_weighting": "x"}]
-)
+@pytest.mark.parametrize("arguments", [{"feature_dim": 0}, {"ridge": 0.0}, {"ridge": float("nan")}, {"head": "x"}])
 def test_senseless_arguments_are_refused(arguments: dict) -> None:
     with pytest.raises(LearningError):
         StreamingRidge(**{"feature_dim": 3, **arguments})

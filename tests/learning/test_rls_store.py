@@ -25,13 +25,13 @@ class Course:
         self.random, self.rng = random.Random(seed), np.random.default_rng(seed)
         self.dim = self.random.choice([1, 3, 6, 9])
         self.ridge = self.random.choice([0.1, 5.0])
-        self.weighting: Any = self.random.choice(["none", "none", "inverse_frequency"])
+        self.weighting: Any = self.random.choice(["ridge", "ridge", "inverse_frequency"])
         self.store = MemoryStore()
         self.router = self.fresh(self.store)
         self.held: list[tuple[str, Rows]] = []
 
     def fresh(self, store: MemoryStore | None) -> StreamingRidge:
-        return StreamingRidge(self.dim, self.ridge, class_weighting=self.weighting, fingerprint="f", store=store)
+        return StreamingRidge(self.dim, self.ridge, head=self.weighting, fingerprint="f", store=store)
 
     def block(self) -> tuple[Rows, list[str]]:
         count = self.random.choice([1, 2, 5, 20])
@@ -192,7 +192,7 @@ def test_a_domain_of_many_rows_is_folded_and_stays_so() -> None:
     kept = sum(tensor.nbytes for name in router.segments() for tensor in store.entries[name].values())
     assert kept <= 2 * bound
     everything = np.concatenate(rows)
-    expected = batch_predictions(everything, ["a"] * len(everything), 1.0, "none", everything)
+    expected = batch_predictions(everything, ["a"] * len(everything), 1.0, "ridge", everything)
     assert difference(router.weights().scores(everything), expected) <= TOLERANCE
 
 
@@ -206,7 +206,7 @@ def test_equal_rows_of_two_domains_are_two_generations() -> None:
         router.seal()
     router.tidy()
     router.remove("a")
-    expected = batch_predictions(rows, ["b"] * 8, 1.0, "none", rows)
+    expected = batch_predictions(rows, ["b"] * 8, 1.0, "ridge", rows)
     assert difference(router.weights().scores(rows), expected) <= TOLERANCE
 
 
@@ -288,7 +288,7 @@ def test_a_tidying_that_fails_anywhere_changes_nothing(
                 assert router.tidy()
             except OSError:
                 assert (router.seal(), router.segments()) == (before, names)
-        expected = batch_predictions(rows, domains, 1.0, "none", rows)
+        expected = batch_predictions(rows, domains, 1.0, "ridge", rows)
         for _ in range(2):  # as it was left, and once there is room again
             again = StreamingRidge.restore(json.loads(json.dumps(router.seal())), store)
             assert again.counts == router.counts == {name: domains.count(name) for name in sorted(set(domains))}
