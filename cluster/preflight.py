@@ -12,6 +12,7 @@ from cluster import builders
 from cluster.errors import ClusterError
 from configs.checks import check_paths
 from configs.settings import Settings
+from learning.architecture import check_supported, read_config
 from learning.checkpoint import layer_count, resolve
 from learning.errors import LearningError
 from registry.errors import RegistryError
@@ -70,14 +71,18 @@ def _check_base(settings: Settings) -> None:
 
 
 def _check_layers(settings: Settings) -> None:
-    """Check the layers that features and learner name; both load the model only when the system is up."""
+    """Check the models' kinds and the layers that are named; features and learner load them when the system is up."""
     try:
-        layers = layer_count(resolve(settings.base.model))
+        base = resolve(settings.base.model)
+        check_supported(read_config(base), f"base.model {settings.base.model}")
+        layers = layer_count(base)
+        below = layer_count(resolve(settings.features.model or settings.base.model))
     except LearningError as error:
         raise ClusterError(str(error)) from error
-    deepest, frozen = max(settings.features.layers), settings.learner.frozen_layers
-    if deepest > layers:
-        raise ClusterError(f"features.layers: expected depths up to {layers}, the base model's layers, got {deepest}")
+    deepest, frozen = max(settings.features.depths(below)), settings.learner.frozen_layers
+    if deepest > below:
+        whose = "base" if settings.features.model is None else "features'"
+        raise ClusterError(f"features.layers: expected depths up to {below}, the {whose} model's layers, got {deepest}")
     if frozen >= layers:
         raise ClusterError(
             f"learner.frozen_layers: expected fewer than the base model's {layers} layers, got {frozen}; an adapter "

@@ -13,26 +13,32 @@ _LOCAL_PREFIXES = (".", "/", "~", "examples/", "models/", "runs/")
 
 
 def check_paths(settings: Settings) -> None:
-    """Raise ConfigError, one line, if the base model's folder or a certificate is named but not there."""
-    model = settings.base.model
-    folder = Path(model).expanduser()
-    if looks_local(model):
-        if not folder.is_dir():
-            raise ConfigError(
-                f"{settings.name}: base.model: expected a folder in the Hugging Face layout or a hub name, "
-                f"got {model!r}, which is no folder here; correct the path"
-            )
-        if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"{settings.name}: base.model: expected a config.json in {model!r}, got a folder without one; "
-                "name the folder that holds the model"
-            )
+    """Raise ConfigError, one line, if a model's folder or a certificate is named but not there."""
+    _check_model(settings, "base.model", settings.base.model)
+    if settings.features.model is not None:
+        _check_model(settings, "features.model", settings.features.model)
     for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
         path: Path | None = getattr(settings.stream, key)
         if path is not None and not path.is_file():
             raise ConfigError(
                 f"{settings.name}: stream.{key}: expected a file, got {str(path)!r}, which is none; correct the path"
             )
+
+
+def _check_model(settings: Settings, key: str, model: str) -> None:
+    folder = Path(model).expanduser()
+    if not looks_local(model):
+        return
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{settings.name}: {key}: expected a folder in the Hugging Face layout or a hub name, "
+            f"got {model!r}, which is no folder here; correct the path"
+        )
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{settings.name}: {key}: expected a config.json in {model!r}, got a folder without one; "
+            "name the folder that holds the model"
+        )
 
 
 def looks_local(model: str) -> bool:

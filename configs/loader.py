@@ -38,8 +38,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     for override in overrides:
         written[_apply(tree, override)] = override
     settings = _validate(tree, path, written)
-    beside = None if ("base", "model") in written else path.parent
-    return _anchor(settings, beside)
+    return _anchor(settings, path.parent, written)
 
 
 def _locate(name: str) -> Path:
@@ -96,18 +95,26 @@ def _validate(tree: Mapping[str, Any], path: Path, written: Mapping[tuple[str, .
         raise ConfigError(describe(error, str(path), written)) from error
 
 
-def _anchor(settings: Settings, beside: Path | None) -> Settings:
-    """The same settings with relative paths made absolute; `beside` is the YAML file's folder, where it counts."""
-    model = _existing(settings.base.model, beside)
+def _anchor(settings: Settings, beside: Path, written: Mapping[tuple[str, ...], str]) -> Settings:
+    """The same settings with relative paths made absolute; `beside` is the YAML file's folder."""
+
+    def model(section: str, name: str) -> str:
+        # What was written at the command line is relative to where it was written.
+        return _existing(name, None if (section, "model") in written else beside) or name
+
     files = {
         key: Path(_existing(str(value), beside) or value).absolute()
         for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
         if (value := getattr(settings.stream, key)) is not None
     }
+    features, base = settings.features, settings.base
     return settings.model_copy(
         update={
             "home": settings.home.expanduser().absolute(),
-            "base": settings.base.model_copy(update={"model": model or settings.base.model}),
+            "base": base.model_copy(update={"model": model("base", base.model)}),
+            "features": features.model_copy(
+                update={"model": None if features.model is None else model("features", features.model)}
+            ),
             "stream": settings.stream.model_copy(update=files),
         }
     )

@@ -277,23 +277,28 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        deepest = max(self.features.layers)
         _at_most("learner.rank", self.learner.rank, "serving.max_lora_rank", self.serving.max_lora_rank)
-        if deepest > self.learner.frozen_layers:
-            raise disagreement(
-                "features.layers",
-                f"expected depths up to learner.frozen_layers ({self.learner.frozen_layers}), got {deepest}: "
-                "the router reads layers that no adapter may change; freeze more layers or read lower ones",
-            )
+        if self.features.model is None:
+            self._check_features_of_base()
         if self.features.device.startswith("cuda"):
             for path, share in (("ingest.num_gpus", self.ingest.num_gpus), ("serving.num_gpus", self.serving.num_gpus)):
                 if share == 0:
                     raise disagreement(
                         path, f"expected a share because features.device is {self.features.device}, got 0"
                     )
-        _at_most("features.max_tokens", self.features.max_tokens, "base.max_model_len", self.base.max_model_len)
         _at_most("learner.max_tokens", self.learner.max_tokens, "base.max_model_len", self.base.max_model_len)
         return self
+
+    def _check_features_of_base(self) -> None:
+        deepest = max(self.features.depths(0))
+        if deepest > self.learner.frozen_layers:
+            raise disagreement(
+                "features.layers",
+                f"expected depths up to learner.frozen_layers ({self.learner.frozen_layers}), got {deepest}: "
+                "the router reads layers that no adapter may change; freeze more layers, read lower ones, or let "
+                "another model make the features (features.model)",
+            )
+        _at_most("features.max_tokens", self.features.max_tokens, "base.max_model_len", self.base.max_model_len)
 
 
 def _at_most(path: str, value: int, limit_path: str, limit: int) -> None:

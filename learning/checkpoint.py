@@ -1,19 +1,21 @@
-"""A base model's files: where they are, what they hash to, and reading chosen tensors without the rest.
+"""A model's files: where they are, what they hash to, and reading chosen tensors without the rest.
 
 Does not know what a tensor is used for, nor of adapters. Weights are read from safetensors only: nothing is unpickled.
+Weights are gigabytes: what they hash to is computed once a machine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
+from learning.architecture import read_config, text_part
+from learning.digest_cache import remembered
 from learning.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
     "vocab.json",
     "merges.txt",
 )
@@ -68,14 +72,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def layer_count(folder: Path) -> int:
-    """How many decoder layers the model's configuration names. Raises `CheckpointError` where it names none."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return int(config.get("text_config", config)["num_hidden_layers"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"base model {folder}: expected a config.json with num_hidden_layers, got {type(error).__name__}: {error}"
-        ) from error
+    """How many layers the model's configuration names. Raises `CheckpointError` where it names none."""
+    count = text_part(read_config(folder)).get("num_hidden_layers")
+    if not isinstance(count, int):
+        raise CheckpointError(f"model {folder}: expected a config.json with num_hidden_layers, got {count!r}")
+    return count
 
 
 def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
@@ -90,25 +91,40 @@ def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch
 def base_digest(model_path: str | Path) -> str:
     """sha256 over a base model's config, weights and tokenizer files; file names count, their folder does not."""
     folder = resolve(model_path)
-    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    return _digest([folder / "config.json", *weight_files(folder), *tokenizer])
+    files = [folder / "config.json", *weight_files(folder), *_tokenizer_files(folder)]
+    return remembered("files by name", files, lambda: _digest(files))
 
 
 def tokenizer_digest(folder: Path) -> str:
     """sha256 over the tokenizer files of a folder."""
-    return _digest([folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()])
+    return _digest(_tokenizer_files(folder))
+
+
+def tensors_digest(folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over name, type, shape and values of tensors that were read from `folder`, whichever file held them."""
+    import torch
+
+    names = sorted(tensors)
+
+    def compute() -> str:
+        total = hashlib.sha256()
+        for name in names:
+            tensor = tensors[name]
+            total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+            total.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        return total.hexdigest()
+
+    return remembered(f"tensors {names}", weight_files(folder), compute)
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
 
 
 def _digest(files: list[Path]) -> str:
     total = hashlib.sha256()
     for file in files:
-        stat = file.stat()
-        total.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        total.update(f"{file.name}\0{content}\n".encode())
     return total.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _file_digest(file: Path, size: int, modified_ns: int) -> str:
-    """Weights are gigabytes: hashed once as long as size and time of change stay."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.learning.bases import write_base
+from tests.learning.bases import write_base, write_encoder
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +17,25 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One decoder of each kind that names its parts alike and norms differently."""
     return write_base(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session", params=["bert", "camembert", "roberta", "xlm-roberta"])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One encoder of each kind, saved with the head it was trained with."""
+    return write_encoder(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A four-layer BERT of width 32."""
+    return write_encoder(tmp_path_factory.mktemp("bert"), "bert")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of this test alone; it is not there yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "anabranch" / "digests"
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def messages(data: Path, domain: str, split: str, count: int) -> list[str]:
 def extractor(model: Path, texts: Sequence[str]) -> FeatureExtractor:
     options = FeatureOptions(layers=(0, 2), poolings=("mean",), expansion=256, seed=7, max_tokens=256)
     bare = FeatureExtractor(str(model), options, template(model))
-    return bare.with_standardisation(bare.fit(texts))
+    return FeatureExtractor(str(model), options, template(model), bare.fit(texts))
 
 
 def router(features: FeatureExtractor, texts: dict[str, list[str]]) -> RouterWeights:
