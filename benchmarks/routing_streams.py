@@ -39,7 +39,9 @@ def same_style(bench: Bench) -> Iterator[Row]:
         test_labels=halved(split.test_labels),
     )
     router = learnt(twins, Choice())
-    together = {name: (name,) for name in (*bench.clinc.domains, BACKGROUND) if name != TWIN}
+    together: dict[str, tuple[str, ...]] = {
+        name: (name,) for name in (*bench.clinc.domains, BACKGROUND) if name != TWIN
+    }
     together[TWIN] = (f"{TWIN}-0", f"{TWIN}-1")
     kinds: tuple[AbstentionKind, ...] = ("top", "leverage", "both", "mahalanobis")
     for kind in kinds:
