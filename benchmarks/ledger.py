@@ -21,7 +21,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -202,7 +202,7 @@ def restart(folder: Path, size: Size, count: int) -> dict[str, Any]:
     if manifest is None:
         raise SystemExit(f"{folder} has no manifest: fill it first")
     with footprint(folder / HOME) as serving:
-        ServedRouter.from_bytes(registry.weights(manifest)).weights
+        ServedRouter.from_bytes(registry.weights(manifest))
     _feed(router, size, count)
     adapter = _adapter(registry, folder, count)
     with footprint(folder / HOME) as first, watch() as seen:
@@ -276,9 +276,9 @@ def watch() -> Iterator[Seen]:
     seen = Seen()
     weights, body = StreamingRidge.weights, Generation.body
 
-    def watched_weights(self: StreamingRidge) -> RouterWeights:
+    def watched_weights(self: StreamingRidge, columns: Mapping[str, Sequence[str]] | None = None) -> RouterWeights:
         started = time.perf_counter()
-        found = weights(self)
+        found = weights(self, columns)
         seen.solving += time.perf_counter() - started
         return found
 

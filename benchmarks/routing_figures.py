@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.routing_texts import Places
-from learning.abstention import Abstention, AbstentionKind, lower_quantile
-from learning.heads import BACKGROUND, Head
+from learning.abstention import Abstention, lower_quantile
+from learning.heads import BACKGROUND
 from learning.metrics import auroc
 from learning.rls import StreamingRidge
+from learning.router_options import AbstentionKind, Head
 from learning.served_router import Decisions, ServedRouter
 from learning.symmetric import Float64
 
@@ -69,9 +70,9 @@ def served(
 ) -> ServedRouter:
     """The router as it is published, calibrated on the held-out rows."""
     weights = router.weights(columns)
-    inverse = router.inverse() if kind in ("leverage", "both") else None
+    factor = router.factor() if kind in ("leverage", "both") else None
     distance = router.distance(columns) if kind == "mahalanobis" else None
-    rule = Abstention.calibrated(kind, KEEP, weights, rows.held_ND, inverse=inverse, distance=distance)
+    rule = Abstention.calibrated(kind, KEEP, weights, rows.held_ND, factor=factor, distance=distance)
     return ServedRouter(weights, rule)
 
 

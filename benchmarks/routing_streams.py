@@ -15,8 +15,8 @@ from benchmarks.routing_bench import Bench
 from benchmarks.routing_features import FeatureMap
 from benchmarks.routing_figures import Choice, figures, learnt, served
 from benchmarks.routing_sections import SMALL, Row
-from learning.abstention import AbstentionKind
 from learning.heads import BACKGROUND, HEADS
+from learning.router_options import AbstentionKind
 from learning.template import PromptTemplate
 
 TWIN = "work"

@@ -73,7 +73,7 @@ def engine(settings: Settings, shape: ModelShape, gpu_bytes: int) -> Terms:
 def features(settings: Settings, shape: ModelShape) -> Terms:
     """The lower layers of a worker that makes features on its GPU."""
     options = settings.features
-    width, depth, tokens = WIDTH[options.dtype], max(options.layers), options.batch_size * options.max_tokens
+    width, depth, tokens = WIDTH[options.dtype], max(options.layers or (0,)), options.batch_size * options.max_tokens
     states = tokens * ((depth + 1) * shape.hidden + _passing(shape)) * width
     return {
         "lower layers": shape.lower_weights(depth) * width,

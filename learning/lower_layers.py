@@ -86,7 +86,7 @@ def _truncated(
             "parts are named like Llama's (a decoder) or BERT's (an encoder)"
         )
     if bidirectional:
-        model.pooler = None
+        setattr(model, "pooler", None)  # noqa: B010 - typed as a module
     else:
         model.norm = nn.Identity()
     return model

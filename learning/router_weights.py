@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from learning.container import pack, unpack
 from learning.errors import LearningError, UnseenDomain
-from learning.heads import HEADS, Head
+from learning.heads import HEADS
+from learning.router_options import Head
 from learning.symmetric import Float64
 
 

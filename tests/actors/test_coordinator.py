@@ -289,8 +289,9 @@ def test_a_worse_second_version_leaves_the_first_in_service(build: Build) -> Non
     class Incumbent(WorseLearner):
         def train(self, job: TrainingJob, on_progress: Any = None) -> TrainingResult:
             result: TrainingResult = self._inner.train(job, on_progress)
-            worse = Evaluation(result.incumbent.loss + 0.1, 0.0, result.candidate.examples)  # type: ignore[union-attr]
-            return replace(result, candidate=worse)
+            made = result.adapters[0]
+            worse = Evaluation(made.incumbent.loss + 0.1, 0.0, made.candidate.examples)  # type: ignore[union-attr]
+            return replace(result, adapters=(replace(made, candidate=worse),))
 
     house.employ(Incumbent(house.parts.learner, "alpha"))
     house.send([*records_of("alpha", 24, start=24), ALPHA])

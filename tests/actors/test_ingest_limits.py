@@ -45,7 +45,7 @@ def test_held_out_shares_grow_with_the_fraction_and_depend_on_the_domain() -> No
     assert others != shares[0.3]
 
 
-def test_features_of_what_is_held_out_are_never_computed(build: Build) -> None:
+def test_features_are_computed_once_of_each_row_held_out_or_not(build: Build) -> None:
     house = build(partitions=1)
     records = records_of("alpha", 40)
     seen: list[str] = []
@@ -61,7 +61,9 @@ def test_features_of_what_is_held_out_are_never_computed(build: Build) -> None:
     observer._extractor = Looking()  # type: ignore[assignment]
     house.send(records)
     house.drain()
-    assert sorted(seen) == sorted(house.parts.template.render(r.messages_or_prompt()) for r in training(records))
+    assert sorted(seen) == sorted(house.parts.template.render(r.messages_or_prompt()) for r in records)
+    counted = house.router.counts()["alpha"], sum(house.router.inner._sums._held_out.counts.values())
+    assert counted == (30, 10), "what is held out is in no sum"
 
 
 def test_a_single_example_is_counted_at_once(build: Build) -> None:

@@ -54,7 +54,7 @@ def named(root: Path) -> tuple[object, ...]:
     """What the last commit names of what may be joined."""
     snapshot = Registry(root).snapshot()
     assert snapshot is not None
-    ledger, ridge = snapshot.state["ledger"], snapshot.state["ridge"]
+    ledger, ridge = snapshot.state["ledger"], snapshot.state["sums"]["ridge"]
     return ledger["domains"]["alpha"]["settled"], ridge["domains"]["alpha"], ridge["groups"]
 
 

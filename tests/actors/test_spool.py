@@ -74,15 +74,17 @@ def test_a_transaction_that_fails_leaves_nothing(spool: Spool) -> None:
     assert spool.size() == 1
 
 
-def test_blocks_are_cut_at_the_limit_over_partitions(spool: Spool) -> None:
+def test_blocks_are_of_one_partition_in_turn_and_cut_at_the_limit(spool: Spool) -> None:
     spool.append([*rows(P0, range(5)), *rows(P1, range(4))], [], [Span(P0, 0, 5), Span(P1, 0, 4)])
     first = spool.block({}, 3)
     assert first is not None
     assert (offsets(first.rows), dict(first.spans)) == ([(0, 0), (0, 1), (0, 2)], {P0: (0, 3)})
     second = spool.block({P0: 3}, 3)
     assert second is not None
-    assert offsets(second.rows) == [(0, 3), (0, 4), (1, 0)]
-    assert dict(second.spans) == {P0: (3, 5), P1: (0, 1)}
+    assert (offsets(second.rows), dict(second.spans)) == ([(1, 0), (1, 1), (1, 2)], {P1: (0, 3)})
+    third = spool.block({P0: 3, P1: 3}, 3)
+    assert third is not None
+    assert (offsets(third.rows), dict(third.spans)) == ([(0, 3), (0, 4)], {P0: (3, 5)})
     assert spool.block({P0: 5, P1: 4}, 3) is None
 
 
@@ -136,12 +138,28 @@ def test_markers_go_with_the_block_that_covers_them(spool: Spool) -> None:
     spool.append([row(P0, 0), row(P0, 2), row(P0, 3)], markers, [Span(P0, 0, 5), Span(P1, 0, 1)])
     first = spool.block({}, 2)
     assert first is not None and (first.markers, dict(first.spans)) == ((markers[0],), {P0: (0, 3)})
-    rest = spool.block({P0: 3}, 9)
-    assert rest is not None and rest.markers == (markers[1], markers[2])
+    other = spool.block({P0: 3}, 9)
+    assert other is not None and other.markers == (markers[2],)
+    rest = spool.block({P0: 3, P1: 1}, 9)
+    assert rest is not None and rest.markers == (markers[1],)
     many = [Marker(P1, offset, "beta") for offset in range(1, 8)]
     spool.append([], many, [Span(P1, 1, 8)])
     some = spool.block({P0: 5, P1: 1}, 3)
     assert some is not None and (len(some.markers), dict(some.spans)) == (3, {P1: (1, 4)})
+
+
+def test_no_block_has_rows_of_a_domain_from_before_and_behind_its_marker(spool: Spool) -> None:
+    spool.append(
+        [*rows(P0, range(2)), row(P0, 3, "beta"), row(P0, 4), row(P0, 6), row(P0, 7, "beta")],
+        [Marker(P0, 2, "alpha"), Marker(P0, 5, "gamma")],
+        [Span(P0, 0, 8)],
+    )
+    before = spool.block({}, 9)
+    assert before is not None
+    assert (offsets(before.rows), dict(before.spans)) == ([(0, 0), (0, 1), (0, 3)], {P0: (0, 4)})
+    behind = spool.block({P0: 4}, 9)
+    assert behind is not None
+    assert (offsets(behind.rows), dict(behind.spans)) == ([(0, 4), (0, 6), (0, 7)], {P0: (4, 8)})
 
 
 def test_everything_is_there_after_reopening(reopen: Callable[[], Spool]) -> None:
@@ -152,8 +170,9 @@ def test_everything_is_there_after_reopening(reopen: Callable[[], Spool]) -> Non
     spool = reopen()
     assert (spool.counts(), spool.snapshot()) == ({"alpha": 3, "beta": 1}, SnapshotNote(LINEAGE, "first", 3))
     assert (spool.continuation(P0, 0), spool.continuation(P1, 0)) == (4, 2)
-    block = spool.block({}, 99)
-    assert block is not None and (len(block.rows), block.markers) == (4, (Marker(P1, 1, "beta"),))
+    block, other = spool.block({}, 99), spool.block({}, 99)
+    assert block is not None and other is not None
+    assert (len(block.rows), len(other.rows), other.markers) == (3, 1, (Marker(P1, 1, "beta"),))
 
 
 # -- following the ledger ---------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_rows_markers_and_coverage_move(opened: Callable[[str], Spool], tmp_path
     assert not path.exists()
     assert held(own, P0) == [0, 1, 2] and held(own, P1) == [5]
     assert (own.continuation(P0, 0), own.continuation(P1, 5)) == (3, 7)
-    block = own.block({P1: 5}, 9)
+    block = own.block({P0: 3, P1: 5}, 9)
     assert block is not None and block.markers == (Marker(P1, 6, "alpha"),)
     assert take_over(own, [path], view(4), []) == ([], None), "again, after a crash before its answer"
 
