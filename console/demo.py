@@ -47,7 +47,7 @@ _MAX_TOKENS = 58
 _BASE_QUESTIONS = 20
 _MATRIX_QUESTIONS = 15
 _FINAL_QUESTIONS = 50
-_PATIENCE = "each domain takes minutes on two cores"
+_PATIENCE = "to learn a domain takes about five minutes of a core"
 _LOOK_AGAIN_S = 1.0
 """How often a new domain's first answer is looked for: each look takes part of two cores from what is looked for."""
 
