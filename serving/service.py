@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 _CHARACTERS_PER_TOKEN = 128
 
 
-"""Prompts in one request, unless told otherwise."""
-
-
 class RoutedService:
     """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request."""
 

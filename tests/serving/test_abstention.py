@@ -17,6 +17,7 @@ from learning.served_router import ServedRouter
 from serving.abstained import TOKENS, Token, background, low_confidence
 from serving.scorer import Scorer
 from serving.selection import Choice, routing, stamp
+from serving.served import NOTHING_PUBLISHED
 from serving.service import RoutedService
 from tests.serving.conftest import PlainTemplate
 from tests.serving.memory_engine import MemoryEngine
@@ -93,14 +94,8 @@ async def test_who_names_a_model_is_not_abstained_from(
 
 def test_many_prompts_are_told_of_in_a_bounded_header() -> None:
     low = low_confidence(0.1, 0.2, 0.95)
-    served, choices = routed_nowhere(), [Choice(None, 0.1, None, low)] * 17
-    assert stamp(served, choices)["x-anabranch-abstained"] == ",".join(["low-confidence"] * 16 + ["..."])
-
-
-def routed_nowhere() -> Any:
-    from serving.served import NOTHING_PUBLISHED
-
-    return NOTHING_PUBLISHED
+    choices = [Choice(None, 0.1, None, low)] * 17
+    assert stamp(NOTHING_PUBLISHED, choices)["x-anabranch-abstained"] == ",".join(["low-confidence"] * 16 + ["..."])
 
 
 @pytest.mark.parametrize("kind", ABSTENTION_KINDS)
@@ -146,7 +141,7 @@ def test_what_can_not_be_scored_is_low_confidence() -> None:
     decision = Scorer(Broken(list(WORDS.values())), rule(word_router(WORDS))).route(["meow"])[0]
     assert claimed(decision) is None and decision.abstained is not None
     assert decision.abstained.token == "low-confidence" and "no finite number" in decision.abstained.words
-    told = routing(routed_nowhere(), [Choice(None, math.nan, decision, decision.abstained)]).decisions[0]
+    told = routing(NOTHING_PUBLISHED, [Choice(None, math.nan, decision, decision.abstained)]).decisions[0]
     assert (told.score, told.confidence) == (None, None)
 
 
