@@ -111,7 +111,7 @@ def tensors_digest(folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         for name in names:
             tensor = tensors[name]
             total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-            total.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+            total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         return total.hexdigest()
 
     return remembered(f"tensors {names}", weight_files(folder), compute)
