@@ -86,7 +86,7 @@ def _truncated(
             "parts are named like Llama's (a decoder) or BERT's (an encoder)"
         )
     if bidirectional:
-        setattr(model, "pooler", None)  # noqa: B010 - typed as a module
+        model.pooler = None  # type: ignore[assignment]  # its own forward asks whether it is there
     else:
         model.norm = nn.Identity()
     return model

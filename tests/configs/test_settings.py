@@ -45,7 +45,7 @@ def test_frozen_all_the_way_down() -> None:
         settings.name = "b"  # type: ignore[misc]
     with pytest.raises(ValidationError):
         settings.learner.rank = 3  # type: ignore[misc]
-    assert isinstance(settings.features.layers, tuple)
+    assert isinstance(settings.features.poolings, tuple)
 
 
 @pytest.mark.parametrize(
