@@ -41,7 +41,7 @@ def test_judged_rows_stay_judged_unless_mixed() -> None:
 @given(st.lists(st.integers(1, 6), max_size=30), st.lists(st.integers(1, 6), max_size=30))
 def test_matched_texts_have_one_histogram_of_lengths_and_leave_none_out(inside: list[int], outer: list[int]) -> None:
     sides = [[" ".join(["w"] * count) for count in side] for side in (inside, outer)]
-    chosen = texts.length_matched(*sides)
+    chosen = texts.length_matched(sides[0], sides[1])
     found = [sorted(side[place] for place in places) for side, places in zip((inside, outer), chosen, strict=True)]
     assert found[0] == found[1]
     assert len(found[0]) == sum(min(inside.count(length), outer.count(length)) for length in range(1, 7))
@@ -53,7 +53,8 @@ def _rows(away: float) -> Rows:
     chance = np.random.default_rng(0)
 
     def about(axis: int, count: int, size: float = 3.0) -> np.ndarray:
-        return size * np.eye(6)[axis] + 0.1 * chance.standard_normal((count, 6))
+        rows_ND: np.ndarray = size * np.eye(6)[axis] + 0.1 * chance.standard_normal((count, 6))
+        return rows_ND
 
     labels = ["a"] * 40 + ["b"] * 40
     fit, held, test = (np.concatenate([about(0, 40), about(1, 40)]) for _ in range(3))
