@@ -99,6 +99,14 @@ def rare_domains(bench: Bench) -> Iterator[Row]:
         }
 
 
+def small_domains(bench: Bench) -> Iterator[Row]:
+    """Ten domains of 36 rows against all of the general text."""
+    corpus = texts.corpus("clinc150", train=40, test=40)
+    rows = bench.rows(bench.shipped(SMALL), corpus, texts.split(corpus, 0))
+    for head in HEADS:
+        yield {"head": head, "figures": figures(served(learnt(rows, RouterSetting(head)), rows, "both"), rows)}
+
+
 def shared_instruction(bench: Bench) -> Iterator[Row]:
     """Tasks of olora14 that have their first line in common."""
     corpus = texts.corpus("olora14", texts.SHARING, 400, 150)
@@ -119,13 +127,18 @@ def chat_template(bench: Bench) -> Iterator[Row]:
     split = texts.split(corpus, 0)
     of = bench.shipped(SMALL)
     template = PromptTemplate(bench.smollm2.folder)
-    apply = bench.pooled.features(of)
     bare = bench.rows(of, corpus, split)
 
-    def rendered(prompts: tuple[str, ...]) -> np.ndarray:
-        return apply([template.render([{"role": "user", "content": prompt}]) for prompt in prompts])
+    def render(prompts: tuple[str, ...]) -> list[str]:
+        return [template.render([{"role": "user", "content": prompt}]) for prompt in prompts]
 
-    all_ND, fixed = rendered(corpus.texts), texts.fixed()
+    fixed = texts.fixed()
+    apply = bench.pooled.features(of, render(fixed["calibration"]))
+
+    def rendered(prompts: tuple[str, ...]) -> np.ndarray:
+        return apply(render(prompts))
+
+    all_ND = rendered(corpus.texts)
     within = replace(
         bare,
         fit_ND=all_ND[split.fit],
