@@ -37,6 +37,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
     "same_style": streams.same_style,
     "mixed_split": streams.mixed_split,
     "rare_domains": streams.rare_domains,
+    "small_domains": streams.small_domains,
     "shared_instruction": streams.shared_instruction,
     "chat_template": streams.chat_template,
 }

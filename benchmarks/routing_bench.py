@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import routing_texts as texts
 from benchmarks.routing_features import FeatureMap, Model, PooledTexts
-from benchmarks.routing_figures import Choice, Rows, figures, learnt, served
+from benchmarks.routing_figures import RouterSetting, Rows, figures, learnt, served
 from benchmarks.routing_texts import Corpus, Places, Split
 from learning.metrics import auroc
 from learning.symmetric import Float64
@@ -68,7 +68,9 @@ class Bench:
         )
 
 
-def measured(bench: Bench, of: FeatureMap, choice: Choice, seed: int = 0, domains: Sequence[str] = ()) -> Figures:
+def measured(
+    bench: Bench, of: FeatureMap, choice: RouterSetting, seed: int = 0, domains: Sequence[str] = ()
+) -> Figures:
     """Figures of one configuration on clinc150, `domains` of it or all."""
     split = texts.split(bench.clinc, seed, domains)
     rows = bench.rows(of, bench.clinc, split)
@@ -80,7 +82,7 @@ def matched(corpus: Corpus, split: Split) -> tuple[Places, Places]:
     return texts.length_matched([corpus.texts[place] for place in split.test], texts.outside())
 
 
-def novelty(bench: Bench, of: FeatureMap, choice: Choice, seed: int = 0) -> float:
+def novelty(bench: Bench, of: FeatureMap, choice: RouterSetting, seed: int = 0) -> float:
     """AUROC of held-out rows of known domains against those of two that are left out, mean over five such pairs."""
     names = bench.clinc.domains
     whole = texts.split(bench.clinc, seed)

@@ -74,9 +74,9 @@ class PooledTexts:
         kept: np.ndarray = np.load(path, mmap_mode="r")
         return kept
 
-    def features(self, of: FeatureMap) -> Callable[[Sequence[str]], Float64]:
-        """The map from texts to float64[n, d]."""
-        inputs = self._chosen(of, calibration.prompts())
+    def features(self, of: FeatureMap, scaling: Sequence[str] = ()) -> Callable[[Sequence[str]], Float64]:
+        """The map from texts to float64[n, d]; its scale is that of the calibration text, or of `scaling`."""
+        inputs = self._chosen(of, scaling or calibration.prompts())
         standardisation = Standardisation.of(inputs, precision=float(np.finfo(np.float32).eps))
         expansion = RandomExpansion(inputs.shape[1], of.width, of.seed)
 

@@ -24,7 +24,7 @@ KEEP = 0.95
 
 
 @dataclass(frozen=True)
-class Choice:
+class RouterSetting:
     """What is decided about a router beside its features."""
 
     head: Head = "ridge"
@@ -55,7 +55,7 @@ class Rows:
     outer: Mapping[str, Float64]
 
 
-def learnt(rows: Rows, choice: Choice) -> StreamingRidge:
+def learnt(rows: Rows, choice: RouterSetting) -> StreamingRidge:
     """The router over the fitted rows and the background's."""
     router = StreamingRidge(rows.fit_ND.shape[1], choice.ridge, head=choice.head)
     router.observe(rows.fit_ND, list(rows.fit_labels))

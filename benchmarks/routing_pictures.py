@@ -98,7 +98,7 @@ def width(axes: Axes, rows: Rows) -> None:
         ("outside_rejected_at_test_keep", "rejected where 95 % of the test messages are kept", GREY, "^"),
     ):
         means = [row["mean"][key] for row in rows]
-        axes.errorbar(names, means, [row["sd"][key] for row in rows], color=colour, marker=mark, label=label)
+        axes.errorbar(names, means, [row["sd"].get(key, 0.0) for row in rows], color=colour, marker=mark, label=label)
     axes.set_xlabel("width of the expansion")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right", fontsize=8)

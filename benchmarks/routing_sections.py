@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import routing_texts as texts
 from benchmarks.routing_bench import FEW, SEEDS, Bench, matched, measured, novelty, over_seeds
 from benchmarks.routing_features import FeatureMap, Model
-from benchmarks.routing_figures import Choice, checked, figures, learnt, served
+from benchmarks.routing_figures import RouterSetting, checked, figures, learnt, served
 from learning.abstention import ABSTENTION_KINDS
 from learning.feature_options import Pooling
 from learning.heads import HEADS
@@ -42,7 +42,7 @@ def features(bench: Bench) -> Iterator[Row]:
         of = FeatureMap(model, depths, poolings, SMALL)
         rows = bench.rows(of, corpus, split)
         for head in HEADS[::2]:
-            choice = Choice(head)
+            choice = RouterSetting(head)
             found = figures(served(learnt(rows, choice), rows, choice.kind), rows, matched(corpus, split))
             yield {**of.described(), "head": head, "figures": found}
 
@@ -54,7 +54,7 @@ def small_base(bench: Bench) -> Iterator[Row]:
     rows = bench.rows(of, bench.clinc, split)
     for head in HEADS[::2]:
         for count in (0, len(rows.general_ND)):
-            choice = Choice(head, texts=count)
+            choice = RouterSetting(head, texts=count)
             router = learnt(rows, choice)
             for kind in ABSTENTION_KINDS:
                 found = figures(served(router, rows, kind), rows, matched(bench.clinc, split))
@@ -65,14 +65,14 @@ def layers(bench: Bench) -> Iterator[Row]:
     """Which depths of the encoder."""
     for depths in ((6,), (5, 6), (4, 6), (4, 5, 6), (2, 4, 6), (0, 4, 5, 6)):
         of = replace(bench.shipped(SMALL), depths=depths)
-        found = measured(bench, of, Choice())
-        yield {**of.described(), "held_out_novelty": novelty(bench, of, Choice()), "figures": found}
+        found = measured(bench, of, RouterSetting())
+        yield {**of.described(), "held_out_novelty": novelty(bench, of, RouterSetting()), "figures": found}
 
 
 def ridges(bench: Bench) -> Iterator[Row]:
     """How strong a penalty."""
     for ridge in (15.0, 50.0, 150.0, 500.0, 1500.0):
-        choice = Choice(ridge=ridge)
+        choice = RouterSetting(ridge=ridge)
         found = measured(bench, bench.shipped(SMALL), choice)
         yield {"ridge": ridge, "held_out_novelty": novelty(bench, bench.shipped(SMALL), choice), "figures": found}
 
@@ -80,7 +80,7 @@ def ridges(bench: Bench) -> Iterator[Row]:
 def widths(bench: Bench) -> Iterator[Row]:
     """Narrower expansions than the shipped one; 0 is the pooled states themselves."""
     for width in (0, 512, 1024, 2048):
-        runs = [measured(bench, bench.shipped(width, seed), Choice(), seed) for seed in SEEDS]
+        runs = [measured(bench, bench.shipped(width, seed), RouterSetting(), seed) for seed in SEEDS]
         yield {"expansion": width, **over_seeds(runs)}
 
 
@@ -90,7 +90,7 @@ def heads_and_abstention(bench: Bench) -> Iterator[Row]:
     rows = bench.rows(of, bench.clinc, split)
     for head in HEADS:
         for count in (0, len(rows.general_ND)):
-            choice = Choice(head, texts=count)
+            choice = RouterSetting(head, texts=count)
             router = learnt(rows, choice)
             for kind in ABSTENTION_KINDS:
                 found = figures(served(router, rows, kind), rows, matched(bench.clinc, split))
@@ -101,14 +101,18 @@ def backgrounds(bench: Bench) -> Iterator[Row]:
     """How many general texts, counted how often; another text; the same as a check alone."""
     of = bench.shipped(SMALL)
     for count, times in ((0, 1), (45, 1), (91, 1), (182, 1), (364, 1), (364, 3)):
-        choice = Choice(texts=count, times=times)
+        choice = RouterSetting(texts=count, times=times)
         runs = [measured(bench, replace(of, seed=seed), choice, seed) for seed in SEEDS]
         yield {"text": "general", "as": "class", "texts": count, "times": times, **over_seeds(runs)}
     for text in ("calibration", "general"):
         rows = bench.rows(of, bench.clinc, texts.split(bench.clinc, 0), text)
         if text == "calibration":
-            yield {"text": text, "as": "class", "figures": figures(served(learnt(rows, Choice()), rows, "both"), rows)}
-        without = served(learnt(rows, Choice(texts=0)), rows, "both")
+            yield {
+                "text": text,
+                "as": "class",
+                "figures": figures(served(learnt(rows, RouterSetting()), rows, "both"), rows),
+            }
+        without = served(learnt(rows, RouterSetting(texts=0)), rows, "both")
         yield {"text": text, "as": "check", "figures": checked(without, rows)}
 
 
@@ -117,7 +121,7 @@ def two_domains(bench: Bench) -> Iterator[Row]:
     of, split = bench.shipped(2048), texts.split(bench.clinc, 0, FEW)
     rows = bench.rows(of, bench.clinc, split)
     for count in (0, len(rows.general_ND)):
-        choice = Choice(texts=count)
+        choice = RouterSetting(texts=count)
         router = learnt(rows, choice)
         for kind in ABSTENTION_KINDS:
             row = replace(choice, kind=kind).described(count)
@@ -130,12 +134,12 @@ def two_domains(bench: Bench) -> Iterator[Row]:
 def shipped(bench: Bench) -> Iterator[Row]:
     """The preset's configuration, over seeds of split and expansion; then two domains, question by kind."""
     for domains in ((), FEW):
-        runs = [measured(bench, bench.shipped(seed=seed), Choice(), seed, domains) for seed in SEEDS]
+        runs = [measured(bench, bench.shipped(seed=seed), RouterSetting(), seed, domains) for seed in SEEDS]
         row = {"domains": list(domains) or list(bench.clinc.domains), **bench.shipped().described()}
-        yield {**row, **Choice().described(len(texts.fixed()["general"])), **over_seeds(runs)}
+        yield {**row, **RouterSetting().described(len(texts.fixed()["general"])), **over_seeds(runs)}
     split = texts.split(bench.clinc, 0, FEW)
     rows = bench.rows(bench.shipped(), bench.clinc, split)
-    decided = served(learnt(rows, Choice()), rows, "both").decide(rows.outer["questions"])
+    decided = served(learnt(rows, RouterSetting()), rows, "both").decide(rows.outer["questions"])
     asked: dict[str, list[bool]] = {}
     for kind, kept in zip(texts.question_kinds(), decided.keeps_N, strict=True):
         asked.setdefault(kind, []).append(not kept)

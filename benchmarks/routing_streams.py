@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import routing_texts as texts
 from benchmarks.routing_bench import Bench
 from benchmarks.routing_features import FeatureMap
-from benchmarks.routing_figures import Choice, figures, learnt, served
+from benchmarks.routing_figures import RouterSetting, figures, learnt, served
 from benchmarks.routing_sections import SMALL, Row
 from learning.heads import BACKGROUND, HEADS
 from learning.router_options import AbstentionKind
@@ -38,7 +38,7 @@ def same_style(bench: Bench) -> Iterator[Row]:
         held_labels=halved(split.held_labels),
         test_labels=halved(split.test_labels),
     )
-    router = learnt(twins, Choice())
+    router = learnt(twins, RouterSetting())
     together: dict[str, tuple[str, ...]] = {
         name: (name,) for name in (*bench.clinc.domains, BACKGROUND) if name != TWIN
     }
@@ -46,7 +46,7 @@ def same_style(bench: Bench) -> Iterator[Row]:
     kinds: tuple[AbstentionKind, ...] = ("top", "leverage", "both", "mahalanobis")
     for kind in kinds:
         for form, published, judged in (
-            ("one label", served(learnt(rows, Choice()), rows, kind), rows),
+            ("one label", served(learnt(rows, RouterSetting()), rows, kind), rows),
             ("two columns", served(router, twins, kind), twins),
             ("two labels of a column", served(router, rows, kind, together), rows),
         ):
@@ -68,7 +68,7 @@ def mixed_split(bench: Bench) -> Iterator[Row]:
     for mixed in (False, True):
         split = texts.split(bench.clinc, 0, mixed=mixed)
         rows = bench.rows(bench.shipped(SMALL), bench.clinc, split)
-        yield {"mixed": mixed, "figures": figures(served(learnt(rows, Choice()), rows, "both"), rows)}
+        yield {"mixed": mixed, "figures": figures(served(learnt(rows, RouterSetting()), rows, "both"), rows)}
 
 
 def rare_domains(bench: Bench) -> Iterator[Row]:
@@ -84,7 +84,7 @@ def rare_domains(bench: Bench) -> Iterator[Row]:
         fit_labels=[label for label, keep in zip(split.fit_labels, kept, strict=True) if keep],
     )
     for head in HEADS:
-        router = served(learnt(fewer, Choice(head)), fewer, "top")
+        router = served(learnt(fewer, RouterSetting(head)), fewer, "top")
         found = figures(router, fewer)
         scores = router.decide(rows.test_ND)
         columns = [scores.domains.index(name) for name in router.domains]
@@ -99,6 +99,14 @@ def rare_domains(bench: Bench) -> Iterator[Row]:
         }
 
 
+def small_domains(bench: Bench) -> Iterator[Row]:
+    """Ten domains of 36 rows against all of the general text."""
+    corpus = texts.corpus("clinc150", train=40, test=40)
+    rows = bench.rows(bench.shipped(SMALL), corpus, texts.split(corpus, 0))
+    for head in HEADS:
+        yield {"head": head, "figures": figures(served(learnt(rows, RouterSetting(head)), rows, "both"), rows)}
+
+
 def shared_instruction(bench: Bench) -> Iterator[Row]:
     """Tasks of olora14 that have their first line in common."""
     corpus = texts.corpus("olora14", texts.SHARING, 400, 150)
@@ -109,7 +117,7 @@ def shared_instruction(bench: Bench) -> Iterator[Row]:
     ):
         rows = bench.rows(of, corpus, split)
         for head in HEADS:
-            found = figures(served(learnt(rows, Choice(head)), rows, "both"), rows)
+            found = figures(served(learnt(rows, RouterSetting(head)), rows, "both"), rows)
             yield {**of.described(), "head": head, "figures": found}
 
 
@@ -119,13 +127,18 @@ def chat_template(bench: Bench) -> Iterator[Row]:
     split = texts.split(corpus, 0)
     of = bench.shipped(SMALL)
     template = PromptTemplate(bench.smollm2.folder)
-    apply = bench.pooled.features(of)
     bare = bench.rows(of, corpus, split)
 
-    def rendered(prompts: tuple[str, ...]) -> np.ndarray:
-        return apply([template.render([{"role": "user", "content": prompt}]) for prompt in prompts])
+    def render(prompts: tuple[str, ...]) -> list[str]:
+        return [template.render([{"role": "user", "content": prompt}]) for prompt in prompts]
 
-    all_ND, fixed = rendered(corpus.texts), texts.fixed()
+    fixed = texts.fixed()
+    apply = bench.pooled.features(of, render(fixed["calibration"]))
+
+    def rendered(prompts: tuple[str, ...]) -> np.ndarray:
+        return apply(render(prompts))
+
+    all_ND = rendered(corpus.texts)
     within = replace(
         bare,
         fit_ND=all_ND[split.fit],
@@ -135,4 +148,4 @@ def chat_template(bench: Bench) -> Iterator[Row]:
         outer={name: rendered(fixed[name]) for name in bare.outer},
     )
     for form, rows in (("message alone", bare), ("in the base's template", within)):
-        yield {"prompt": form, "figures": figures(served(learnt(rows, Choice()), rows, "both"), rows)}
+        yield {"prompt": form, "figures": figures(served(learnt(rows, RouterSetting()), rows, "both"), rows)}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks import routing_texts as texts
 from benchmarks.routing_bench import over_seeds
 from benchmarks.routing_features import FeatureMap, Model, PooledTexts
-from benchmarks.routing_figures import Choice, Rows, checked, figures, learnt, served
+from benchmarks.routing_figures import RouterSetting, Rows, checked, figures, learnt, served
 from learning import calibration, general
 from learning.heads import BACKGROUND
 
@@ -41,7 +41,7 @@ def test_judged_rows_stay_judged_unless_mixed() -> None:
 @given(st.lists(st.integers(1, 6), max_size=30), st.lists(st.integers(1, 6), max_size=30))
 def test_matched_texts_have_one_histogram_of_lengths_and_leave_none_out(inside: list[int], outer: list[int]) -> None:
     sides = [[" ".join(["w"] * count) for count in side] for side in (inside, outer)]
-    chosen = texts.length_matched(*sides)
+    chosen = texts.length_matched(sides[0], sides[1])
     found = [sorted(side[place] for place in places) for side, places in zip((inside, outer), chosen, strict=True)]
     assert found[0] == found[1]
     assert len(found[0]) == sum(min(inside.count(length), outer.count(length)) for length in range(1, 7))
@@ -53,7 +53,8 @@ def _rows(away: float) -> Rows:
     chance = np.random.default_rng(0)
 
     def about(axis: int, count: int, size: float = 3.0) -> np.ndarray:
-        return size * np.eye(6)[axis] + 0.1 * chance.standard_normal((count, 6))
+        rows_ND: np.ndarray = size * np.eye(6)[axis] + 0.1 * chance.standard_normal((count, 6))
+        return rows_ND
 
     labels = ["a"] * 40 + ["b"] * 40
     fit, held, test = (np.concatenate([about(0, 40), about(1, 40)]) for _ in range(3))
@@ -63,7 +64,7 @@ def _rows(away: float) -> Rows:
 
 def test_separate_domains_are_routed_right_and_what_is_elsewhere_is_left_to_the_base() -> None:
     rows = _rows(3.0)
-    choice = Choice(ridge=1.0)
+    choice = RouterSetting(ridge=1.0)
     found = figures(served(learnt(rows, choice), rows, "both"), rows, (np.arange(10), np.arange(10)))
     assert found["routing"] == found["routing_held_out"] == 1.0
     assert found["outside_auroc"] == found["outside_rejected"] == found["questions_rejected"] == 1.0
@@ -74,13 +75,13 @@ def test_separate_domains_are_routed_right_and_what_is_elsewhere_is_left_to_the_
 def test_the_background_is_a_class_only_where_it_has_texts() -> None:
     rows = _rows(3.0)
     for count, times, expected in ((0, 3, 0), (5, 1, 5), (5, 3, 15), (10**6, 1, 20)):
-        counts = learnt(rows, Choice(ridge=1.0, texts=count, times=times)).counts
+        counts = learnt(rows, RouterSetting(ridge=1.0, texts=count, times=times)).counts
         assert counts.get(BACKGROUND, 0) == expected
 
 
 def test_a_check_raises_the_threshold_above_general_text_that_looks_like_a_domain() -> None:
     rows = _rows(3.0)
-    router = served(learnt(rows, Choice(ridge=1.0, texts=0)), rows, "top")
+    router = served(learnt(rows, RouterSetting(ridge=1.0, texts=0)), rows, "top")
     far = checked(router, rows)
     assert far["questions_rejected"] == 1.0
     assert far["kept"] == figures(router, rows)["kept"]
