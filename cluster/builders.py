@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
-from actors.exam import ExamLimits
 from actors.spool_folder import make_spool_folder
 from cluster.late import late
 from configs.settings import Settings
 from learning.checkpoint import base_digest
 from learning.contract import Learner
-from learning.router_options import RouterOptions
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.options import EngineKnobs, EngineOptions
@@ -97,16 +95,6 @@ def extractor_for(settings: Settings) -> Callable[[Manifest | None], FeatureExtr
 
     made = late(calibrated)
     return lambda manifest: made
-
-
-def router_options(settings: Settings) -> RouterOptions:
-    """Return what the router is made with."""
-    return RouterOptions(**settings.router.model_dump(include=set(RouterOptions.model_fields)))
-
-
-def exam_limits(settings: Settings) -> ExamLimits:
-    """Return how much is kept of each segment's held-out examples."""
-    return ExamLimits(settings.gate.exam_rows, settings.gate.exam_bytes)
 
 
 def learner(settings: Settings) -> Learner:

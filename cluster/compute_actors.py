@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.exam import ExamLimits
 from actors.ingest import Ingest
 from actors.learner import LearnerWorker, learner_folder
 from actors.spool import Spool
@@ -35,5 +36,5 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
         late(lambda: builders.learner(settings), yields=True),
         learner_folder(settings.home / "work", index, settings.learner.workers),
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
-        builders.exam_limits(settings),
+        ExamLimits(settings.gate.exam_rows, settings.gate.exam_bytes),
     )

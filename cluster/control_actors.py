@@ -18,7 +18,7 @@ def router(settings: Settings) -> Router:
     return Router(
         builders.registry(settings, writer=True),
         builders.base_revision(settings),
-        builders.router_options(settings),
+        settings.router,
     )
 
 
