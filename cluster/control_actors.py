@@ -15,11 +15,7 @@ from configs.settings import Settings
 
 def router(settings: Settings) -> Router:
     """The router, single writer of the registry."""
-    return Router(
-        builders.registry(settings, writer=True),
-        builders.base_revision(settings),
-        settings.router,
-    )
+    return Router(builders.registry(settings, writer=True), builders.base_revision(settings), settings.router)
 
 
 def directory(settings: Settings) -> ReplicaDirectory:
