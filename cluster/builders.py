@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,14 +63,9 @@ def template(settings: Settings) -> PromptTemplate:
     )
 
 
-@lru_cache(maxsize=2)
-def _digest(model: str) -> str:
-    return base_digest(model)
-
-
 def base_revision(settings: Settings) -> BaseRevision:
     """Return the base model as a manifest names it."""
-    return BaseRevision(model=settings.base.model, revision="r0", digest=_digest(settings.base.model))
+    return BaseRevision(model=settings.base.model, revision="r0", digest=base_digest(settings.base.model))
 
 
 def extractor(settings: Settings) -> FeatureExtractor:
