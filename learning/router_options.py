@@ -30,7 +30,7 @@ class RouterOptions(Options):
     for. Without it a router of few domains finds one of them in almost anything."""
     keep: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     """Share of the domains' own prompts that the threshold keeps, by their held-out examples; the rest, and what looks
-    like none of them, goes to the base model. 1 leaves nothing to the base."""
+    like none of them, goes to the base model. 1 leaves it only what the background takes."""
     calibration_rows: Annotated[int, Field(ge=0)] = 64
-    """Held-out examples of each domain whose features are kept to set the threshold by; 0 keeps none, and every prompt
-    goes to some domain."""
+    """Held-out examples of each domain whose features are kept to set the threshold by, 4 d bytes each; 0 keeps none,
+    and there is no threshold."""

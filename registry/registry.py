@@ -421,11 +421,11 @@ class Registry:
         return manifest.model_copy(update={"router": named})
 
     def _check_routes(self, manifest: Manifest, current: Manifest | None) -> None:
-        served = {name for route in current.routes.values() for name in route.names} if current else set()
         # What is in service was checked when it came there; where it was damaged since, the other domains go on.
+        served = current.routes if current is not None and current.base.digest == manifest.base.digest else {}
         for domain, route in manifest.routes.items():
-            for placed in route.segments.values():
-                if placed.adapter not in served:
+            if served.get(domain) != route:
+                for placed in route.segments.values():
                     self._check_placed(manifest, domain, placed)
 
     def _check_placed(self, manifest: Manifest, domain: str, placed: Placed) -> None:

@@ -197,11 +197,11 @@ def test_a_home_of_a_later_version_is_refused_in_one_line(home: Path, command: l
     path = home / "registry" / "head.json"
     content = json.loads(path.read_bytes())
     del content["sha256"]
-    path.write_bytes(sealed({**content, "format": 3}, "head.json"))
+    path.write_bytes(sealed({**content, "format": 4}, "head.json"))
     name, *rest = command
     before = everything(home)
     lines = faults(home) if name == "check" else [refused(name, home, *rest)]
-    assert len(lines) == 1 and "got 3; it is of a newer Anabranch: upgrade" in lines[0]
+    assert len(lines) == 1 and "got 4; it is of a newer Anabranch: upgrade" in lines[0]
     assert {each: content for each, content in everything(home).items() if each in before} == before
 
 

@@ -124,7 +124,7 @@ def test_verify_finds_one_changed_byte(add: Callable[..., Adapter]) -> None:
         adapter.verify()
 
 
-@pytest.mark.parametrize("damage", ["{", "", '{"format": 2}', "[]"])
+@pytest.mark.parametrize("damage", ["{", "", '{"format": 3}', "[]"])
 def test_damaged_facts_are_named(registry: Registry, add: Callable[..., Adapter], damage: str) -> None:
     adapter = add("news")
     (adapter.path / "anabranch.json").write_text(damage)
@@ -149,8 +149,8 @@ def test_facts_of_a_later_format_are_refused_in_one_line(registry: Registry, add
     path = adapter.path / "anabranch.json"
     content = json.loads(path.read_bytes())
     del content["sha256"]
-    path.write_bytes(sealed({**content, "format": 3, "more": []}, "anabranch.json"))
-    with pytest.raises(NewerHome, match=r"expected format 2, got 3; it is of a newer Anabranch: upgrade"):
+    path.write_bytes(sealed({**content, "format": 4, "more": []}, "anabranch.json"))
+    with pytest.raises(NewerHome, match=r"expected format 3, got 4; it is of a newer Anabranch: upgrade"):
         registry.adapter(adapter.name)
     assert registry.survey()[1].keys() == {adapter.name}
 
@@ -255,3 +255,18 @@ def test_two_threads_may_list_while_adapters_come_and_go(
 
     monkeypatch.setattr(os, "listdir", lambda _: [Looked(news.name)])
     assert registry.adapters() == [news]
+
+
+def test_an_exam_lies_beside_its_version_and_is_what_was_added(registry: Registry, tmp_path: Path) -> None:
+    exam = b'{"id": "1", "prompt": "p", "completion": "c"}\n'
+    news = registry.add_adapter("news", 1, peft_folder(tmp_path / "news"), facts_of("news"), exam)
+    bare = registry.add_adapter("sport", 1, peft_folder(tmp_path / "sport", 1), facts_of("sport"))
+    assert (news.exam(), bare.exam(), (bare.path / "exam.jsonl").exists()) == (exam, b"", False)
+    news.verify()
+    (news.path / "exam.jsonl").write_bytes(exam.replace(b"c", b"d"))
+    with pytest.raises(DigestMismatch, match="exam of news@v1"):
+        news.exam()
+    news.verify()
+    (news.path / "exam.jsonl").unlink()
+    with pytest.raises(DigestMismatch, match="can't be read"):
+        news.exam()

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from registry.errors import RegistryError
-from registry.manifest import Manifest, Route, RouterRef, Tombstone, adapter_name
+from registry.manifest import Manifest, Placed, Route, RouterRef, Tombstone, adapter_name, column
 from tests.registry.conftest import next_manifest
 
 DIGEST = "0123456789abcdef" * 4
@@ -50,8 +50,22 @@ def test_it_names_base_and_adapters_together() -> None:
         "digest": DIGEST,
         "rank": 4,
         "version": 3,
+        "segment": 1,
+        "beside": {},
         "pinned": False,
     }
+
+
+def test_a_route_names_the_adapters_of_all_segments() -> None:
+    other = Placed(adapter="news@v2-89abcdef", digest="89abcdef" * 8, rank=4, version=2)
+    whole = route().model_copy(update={"segment": 2, "beside": {1: other}})
+    assert whole.names == ("news@v2-89abcdef", "news@v3-01234567") and list(whole.segments) == [1, 2]
+    again = Manifest.from_json(next_manifest(None, routes={"news": whole}).to_json(), "a manifest")
+    assert again.routes["news"] == whole
+    for wrong in ({2: other}, {1: other.model_copy(update={"adapter": "sport@v2-89abcdef"})}):
+        with pytest.raises(ValueError, match=r"two adapters|expected adapter"):
+            next_manifest(None, routes={"news": whole.model_copy(update={"beside": wrong})})
+    assert (column("news", 1), column("news", 2)) == ("news", "news#2")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,6 @@ def test_homes_of_the_first_version_are_refused_in_one_line(tmp_path: Path, left
 def test_homes_whose_heads_name_no_format_are_refused_in_one_line(registry: Registry, publish: Publish) -> None:
     publish()
     (registry.root / "head.json").write_bytes(sealed(asdict(registry.head()), "head.json"))
-    with pytest.raises(OldHome, match=r"homes are of format 1, this one reads format 2.*begin a new home") as refused:
+    with pytest.raises(OldHome, match=r"homes are of format 1, this one reads 3.*begin a new home") as refused:
         Registry(registry.root)
     assert "\n" not in str(refused.value)

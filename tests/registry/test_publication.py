@@ -385,14 +385,14 @@ class TestDamage:
         if what == "head":
             content = json.loads((registry.root / "head.json").read_bytes())
             del content["sha256"]
-            later = sealed({**content, "format": 3, "more": []}, "head.json")
+            later = sealed({**content, "format": 4, "more": []}, "head.json")
         else:
-            text = canonical({**json.loads(root_file(registry).read_bytes()), "format": 3}, "a snapshot")
+            text = canonical({**json.loads(root_file(registry).read_bytes()), "format": 4}, "a snapshot")
             digest = hashlib.sha256(text).hexdigest()
             (registry.root / "snapshots" / f"000002-{digest}.json").write_bytes(text)
             later = replace(head, snapshot_digest=digest).to_bytes(registry.lineage)
         (registry.root / "head.json").write_bytes(later)
-        with pytest.raises(NewerHome, match=r"got 3; it is of a newer Anabranch: upgrade") as refused:
+        with pytest.raises(NewerHome, match=r"got 4; it is of a newer Anabranch: upgrade") as refused:
             Registry(registry.root).snapshot()
         assert "\n" not in str(refused.value)
         with pytest.raises(NewerHome):
