@@ -72,21 +72,19 @@ def _check_base(settings: Settings) -> None:
 
 def _check_layers(settings: Settings) -> None:
     """Check the models' kinds and the layers that are named; features and learner load them when the system is up."""
+    base = settings.base.model
     try:
-        base = resolve(settings.base.model)
-        check_supported(read_config(base), f"base.model {settings.base.model}")
-        layers = layer_count(base)
-        below = layer_count(resolve(settings.features.model or settings.base.model))
+        check_supported(read_config(resolve(base)), f"base.model {base}")
+        layers = layer_count(resolve(base))
+        below = layer_count(resolve(settings.features.model or base))
     except LearningError as error:
         raise ClusterError(str(error)) from error
     deepest, frozen = max(settings.features.depths(below)), settings.learner.frozen_layers
     if deepest > below:
-        whose = "base" if settings.features.model is None else "features'"
-        raise ClusterError(f"features.layers: expected depths up to {below}, the {whose} model's layers, got {deepest}")
+        raise ClusterError(f"features.layers: expected depths up to {below}, its model's layers, got {deepest}")
     if frozen >= layers:
         raise ClusterError(
-            f"learner.frozen_layers: expected fewer than the base model's {layers} layers, got {frozen}; an adapter "
-            "needs a layer above them"
+            f"learner.frozen_layers: expected fewer than the base's {layers}, got {frozen}; adapters need a layer above"
         )
 
 
