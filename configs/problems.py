@@ -19,6 +19,8 @@ from configs.settings import Settings
 _LONGEST_VALUE = 60
 _GONE = {
     "features.standardise_examples": "remove it: the features' scale comes from a text of our own, not from the stream",
+    "router.abstain_below": "remove it: the threshold follows from held-out examples; router.keep says what it keeps",
+    "router.class_weighting": "remove it: router.head says how domains weigh",
 }
 """Keys that older files hold, and what to do about them."""
 

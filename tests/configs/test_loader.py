@@ -99,6 +99,7 @@ def test_exponents_without_a_point_are_numbers(write: Callable[[str], Path]) -> 
         ("learner: {kind: lroa}", ["learner.kind: expected 'lora', got 'lroa'; did you mean lora?"]),
         ("learner: {warmup_steps: 2000}", ["learner.warmup_steps: expected less than max_steps (1000), got 2000"]),
         ("features: {standardise_examples: 256}", ["features.standardise_examples: unknown key, got 256; remove it:"]),
+        ("router: {abstain_below: 0.3}", ["router.abstain_below: unknown key, got 0.3; remove it:", "router.keep"]),
         ("features: {max_tokens: 1}", ["features.max_tokens", "greater than or equal to 2"]),
         ("serving: {max_lora_rnk: 8}", ["did you mean serving.max_lora_rank?"]),
         ("serving: {max_loras: 20}", ["serving.max_cpu_loras: expected at least max_loras (20), got 16"]),

@@ -30,9 +30,15 @@ def test_homes_of_the_first_version_are_refused_in_one_line(tmp_path: Path, left
     assert not (tmp_path / "registry" / "lineage.json").exists(), "nothing was touched"
 
 
-def test_homes_whose_heads_name_no_format_are_refused_in_one_line(registry: Registry, publish: Publish) -> None:
+@pytest.mark.parametrize("written", [None, 2])
+def test_homes_of_earlier_formats_are_refused_in_one_line(
+    registry: Registry, publish: Publish, written: int | None
+) -> None:
+    """The first named no format."""
     publish()
-    (registry.root / "head.json").write_bytes(sealed(asdict(registry.head()), "head.json"))
-    with pytest.raises(OldHome, match=r"homes are of format 1, this one reads 3.*begin a new home") as refused:
+    head = asdict(registry.head()) | ({} if written is None else {"format": written, "lineage": registry.lineage})
+    (registry.root / "head.json").write_bytes(sealed(head, "head.json"))
+    expected = rf"homes are of format {written or 1}, this one reads 3.*begin a new home"
+    with pytest.raises(OldHome, match=expected) as refused:
         Registry(registry.root)
     assert "\n" not in str(refused.value)
