@@ -6,16 +6,14 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from actors.exam import is_held_out
-from cluster import builders
 from configs.loader import load
 from configs.settings import Settings
-from learning.served_router import ServedRouter
 from streaming.records import TaskRecord, read_jsonl
 from tests.e2e.system import System
+from tests.faults.oracle import difference_from_batch
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -110,17 +108,7 @@ def _counts_are_exact(system: System, settings: Settings, files: dict[str, Path]
 
 def _predicts_as_batch_ridge(settings: Settings, files: dict[str, Path]) -> None:
     """The published router's scores against one ridge solve over all training examples (relative 1e-10)."""
-    registry = builders.registry(settings)
-    manifest = registry.current()
-    assert manifest is not None
-    extractor = builders.extractor(settings)
-    template = builders.template(settings)
     records = _training_records(settings, files)
-    features = extractor.extract([template.render(record.messages_or_prompt()) for record in records])
-    targets = np.array([[record.domain == domain for domain in sorted(DOMAINS)] for record in records], dtype=float)
-    gram = features.T @ features + settings.router.ridge * np.eye(features.shape[1])
-    expected = features @ np.linalg.solve(gram, features.T @ targets)
-    weights = ServedRouter.from_bytes(registry.weights(manifest)).weights
-    assert list(weights.domains) == sorted(DOMAINS)
-    difference = np.linalg.norm(weights.scores(features) - expected) / np.linalg.norm(expected)
+    assert {str(record.domain) for record in records} == set(DOMAINS)
+    difference = difference_from_batch(settings, records)
     assert difference <= 1e-10, json.dumps({"relative difference": difference})
