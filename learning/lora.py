@@ -220,8 +220,8 @@ class _Start:
     before: Evaluation
 
     def knows_less_than(self, base: Evaluation) -> bool:
-        """Whether going on could only lose: the base answers the new examples better beyond noise, and old ones in force
-        are there to be lost."""
+        """Whether going on could only lose: the base answers the new examples better beyond noise, and there are old
+        ones in force."""
         if not self.exam or base.examples == 0 or not all(map(math.isfinite, base.row_losses)):
             return False
         worse = [its - theirs for its, theirs in zip(self.held_out.row_losses, base.row_losses, strict=True)]

@@ -1,5 +1,5 @@
-"""What must hold of the segments of a world's domains: what each version goes on from and serves beside, whose rows each
-column of the router has, and what every exam asks.
+"""What must hold of the segments of a world's domains: what each version serves beside, whose rows each column of the
+router has, and what every exam asks.
 
 The books say which examples each version was made of and beside which others; from that alone follow the state that it
 serves with, the rows of its segment, and its exam.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actors.change import Change
+from actors.errors import UnknownDomain
 from actors.observation import Marker, Observation
 from actors.router import Router
 from actors.training import Trained
@@ -261,6 +262,39 @@ def test_going_back_puts_the_segments_of_that_time_in_service(scene: Scene) -> N
     assert four.facts.segment == 4, "a number that was given is not given again"
     scene.coordinator.unpin("alpha")
     assert segments(scene) == {1: 1, 4: 4}
+
+
+def test_a_segment_whose_versions_were_pruned_keeps_its_number(scene: Scene) -> None:
+    scene.learn("alpha")
+    scene.learner.forgets = 1
+    scene.learn("alpha")
+    scene.coordinator.rollback("alpha")
+    scene.coordinator.unpin("alpha")
+    scene.learn("alpha")
+    assert segments(scene) == {1: 3}
+    del scene.registry.versions[scene.registry.adapters("alpha")[1].name]
+    # Its rows are in the sums, under its column.
+    scene.router.segment_counts = lambda: {"alpha": 3, "alpha#2": 3, "beta#7": 1}  # type: ignore[method-assign]
+    scene.learner.forgets = 1
+    scene.learn("alpha")
+    assert segments(scene) == {1: 3, 3: 4}
+
+
+def test_a_version_whose_neighbour_is_gone_is_not_gone_back_to(scene: Scene) -> None:
+    scene.learn("alpha")
+    scene.learner.forgets = 1
+    scene.learn("alpha")
+    scene.learner.continues = 1
+    scene.learn("alpha")
+    one, two, _ = scene.registry.adapters("alpha")
+    assert segments(scene) == {1: 3, 2: 2}
+    del scene.registry.versions[one.name]
+    for command in (scene.coordinator.rollback, scene.coordinator.pin):
+        with pytest.raises(UnknownDomain, match=f"{two.name} can't be served: it stands beside {one.name}"):
+            command("alpha", two.name)
+    with pytest.raises(UnknownDomain, match="no accepted version before v3"):
+        scene.coordinator.rollback("alpha")
+    assert segments(scene) == {1: 3, 2: 2}, "two still answers beside three"
 
 
 def test_a_removed_domain_begins_with_its_first_segment(scene: Scene) -> None:
