@@ -100,6 +100,23 @@ def test_a_rejected_version_leaves_its_rows_open(start: Callable[[], Router], re
     assert router.segment_counts() == {"alpha": 4, "alpha#2": 6}
 
 
+def test_a_rejected_version_from_beyond_a_marker_takes_the_marker_with_it(
+    start: Callable[[], Router], registry: Registry, add: Add
+) -> None:
+    """Else the next would be sealed up to it, and the sums could not tell its rows from those behind."""
+    router = start()
+    end = watch(router, of("alpha", range(3)), watch(router, of("alpha", range(10, 14)), 0, "alpha"))
+    router.seal("alpha", 1, {P0: end})
+    router.reopen("alpha", 1)
+    assert router.open()["alpha"].markers == {}
+    statistics = Statistics.of(features(of("alpha", [20])), ["alpha"], "f")
+    (key,) = keys(of("alpha", [20]), 0)
+    assert router.observe(Observation({P1: (0, 1)}, (key._replace(partition=P1),), (), statistics)).applied
+    seal = router.seal("alpha", 2, {P0: 5, P1: 1})
+    router.publish(learned(add("alpha", 2)))
+    assert router.segment_counts() == {"alpha": seal.train} and seal.train == 8
+
+
 # -- random courses ---------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +184,8 @@ class Course:
             self.count(domain)
         if rejected:
             self.router.reopen(domain, book.version)
-            book.before, book.sealed = [*book.sealed, *book.before], []
+            book.before, book.sealed = [*book.sealed, *book.before, *book.behind], []
+            book.behind, book.ended = [], -1
             return
         segment = int(self.random.integers(1, len(book.segments) + 2))
         beside = [name for number, name in book.names.items() if number != segment]
