@@ -5,12 +5,14 @@ A command has succeeded when it is committed: what follows at spools, replicas a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from actors.change import Change
 from actors.errors import PublicationFailed, UnknownDomain, in_words
 from actors.ports import ManifestPort
 from actors.publisher import Publisher
 from actors.spools import Spools
-from registry.adapters import parsed_name
+from registry.adapters import Adapter, parsed_name
 from registry.errors import RegistryError
 from registry.manifest import Manifest
 from registry.registry import Registry
@@ -87,9 +89,10 @@ class Commands:
         return Change(reason=reason, domain=domain, adapter=waiting, pinned=False, override=True)
 
     def _is_readable(self, name: str) -> bool:
-        """Tell whether a version is there; one that is damaged is withdrawn and named, and keeps no pin in force."""
+        """Tell whether a version is there with those that it serves beside; one that is damaged is withdrawn and named,
+        and keeps no pin in force."""
         try:
-            self._registry.adapter(name)
+            self._registry.route(name)
         except RegistryError:
             return False
         return True
@@ -123,7 +126,7 @@ class Commands:
         served = self._router.versions(domain)
         earlier = {
             adapter.version: adapter.name
-            for adapter in adapters
+            for adapter in _with_theirs(adapters)
             if oldest < adapter.version < route.version and adapter.version in served
         }
         found = max(earlier, default=oldest)
@@ -138,11 +141,14 @@ class Commands:
         tombstone = current.removed.get(domain) if current else None
         adapters, damaged = self._registry.survey(domain)
         oldest = self._oldest(domain)
-        accepted = {a.name: a.version for a in adapters if a.facts.status == "accepted" and a.version > oldest}
+        accepted = {a.name: a for a in adapters if a.facts.status == "accepted" and a.version > oldest}
         served = self._router.versions(domain)
-        names = [each for each, version in accepted.items() if version in served]
+        names = [each.name for each in _with_theirs(adapters) if each.name in accepted and each.version in served]
         if name in names:
             return
+        if name in accepted and accepted[name].version in served:
+            missing = sorted({*accepted[name].facts.beside} - {a.name for a in adapters})
+            raise UnknownDomain(f"{name} can't be served: it stands beside {', '.join(missing)}, which can't be read")
         if name in accepted:
             raise UnknownDomain(f"{name} can't be served: it is not published yet, or was undone by going back")
         if name in damaged:
@@ -150,6 +156,12 @@ class Commands:
         if tombstone is not None and 0 < _version_of(domain, name) <= oldest:
             raise UnknownDomain(f"{name} was removed with manifest {tombstone.manifest} and is not served again")
         raise UnknownDomain(f"domain {domain!r} has no accepted version {name!r}; it has: {names or 'none'}")
+
+
+def _with_theirs(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Those beside which all is there that they serve with: of what is pruned they may be the last to name it."""
+    names = {adapter.name for adapter in adapters}
+    return [adapter for adapter in adapters if names.issuperset(adapter.facts.beside)]
 
 
 def _version_of(domain: str, name: str) -> int:

@@ -27,6 +27,7 @@ from actors.closing import ClosingRule, end_at_markers
 from actors.commands import Commands
 from actors.errors import NoLongerSealed, UnknownDomain, in_words
 from actors.facts import facts_of
+from actors.labels import domain_of, segment_of
 from actors.losses import Losses
 from actors.observation import OpenDomain, Seal, Watermarks
 from actors.overview import Overview
@@ -38,7 +39,7 @@ from actors.training import Segment, Trained, TrainingOrder
 from actors.upkeep import Keep, Upkeep
 from learning.errors import LearningError
 from learning.gate import Gate
-from registry.adapters import EXAM, Adapter
+from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Manifest, Placed, Route
 from registry.registry import Registry
 from serving.api import DomainStatus, SystemStatus
@@ -323,11 +324,13 @@ class Coordinator:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _next_segment(self, order: TrainingOrder) -> int:
-        """Return a number that no segment of the domain has, in service or not."""
+        """Return a number that no segment of the domain has, in service or not: its versions may have been pruned, and
+        its rows stay in the sums."""
         settled = self._router.versions(order.domain)
         adapters, _ = self._registry.survey(order.domain)
         given = [adapter.facts.segment for adapter in adapters if adapter.version in settled]
-        return max([0, *given, *(each.number for each in order.segments)]) + 1
+        labels = [label for label in self._router.segment_counts() if domain_of(label) == order.domain]
+        return max([0, *given, *map(segment_of, labels), *(each.number for each in order.segments)]) + 1
 
     def _segments(self, domain: str) -> tuple[Segment, ...]:
         """Return what to go on from: the state that an accepted version not in service was made for before the one that
@@ -340,10 +343,7 @@ class Coordinator:
         if name is None:
             return ()
         adapters = {number: self._registry.adapter(each.adapter) for number, each in self._state(name, route).items()}
-        return tuple(
-            Segment(number, each.name, each.path, each.path / EXAM if each.facts.exam_digest else None)
-            for number, each in adapters.items()
-        )
+        return tuple(Segment(number, each.name, each.path, each.facts.exam_digest) for number, each in adapters.items())
 
     def _state(self, name: str, route: Route | None) -> Mapping[int, Placed]:
         """Return the segments that a version is or will be in service with."""

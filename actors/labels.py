@@ -42,6 +42,15 @@ def domain_of(label: str) -> str:
     return label.partition("+")[0].partition("#")[0]
 
 
+def segment_of(label: str) -> int:
+    """The segment that has learned the rows under a label without a `+`.
+
+    >>> segment_of("news"), segment_of("news#2")
+    (1, 2)
+    """
+    return int(label.partition("#")[2] or 1)
+
+
 def by_domain(labels: Iterable[str]) -> dict[str, list[str]]:
     """Labels by domain, sorted."""
     found: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ second waits for the first.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import shutil
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING
 from actors.errors import ActorError, Unanswered, in_words
 from actors.exam import ExamLimits, exam_from_bytes, exam_to_bytes
 from actors.ports import ExamplesPort, LearnerPort
-from actors.training import Trained, TrainingOrder
+from actors.training import Segment, Trained, TrainingOrder
 from learning.contract import Example, Incumbent, Learner, Progress, TrainingJob, TrainingResult
 from learning.repeats import in_force
+from registry.adapters import EXAM
 
 _log = logging.getLogger(__name__)
 _NUMBERED = re.compile(r"learner-(?P<number>\d+)")
@@ -50,7 +52,7 @@ class LearnerWorker:
             train, held_out = merged_examples(self._ingests, order)
             output = self._work / f"{order.domain}@v{order.seal.version}"
             output.mkdir(parents=True)
-            incumbents, trouble = _incumbents(order)
+            incumbents, trouble = self._incumbents(order)
             job = TrainingJob(
                 domain=order.domain,
                 version=order.seal.version,
@@ -80,6 +82,20 @@ class LearnerWorker:
         )
         return Trained(result, len(job.train), own, continued_exam, trouble)
 
+    def _incumbents(self, order: TrainingOrder) -> tuple[tuple[Incumbent, ...], str]:
+        """Return the order's segments with what the limits of now leave of their exams, and which exams can't be used:
+        learning goes on without them."""
+        incumbents: list[Incumbent] = []
+        troubles: list[str] = []
+        for segment in order.segments:
+            exam: list[Example] = []
+            try:
+                exam = self._limits.chosen(order.domain, _exam(segment))
+            except (OSError, ActorError) as error:
+                troubles.append(in_words(error))
+            incumbents.append(Incumbent(order.domain, segment.number, segment.adapter, exam))
+        return tuple(incumbents), "; ".join(troubles)
+
     def progress(self) -> Progress | None:
         """Return how far the training under way is, or None."""
         with self._lock:
@@ -90,19 +106,14 @@ class LearnerWorker:
             self._progress = progress
 
 
-def _incumbents(order: TrainingOrder) -> tuple[tuple[Incumbent, ...], str]:
-    """Return the order's segments with their exams, and which of these can't be read: learning goes on without them."""
-    incumbents: list[Incumbent] = []
-    troubles: list[str] = []
-    for segment in order.segments:
-        exam: list[Example] = []
-        try:
-            if segment.exam is not None:
-                exam = exam_from_bytes(segment.exam.read_bytes(), f"exam of {segment.name}")
-        except (OSError, ActorError) as error:
-            troubles.append(in_words(error))
-        incumbents.append(Incumbent(order.domain, segment.number, segment.adapter, exam))
-    return tuple(incumbents), "; ".join(troubles)
+def _exam(segment: Segment) -> list[Example]:
+    """Return a segment's exam; raises `ActorError` or `OSError` where it is not what was kept."""
+    if not segment.exam_digest:
+        return []
+    content = (segment.adapter / EXAM).read_bytes()
+    if hashlib.sha256(content).hexdigest() != segment.exam_digest:
+        raise ActorError(f"exam of {segment.name}: it is not what was kept, so nothing was compared; restore it")
+    return exam_from_bytes(content, f"exam of {segment.name}")
 
 
 def learner_folder(work: Path, index: int, learners: int) -> Path:

@@ -81,6 +81,10 @@ class DomainEntry:
         """Distinct examples, whatever has become of them."""
         return len(self.open) + len(self.lost) + self.settled.count
 
+    def pass_markers(self, until: Watermarks) -> None:
+        """Drop the markers below these offsets: what they ended was sealed or given up."""
+        self.markers = {p: offset for p, offset in self.markers.items() if offset >= until.get(p, 0)}
+
     def fate(self, row: RowKey, observed: int) -> Fate:
         """Say what becomes of a row, by the offset up to which its partition was decided on."""
         if row.offset < self.fence.get(row.partition, 0):
@@ -229,7 +233,7 @@ class Ledger:
             del entry.open[digest]
         entry.files.pop("open", None)
         _raise_to(entry.fence, until)
-        entry.markers = {p: offset for p, offset in entry.markers.items() if offset >= until.get(p, 0)}
+        entry.pass_markers(until)
         first = version = entry.seal.version
         if entry.versions and entry.versions[-1][1] == version - 1:
             first, _ = entry.versions.pop()
@@ -243,6 +247,7 @@ class Ledger:
             return
         entry = self._change(domain)
         _raise_to(entry.tried, known.seal.until)
+        entry.pass_markers(known.seal.until)
         entry.seal = None
 
     def drop_markers(self, domain: str, markers: Watermarks) -> None:
@@ -285,6 +290,8 @@ class Ledger:
         entry.files.clear()
         if entry.seal is not None:
             seal = _sealed(entry.open.values(), entry.seal.version, entry.seal.until)
+            if seal.train == 0:
+                entry.pass_markers(seal.until)
             entry.seal = seal if seal.train else None
 
     def skip(self, partition: TopicPartition, first: int, end: int) -> None:
@@ -305,7 +312,7 @@ class Ledger:
         entry = self._change(domain)
         self._lose(entry, lost)
         _raise_to(entry.fence, until)
-        entry.markers = {p: offset for p, offset in entry.markers.items() if offset >= until.get(p, 0)}
+        entry.pass_markers(until)
         entry.tried = {}
 
     def _note_unread(self, partition: TopicPartition, first: int, end: int) -> None:

@@ -411,6 +411,8 @@ class Router:
             runs = tuple(WriterRun(name, first) for name, first in snapshot.state["runs"])
             self._ledger = ledger_state.restore(snapshot.state["ledger"], store)
             self._sums = RouterSums.restore(snapshot.state["sums"], store, self._options)
+            # A person may have changed the ledger alone (`actors.home`).
+            self._sums.follow(self._ledger)
         self._stand_on(snapshot.number if snapshot else 0, head.snapshot_digest, runs)
         self._removed = frozenset(_removed(self._registry.current()))
         self._is_sound = True

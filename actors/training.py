@@ -18,8 +18,8 @@ class Segment:
     """Full name of its version."""
     adapter: Path
     """That version's folder."""
-    exam: Path | None
-    """Its exam's file; None where it has none."""
+    exam_digest: str = ""
+    """sha256 of the exam's file in it; empty where it has none."""
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,12 @@ class NewAdapter:
     folder: Path
     rank: int
     continues: int | None
-    """The segment whose adapter it began from and would replace; None where it began from the base."""
+    """The segment whose adapter it began from and would replace; None where it began from the base: a segment of its
+    own, where the domain has others."""
     candidate: Evaluation
     base: Evaluation
     incumbent: Evaluation | None
-    """The continued segment's figures before; None where there is none."""
+    """The figures of the segment that was best before, continued or not; None where the domain has none."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from learning.contract import Comparison, NewAdapter, TrainingResult
+from learning.contract import Comparison, Evaluation, NewAdapter, TrainingResult
 from learning.errors import LearningError
 from learning.options import Count, Options
 
@@ -27,7 +27,7 @@ class Verdict:
     accepted: bool
     reason: str
     segment_of_its_own: bool = False
-    """Accepted, but beside the segment that it continues, not in its place."""
+    """Accepted, but beside the segments there are, not in the place of one."""
 
 
 class Gate(Options):
@@ -58,6 +58,8 @@ class Gate(Options):
         gain = self._gain(adapter)
         if not gain.accepted:
             return gain
+        if adapter.incumbent is not None and adapter.continues is None:
+            gain = self._begun(adapter, adapter.incumbent)
         continued = (adapter.domain, adapter.continues)
         others = {(other.domain, other.continues) for other in result.adapters} - {continued}
         verdict = gain
@@ -88,6 +90,17 @@ class Gate(Options):
         if candidate.exact_match == 1.0:
             return Verdict(True, "every held-out answer is exact, as good as the incumbent can be")
         return Verdict(False, f"held-out loss {candidate.loss:.4f} does not beat the incumbent's {incumbent.loss:.4f}")
+
+    @staticmethod
+    def _begun(adapter: NewAdapter, best: Evaluation) -> Verdict:
+        """Of an accepted one that goes on from no segment, although there are some."""
+        return Verdict(
+            True,
+            f"held-out loss {adapter.candidate.loss:.4f} beats the base's {adapter.base.loss:.4f} and, of the segments "
+            f"in service, the best one's {best.loss:.4f}, from which there was nothing to go on: begun as a segment of "
+            "its own",
+            segment_of_its_own=True,
+        )
 
     def _lost(self, comparison: Comparison) -> str:
         """What a segment would lose beyond noise, in words; empty where it would not."""

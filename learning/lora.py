@@ -4,7 +4,8 @@
 
 Every domain starts from the frozen base or from one of its own segments in service, so domains can't disturb each
 other; and the router's features are the base's own. Of several segments the one that answers the new held-out examples
-best goes on. Does not know of routing, publication or where examples come from.
+best goes on; none where the base surely answers them better and an exam is there to be lost. Does not know of routing,
+publication or where examples come from.
 """
 
 from __future__ import annotations
@@ -41,9 +42,13 @@ from learning.lora_options import LoraOptions
 from learning.lora_training import LoraTraining
 from learning.lower_layers import DTYPES
 from learning.output_layer import OutputLayer
+from learning.paired_bootstrap import lower_bound
 from learning.repeats import in_force, spread, without_repeats
 from learning.template import PromptTemplate
 from learning.token_budget import TokenBudget
+
+_CONFIDENCE = 0.95
+"""Of the base being better than a segment, before a domain's new examples begin from it."""
 
 
 class LoraLearner:
@@ -89,7 +94,8 @@ class LoraLearner:
         with _threads(self._options.threads), torch.random.fork_rng():
             budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
             base = evaluate(self._loss, budget, self._base, material.judged)
-            start = self._start(job, material, budget)
+            best = self._best(job, material, budget)
+            start = None if best is None or best.knows_less_than(base) else best
             with self._adapted(start.adapter if start else None, self._shape, job.seed) as model:
                 rate = self._options.learning_rate * (self._options.continue_rate if start else 1.0)
                 training = LoraTraining(self._options, model, self._loss, budget, rate)
@@ -108,7 +114,7 @@ class LoraLearner:
                     continues=start.segment if start else None,
                     candidate=candidate,
                     base=base,
-                    incumbent=start.held_out if start else None,
+                    incumbent=best.held_out if best else None,
                 ),
             ),
             steps=len(training.losses),
@@ -149,7 +155,7 @@ class LoraLearner:
     def _encoded(self, examples: Sequence[Example]) -> list[EncodedExample]:
         return encode(examples, self._template, self._options.max_tokens)
 
-    def _start(self, job: TrainingJob, material: _Material, budget: TokenBudget) -> _Start | None:
+    def _best(self, job: TrainingJob, material: _Material, budget: TokenBudget) -> _Start | None:
         """The segment of the job's domain that answers its held-out examples best; the newest of equals."""
         found: list[_Start] = []
         for incumbent in sorted(job.incumbents, key=lambda incumbent: -incumbent.segment):
@@ -212,6 +218,14 @@ class _Start:
     held_out: Evaluation
     exam: list[EncodedExample]
     before: Evaluation
+
+    def knows_less_than(self, base: Evaluation) -> bool:
+        """Whether going on could only lose: the base answers the new examples better beyond noise, and there are old
+        ones in force."""
+        if not self.exam or base.examples == 0 or not all(map(math.isfinite, base.row_losses)):
+            return False
+        worse = [its - theirs for its, theirs in zip(self.held_out.row_losses, base.row_losses, strict=True)]
+        return base.loss < self.held_out.loss and lower_bound(worse, _CONFIDENCE) > 0.0
 
 
 @contextmanager

@@ -58,6 +58,7 @@ class _Look:
         yield from map(str, damaged.values())
         for adapter in adapters:
             yield from self._wholeness.adapter(adapter.name)
+            yield from self._wholeness.exam(adapter.name)
 
     def _in_force(self) -> Iterator[str]:
         registry = self._registry

@@ -62,10 +62,15 @@ class Wholeness:
         """What is wrong with a version's files."""
         return self._look(("adapter", name), self._check_adapter, name)
 
+    def exam(self, name: str) -> list[str]:
+        """What is wrong with a version's exam. Nothing starts on it or serves it: it takes no version's wholeness."""
+        return self._look(("exam", name), self._check_exam, name)
+
     def _check_adapter(self, name: str) -> None:
-        adapter = self._adapters.get(name)
-        adapter.verify()
-        adapter.exam()
+        self._adapters.get(name).verify()
+
+    def _check_exam(self, name: str) -> None:
+        self._adapters.get(name).exam()
 
     def _check_placed(self, placed: Placed) -> None:
         try:

@@ -122,6 +122,7 @@ _WILD = [
     *[_domain("pin"), _domain("unpin"), _domain("rollback")],
     *[lambda random: ("reject", random.choice(DOMAINS), random.randint(1, 3))] * 2,
     lambda random: ("refuse training", random.choice(DOMAINS), 1),
+    *[lambda random: ("forget", random.choice(DOMAINS), random.choice([1, 1, 2]))] * 3,
     _number("workers", 1, 2, 3),
     *[_worker("delete spool")] * 2,
     *[_truncate] * 2,
@@ -202,6 +203,8 @@ class Course:
                 world.recorder.rejects[how[0]] = how[1]
             case "refuse training":
                 world.recorder.fails[how[0]] = how[1]
+            case "forget":
+                world.recorder.forgets[how[0]] = how[1]
             case "workers":
                 world.employ_workers(how[0])
             case "delete spool":
@@ -262,6 +265,7 @@ class Course:
         world.deaths.calm()
         world.recorder.rejects.clear()
         world.recorder.fails.clear()
+        world.recorder.forgets.clear()
         world.replicas.shelves[0].refuses.clear()
         world.replicas.away = 0
         self._complete(DOMAINS, 1000)

@@ -56,6 +56,7 @@ OPTIONS = IngestOptions(
     held_out_fraction=0.25,
 )
 CLOSING = ClosingRule(count=None, quiet_seconds=None, settle_seconds=60.0)
+EXAMS = ExamLimits(16, 1 << 16)
 
 
 class Crash(BaseException):
@@ -162,6 +163,10 @@ class Trainer:
 class House:
     """Stream, ingest workers, router, learner, coordinator and one replica over the folder `home`."""
 
+    router_options = RouterOptions(ridge=RIDGE, background=False)
+    exams = EXAMS
+    job_seconds = 60.0
+
     def __init__(
         self,
         home: Path,
@@ -194,7 +199,7 @@ class House:
     def employ(self, learner: Any) -> None:
         """Have this method train from now on."""
         interrupted = Interrupted(learner, lambda domain: self.trainer.before(domain))
-        self.trainer.worker = LearnerWorker(interrupted, self.home / "work", list(self.handles.values()), EXAMS)
+        self.trainer.worker = LearnerWorker(interrupted, self.home / "work", list(self.handles.values()), self.exams)
 
     @property
     def handles(self) -> dict[str, Any]:
@@ -205,9 +210,7 @@ class House:
 
     def start_router(self) -> None:
         """Start the router from its last snapshot; what it held beyond that is gone."""
-        router = Router(
-            Registry(self.home / "registry", writer=True), BASE, RouterOptions(ridge=RIDGE, background=False)
-        )
+        router = Router(Registry(self.home / "registry", writer=True), BASE, self.router_options)
         if hasattr(self, "router"):
             self.router.inner = router
         else:
@@ -350,7 +353,7 @@ class House:
         self.coordinator.tick()
         started = len(self.coordinator._jobs)
         for job in self.coordinator.work():
-            job.result(60)
+            job.result(self.job_seconds)
         return started
 
     def settle(self, until: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -443,9 +446,6 @@ class House:
         assert found.domains == expected.domains
         phi_ND = self.features([*records, *probes])
         np.testing.assert_allclose(found.scores(phi_ND), expected.scores(phi_ND), rtol=1e-9, atol=1e-10)
-
-
-EXAMS = ExamLimits(16, 1 << 16)
 
 
 def newest(order: TrainingOrder) -> Path | None:

@@ -7,7 +7,7 @@ system names (a loss, a stretch that was never read, a rejected version) is none
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from learning.rls import RouterWeights
 from streaming.records import TaskRecord
 from streaming.source import TopicPartition
 from tests.actors.house import RIDGE, weights_by_domain
+from tests.actors.judged_segments import judge_segments
 from tests.actors.world import DOMAINS, World, Wrong
 
 NEVER_SEEN = [f"never seen {number}" for number in range(8)]
@@ -30,6 +31,7 @@ def judge(world: World) -> None:
     judge_trained(world)
     judge_continued(world)
     judge_served(world)
+    judge_segments(world)
 
 
 def judge_drained(world: World) -> None:
@@ -120,23 +122,25 @@ def judge_trained(world: World) -> None:
 
 
 def judge_continued(world: World) -> None:
-    """Each version goes on from the one accepted before it, in service or not: its rows are never trained on again.
+    """Each version goes on from what the one accepted before it serves with, in service or not: its rows are never
+    trained on again.
 
-    Only where an operator went back in between, it may go on from elsewhere.
+    Only where an operator went back in between, it may go on from what that one serves with.
     """
     for domain in DOMAINS:
-        last: str | None = None
-        went_back = False
+        states: dict[str, Mapping[int, str]] = {}
+        starts: list[Mapping[int, str]] = [{}]
         for commit in world.books.line(world.router.inner.router._digest):
             change, settled = commit.change, commit.settled
             if change is not None and domain in change.removes:
-                last, went_back = None, False
+                states, starts = {}, [{}]
             if settled is not None and settled.domain == domain:
-                right = went_back or settled.continues == last
-                _claim(right, f"{domain}: {settled.adapter} goes on from {settled.continues}, {last} came before it")
-                last, went_back = settled.adapter, False
+                right = settled.before in starts
+                _claim(right, f"{domain}: {settled.adapter} goes on from {settled.before}, expected one of {starts}")
+                states[settled.adapter] = settled.state
+                starts = [settled.state]
             elif change is not None and change.domain == domain and change.override and change.pinned:
-                went_back = went_back or change.adapter is not None
+                starts += [states[change.adapter]] if change.adapter is not None else []
 
 
 def judge_served(world: World) -> None:

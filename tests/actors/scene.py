@@ -313,6 +313,8 @@ class MemoryLearner:
         self.fails: list[BaseException] = []
         self.rejects = self.forgets = 0
         """How many of the next trainings come out bad, or lose what the continued segment knew."""
+        self.continues: int | None = None
+        """The segment that trainings go on from; None: the last."""
         self.before: Callable[[], None] = lambda: None
 
     def train(self, order: TrainingOrder) -> Trained:
@@ -322,7 +324,8 @@ class MemoryLearner:
             raise self.fails.pop(0)
         loss = 3.0 if self.rejects else 1.0
         self.rejects = max(self.rejects - 1, 0)
-        continued = order.segments[-1].number if order.segments else None
+        last = order.segments[-1].number if order.segments else None
+        continued = self.continues or last
         evaluations = Evaluation(loss, 0.0, 4), Evaluation(2.0, 0.0, 4), None
         adapter = NewAdapter(order.domain, Path("/nowhere"), 2, continued, *evaluations)
         touched: tuple[Comparison, ...] = ()

@@ -36,13 +36,16 @@ class Shelf:
         manifest = self._registry.manifest(number)
         adapters = {}
         for domain, route in manifest.routes.items():
-            if route.adapter in self.refuses or domain in self.refuses:
+            if domain in self.refuses or self.refuses.intersection(route.names):
                 raise RegistryError(f"{route.adapter} does not fit")
-            adapter = self._registry.adapter(route.adapter)
-            adapter.verify()
-            adapters[domain] = safetensors.numpy.load_file(adapter.path / "adapter_model.safetensors")
-        weights = ServedRouter.from_bytes(self._registry.weights(manifest)).weights if manifest.router else None
-        self._prepared = (number, adapters, weights)
+            for name in route.names:
+                adapter = self._registry.adapter(name)
+                adapter.verify()
+                weights = safetensors.numpy.load_file(adapter.path / "adapter_model.safetensors")
+                if name == route.adapter:
+                    adapters[domain] = weights
+        router = ServedRouter.from_bytes(self._registry.weights(manifest)).weights if manifest.router else None
+        self._prepared = (number, adapters, router)
 
     def commit(self, number: int) -> None:
         if self._prepared is None or self._prepared[0] != number:

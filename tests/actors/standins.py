@@ -18,6 +18,7 @@ from learning.contract import (
     Comparison,
     Evaluation,
     Example,
+    Incumbent,
     NewAdapter,
     Progress,
     TrainingJob,
@@ -49,10 +50,12 @@ class PlainTemplate:
         return messages[-1]["content"]
 
 
-def result_of(job: TrainingJob, loss: float, *, forgets: bool = False) -> TrainingResult:
-    """A result of this held-out loss, the base's being 2; it continues the segment that came last."""
+def result_of(
+    job: TrainingJob, loss: float, *, forgets: bool = False, continues: Incumbent | None = None
+) -> TrainingResult:
+    """A result of this held-out loss, the base's being 2; it continues the segment that came last, or another one."""
     held_out = len(job.held_out)
-    last = job.incumbents[-1] if job.incumbents else None
+    last = continues or (job.incumbents[-1] if job.incumbents else None)
     adapter = NewAdapter(
         job.domain,
         job.output,
@@ -75,8 +78,8 @@ def judged(rows: int, loss: float, *, exact: bool) -> Evaluation:
 
 
 class RecordingLearner:
-    """Trains by writing down what it was given; `rejects` counts, by domain, the coming trainings that come out bad,
-    `fails` those that the method refuses."""
+    """Trains by writing down what it was given, from a segment that is drawn from the job; `rejects` counts, by domain,
+    the coming trainings that come out bad, `fails` those that the method refuses."""
 
     name = "recording"
 
@@ -100,7 +103,8 @@ class RecordingLearner:
         (job.output / "adapter_model.safetensors").write_bytes(weights)
         self.given[hashlib.sha256(weights).hexdigest()] = (job, tuple(job.train), tuple(job.held_out))
         loss = 3.0 if self._counted(self.rejects, job.domain) else 1.0
-        return result_of(job, loss, forgets=self._counted(self.forgets, job.domain))
+        continues = job.incumbents[int(values[0]) % len(job.incumbents)] if job.incumbents else None
+        return result_of(job, loss, forgets=self._counted(self.forgets, job.domain), continues=continues)
 
     def behind(self, folder: Path) -> tuple[TrainingJob, tuple[Example, ...], tuple[Example, ...]]:
         """What the adapter in this folder was trained on: its job, training and held-out examples."""

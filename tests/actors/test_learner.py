@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from actors.exam import ExamLimits, exam_to_bytes
 from actors.learner import LearnerWorker, learner_folder
 from actors.observation import Seal
-from actors.training import TrainingOrder
-from learning.contract import TrainingJob, TrainingResult
+from actors.training import Segment, Trained, TrainingOrder
+from learning.contract import Example, TrainingJob, TrainingResult
 from learning.errors import LearningError
+from registry.adapters import EXAM
 from tests.actors.house import EXAMS
 from tests.actors.standins import result_of
 
@@ -75,6 +78,53 @@ def test_what_a_process_that_died_left_is_gone_at_the_next_start(tmp_path: Path)
     assert "alpha@v1/weights" in below(tmp_path / "own")
     LearnerWorker(learner, tmp_path / "own", [], EXAMS)
     assert below(tmp_path / "own") == [] and (tmp_path / "elsewhere" / "kept").exists()
+
+
+# -- exams ------------------------------------------------------------------------------------------------------------
+
+ASKED = [Example(f"e{number}", f"what is {number}", "ok") for number in range(6)]
+
+
+class Looks(Writes):
+    """And remembers what it may touch."""
+
+    def train(self, job: TrainingJob, on_progress: object = None) -> TrainingResult:
+        self.job = job
+        return super().train(job)
+
+
+def with_exam(folder: Path, limits: ExamLimits) -> tuple[Looks, Trained]:
+    """A training of a worker with these limits, beside a segment whose exam is `ASKED`, as its folder has it by now."""
+    learner = Looks()
+    kept = hashlib.sha256(exam_to_bytes(ASKED)).hexdigest()
+    beside = (Segment(1, "alpha@v1-0a1b2c3d", folder / "one", kept),)
+    worker = LearnerWorker(learner, folder / "work", [], limits)
+    return learner, worker.train(TrainingOrder("alpha", Seal(2, {}, 0, 0), beside, 0))
+
+
+def keep(folder: Path, exam: bytes) -> None:
+    (folder / "one").mkdir()
+    (folder / "one" / EXAM).write_bytes(exam)
+
+
+@pytest.mark.parametrize(("rows", "asks"), [(16, 6), (4, 4), (0, 0)])
+def test_an_exam_is_asked_within_the_limits_of_now(tmp_path: Path, rows: int, asks: int) -> None:
+    keep(tmp_path, exam_to_bytes(ASKED))
+    learner, trained = with_exam(tmp_path, ExamLimits(rows, 1 << 16))
+    assert len(learner.job.incumbents[0].exam) == asks and trained.trouble == ""
+    assert trained.continued_exam == exam_to_bytes(learner.job.incumbents[0].exam)
+
+
+def test_an_exam_that_is_not_what_was_kept_is_named_and_asks_nothing(tmp_path: Path) -> None:
+    keep(tmp_path, exam_to_bytes(ASKED).replace(b"what is 3", b"what is 4"))
+    learner, trained = with_exam(tmp_path, EXAMS)
+    assert learner.job.incumbents[0].exam == [] and "alpha@v1-0a1b2c3d" in trained.trouble
+    assert "restore it" in trained.trouble
+
+
+def test_an_exam_that_is_gone_is_named(tmp_path: Path) -> None:
+    learner, trained = with_exam(tmp_path, EXAMS)
+    assert learner.job.incumbents[0].exam == [] and EXAM in trained.trouble
 
 
 def test_the_first_learner_deletes_the_folders_of_those_that_are_no_more(tmp_path: Path) -> None:

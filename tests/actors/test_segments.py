@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actors.change import Change
+from actors.errors import UnknownDomain
 from actors.observation import Marker, Observation
 from actors.router import Router
 from actors.training import Trained
@@ -99,6 +100,23 @@ def test_a_rejected_version_leaves_its_rows_open(start: Callable[[], Router], re
     assert router.segment_counts() == {"alpha": 4, "alpha#2": 6}
 
 
+def test_a_rejected_version_from_beyond_a_marker_takes_the_marker_with_it(
+    start: Callable[[], Router], registry: Registry, add: Add
+) -> None:
+    """Else the next would be sealed up to it, and the sums could not tell its rows from those behind."""
+    router = start()
+    end = watch(router, of("alpha", range(3)), watch(router, of("alpha", range(10, 14)), 0, "alpha"))
+    router.seal("alpha", 1, {P0: end})
+    router.reopen("alpha", 1)
+    assert router.open()["alpha"].markers == {}
+    statistics = Statistics.of(features(of("alpha", [20])), ["alpha"], "f")
+    (key,) = keys(of("alpha", [20]), 0)
+    assert router.observe(Observation({P1: (0, 1)}, (key._replace(partition=P1),), (), statistics)).applied
+    seal = router.seal("alpha", 2, {P0: 5, P1: 1})
+    router.publish(learned(add("alpha", 2)))
+    assert router.segment_counts() == {"alpha": seal.train} and seal.train == 8
+
+
 # -- random courses ---------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +184,8 @@ class Course:
             self.count(domain)
         if rejected:
             self.router.reopen(domain, book.version)
-            book.before, book.sealed = [*book.sealed, *book.before], []
+            book.before, book.sealed = [*book.sealed, *book.before, *book.behind], []
+            book.behind, book.ended = [], -1
             return
         segment = int(self.random.integers(1, len(book.segments) + 2))
         beside = [name for number, name in book.names.items() if number != segment]
@@ -261,6 +280,39 @@ def test_going_back_puts_the_segments_of_that_time_in_service(scene: Scene) -> N
     assert four.facts.segment == 4, "a number that was given is not given again"
     scene.coordinator.unpin("alpha")
     assert segments(scene) == {1: 1, 4: 4}
+
+
+def test_a_segment_whose_versions_were_pruned_keeps_its_number(scene: Scene) -> None:
+    scene.learn("alpha")
+    scene.learner.forgets = 1
+    scene.learn("alpha")
+    scene.coordinator.rollback("alpha")
+    scene.coordinator.unpin("alpha")
+    scene.learn("alpha")
+    assert segments(scene) == {1: 3}
+    del scene.registry.versions[scene.registry.adapters("alpha")[1].name]
+    # Its rows are in the sums, under its column.
+    scene.router.segment_counts = lambda: {"alpha": 3, "alpha#2": 3, "beta#7": 1}  # type: ignore[method-assign]
+    scene.learner.forgets = 1
+    scene.learn("alpha")
+    assert segments(scene) == {1: 3, 3: 4}
+
+
+def test_a_version_whose_neighbour_is_gone_is_not_gone_back_to(scene: Scene) -> None:
+    scene.learn("alpha")
+    scene.learner.forgets = 1
+    scene.learn("alpha")
+    scene.learner.continues = 1
+    scene.learn("alpha")
+    one, two, _ = scene.registry.adapters("alpha")
+    assert segments(scene) == {1: 3, 2: 2}
+    del scene.registry.versions[one.name]
+    for command in (scene.coordinator.rollback, scene.coordinator.pin):
+        with pytest.raises(UnknownDomain, match=f"{two.name} can't be served: it stands beside {one.name}"):
+            command("alpha", two.name)
+    with pytest.raises(UnknownDomain, match="no accepted version before v3"):
+        scene.coordinator.rollback("alpha")
+    assert segments(scene) == {1: 3, 2: 2}, "two still answers beside three"
 
 
 def test_a_removed_domain_begins_with_its_first_segment(scene: Scene) -> None:

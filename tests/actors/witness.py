@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.change import Change
-from actors.observation import Observation, RowKey
+from actors.observation import Observation, RowKey, example_digest
 from learning.contract import Example
-from registry.adapters import parsed_name
 from registry.layout import Layout
 from registry.manifest import Manifest
 from registry.registry import Registry
@@ -33,8 +32,19 @@ class Settled:
     adapter: str
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
-    continues: str | None
-    """The version that it was trained on from; None from the base."""
+    segment: int
+    before: Mapping[int, str]
+    """By segment, the versions that it was trained to go on from or to stand beside."""
+
+    @property
+    def state(self) -> Mapping[int, str]:
+        """By segment, the versions that the domain is served with once this one is in service."""
+        return {**self.before, self.segment: self.adapter}
+
+    @property
+    def digests(self) -> frozenset[bytes]:
+        """Of the examples that it has trained on."""
+        return frozenset(example_digest(self.domain, example.id) for example in self.train)
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,8 @@ class Witness:
         if adapter.version != found.seal.version:
             return None
         job, train, held_out = self._behind(adapter.path)
-        names = [each.adapter.name for each in job.incumbents]
-        before = max(names, key=lambda name: (parsed_name(name) or ("", 0))[1], default=None)
-        return Settled(change.domain, adapter.name, train, held_out, before)
+        before = {each.segment: each.adapter.name for each in job.incumbents}
+        return Settled(change.domain, adapter.name, train, held_out, adapter.facts.segment, before)
 
     def _stand_where_it_stands(self) -> None:
         """A router whose last commit went wrong reads its state back from the registry at the next call."""

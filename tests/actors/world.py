@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import ActorError, SpoolAhead
+from actors.exam import ExamLimits
 from actors.ingest import Ingest
 from actors.learner import LearnerWorker
 from actors.observation import example_digest
@@ -26,7 +27,6 @@ from actors.spool import Spool
 from actors.takeover import left_behind
 from learning.contract import TrainingJob
 from learning.errors import LearningError
-from learning.router_options import RouterOptions
 from registry.errors import RegistryError
 from registry.registry import Registry
 from streaming.errors import StreamError
@@ -35,8 +35,6 @@ from streaming.source import TopicPartition
 from tests.actors.deaths import DRIVER, Death, Deaths, Link, MortalOs, Own, Unreachable
 from tests.actors.house import (
     BASE,
-    EXAMS,
-    RIDGE,
     ClosingRule,
     Coordinator,
     CoordinatorOptions,
@@ -48,7 +46,7 @@ from tests.actors.house import (
 from tests.actors.memory_log import MemoryStream
 from tests.actors.shelves import Replicas, Shelf
 from tests.actors.standins import HashFeatures, PlainTemplate, RecordingLearner
-from tests.actors.witness import Books, Witness
+from tests.actors.witness import Books, Settled, Witness
 
 DOMAINS = ("alpha", "beta", "gamma")
 PARTITIONS = 3
@@ -86,6 +84,8 @@ class Deferred:
 class World(House):
     """Three partitions, three domains, one learner, one replica, and as many ingest workers as a course wants."""
 
+    exams = ExamLimits(4, 1 << 16)
+
     def __init__(self, home: Path, *, workers: int = 2, spool_limit: int = 10_000) -> None:
         self.deaths, self.books, self.recorder = Deaths(), Books(), RecordingLearner()
         self.zombies: list[Witness] = []
@@ -112,7 +112,7 @@ class World(House):
 
     def start_router(self) -> None:
         registry = Registry(self.home / "registry", writer=True)
-        router = Router(registry, BASE, RouterOptions(ridge=RIDGE, background=False))
+        router = Router(registry, BASE, self.router_options)
         witness = Witness(router, registry, self.books, self.stream.ends, self.recorder.behind)
         if hasattr(self, "router"):
             self.router.inner = witness
@@ -127,7 +127,7 @@ class World(House):
 
     def employ(self, learner: Any) -> None:
         ingests = [self._link("learner", f"ingest-{index}") for index in range(len(self.ingests))]
-        self.trainer.worker = LearnerWorker(Meanwhile(self, learner), self.home / "work", ingests, EXAMS)  # type: ignore[arg-type]
+        self.trainer.worker = LearnerWorker(Meanwhile(self, learner), self.home / "work", ingests, self.exams)  # type: ignore[arg-type]
 
     def start_coordinator(self) -> None:
         self.coordinator = Coordinator(
@@ -311,15 +311,22 @@ class World(House):
     def settled(self, domain: str) -> dict[bytes, str]:
         """The examples settled along the line of commits in force since the domain was last removed, and by what."""
         found: dict[bytes, str] = {}
+        for version in self.versions(domain):
+            for example in (*version.train, *version.held_out):
+                digest = example_digest(domain, example.id)
+                if digest in found:
+                    raise Wrong(f"{version.adapter} settles {example.id}, as {found[digest]} did before")
+                found[digest] = version.adapter
+        return found
+
+    def versions(self, domain: str) -> list[Settled]:
+        """The versions settled along the line of commits in force since the domain was last removed."""
+        found: list[Settled] = []
         for commit in self.books.line(self.router.inner.router._digest):
             if commit.change is not None and domain in commit.change.removes:
-                found = {}
+                found = []
             if commit.settled is not None and commit.settled.domain == domain:
-                for example in (*commit.settled.train, *commit.settled.held_out):
-                    digest = example_digest(domain, example.id)
-                    if digest in found:
-                        raise Wrong(f"{commit.settled.adapter} settles {example.id}, as {found[digest]} did before")
-                    found[digest] = commit.settled.adapter
+                found.append(commit.settled)
         return found
 
     def damage_and_go_back(self, what: str) -> None:
@@ -429,6 +436,9 @@ class Meanwhile:
         witness = self._world.router.inner
         counted = witness.counted.get(job.domain, {})
         settled = self._world.settled(job.domain)
+        asked = {example.id for incumbent in job.incumbents for example in incumbent.exam}
+        if repeated := sorted(asked & {example.id for example in job.train}):
+            raise Wrong(f"{job.domain} v{job.version} trains on {repeated}, which an exam asks")
         for held_out, examples in ((False, job.train), (True, job.held_out)):
             for example in examples:
                 row = counted.get(example_digest(job.domain, example.id))

@@ -94,6 +94,15 @@ def test_a_forgotten_exam_makes_a_segment_of_its_own(rows: int) -> None:
     )
 
 
+def test_what_goes_on_from_no_segment_is_one_of_its_own() -> None:
+    adapter = NewAdapter("work", Path("."), 8, None, BETTER, BASE, Evaluation(3.0, 0.0, 50))
+    verdict = Gate().decide(adapter, TrainingResult((adapter,), 10, 1.0, 1.0, 0.1))
+    assert verdict.accepted and verdict.segment_of_its_own
+    assert "beats the base's 2.0000" in verdict.reason and "3.0000" in verdict.reason
+    worse = NewAdapter("work", Path("."), 8, None, Evaluation(2.5, 0.0, 50), BASE, Evaluation(3.0, 0.0, 50))
+    assert not Gate().decide(worse, TrainingResult((worse,), 10, 1.0, 1.0, 0.1)).accepted
+
+
 def test_losses_tell_where_answers_are_never_exact() -> None:
     forgotten = exam(48, rise=1.5, noise=0.3)
     verdict = decide(incumbent=BASE, touched=(forgotten,))

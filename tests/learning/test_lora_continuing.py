@@ -1,5 +1,6 @@
 """Going on from what is in service: which segment, from where, at what rate, and what its exam says."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 
 from learning.adapter_shape import StoredAdapter
 from learning.contract import Incumbent, TrainingResult
@@ -88,6 +90,26 @@ def test_of_several_segments_the_best_on_the_new_examples_goes_on(
         result = short.train(job(tmp_path / "next", incumbents=[stranger, *segments], **changes))
         assert result.adapters[0].continues == expected
         assert [comparison.segment for comparison in result.touched] == ([1] if expected == 1 else [])
+
+
+def test_where_the_base_answers_better_than_any_segment_it_begins_from_the_base(
+    incumbent: Incumbent, learner: LoraLearner, tmp_path: Path
+) -> None:
+    shutil.copytree(incumbent.adapter, tmp_path / "turned")
+    turned = {name: tensor * (-3.0 if "lora_B" in name else 1.0) for name, tensor in weights(incumbent.adapter).items()}
+    save_file(turned, tmp_path / "turned" / "adapter_model.safetensors")
+    stranger = replace(incumbent, adapter=tmp_path / "turned")
+    short = {"train": examples(80, 200)}
+    alone = learner.train(job(tmp_path / "alone", **short))
+    beside = learner.train(job(tmp_path / "beside", incumbents=[stranger], **short))
+    (adapter,) = beside.adapters
+    assert adapter.incumbent is not None and adapter.base.loss < adapter.incumbent.loss
+    assert adapter.continues is None and beside.touched == ()
+    assert adapter.candidate == alone.adapters[0].candidate, "at the full rate, as if there were no segment"
+    assert Gate().decide(adapter, beside).segment_of_its_own
+    # Without an exam in force nothing is to be lost: what is there is corrected.
+    corrected = learner.train(job(tmp_path / "on", incumbents=[replace(stranger, exam=())], **short))
+    assert corrected.adapters[0].continues == 1
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,12 @@ class Writer:
         parent = self.registry.head().snapshot_digest
         self.registry.commit(state, names, epoch=self.epoch, parent=parent, **changes)  # type: ignore[arg-type]
 
-    def publish(self, domain: str) -> None:
+    def publish(self, domain: str, exam: bytes = b"") -> None:
         """Commit the next version of a domain with the manifest that serves it."""
         registry, current = self.registry, self.registry.current()
         version = registry.newest_version(domain) + 1
         folder = peft_folder(self._trained / f"{domain}{version}", seed=version)
-        adapter = registry.add_adapter(domain, version, folder, facts_of(domain, version))
+        adapter = registry.add_adapter(domain, version, folder, facts_of(domain, version), exam)
         manifest = Manifest(
             number=registry.next_number(),
             parent=current.number if current else None,
@@ -275,3 +275,21 @@ def test_a_lost_segment_in_force_is_said_by_a_backup_which_keeps_the_rest(writer
     registry.segments.path(name).unlink()
     assert any(name[:16] in line for line in back_up(registry, tmp_path / "copy"))
     assert Registry(tmp_path / "copy").manifests() == registry.manifests()
+
+
+def test_a_damaged_exam_is_said_and_keeps_nobody_from_going_back(writer: Writer, tmp_path: Path) -> None:
+    """It judges what is learned next; nothing starts on it or is served by it."""
+    registry = writer.registry
+    writer.publish("news", b'{"id": "a"}\n')
+    writer.checkpoint()
+    adapter = registry.adapters("news")[-1]
+    assert verify(registry) == []
+    (adapter.path / "exam.jsonl").write_bytes(b'{"id": "b"}\n')
+    (line,) = verify(registry)
+    assert str(adapter.path / "exam.jsonl") in line and "restore it" in line
+    assert back_up(registry, tmp_path / "copy") != [] and (tmp_path / "copy" / "adapters" / adapter.name).is_dir()
+    (adapter.path / "exam.jsonl").unlink()
+    (line,) = verify(registry)
+    assert "can't be read" in line
+    back, passed_over = registry.go_back()
+    assert passed_over == [] and back.manifest == writer.registry.head().manifest
