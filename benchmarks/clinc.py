@@ -25,7 +25,7 @@ from cluster.runtime import Runtime
 from configs.loader import load
 from learning.metrics import auroc
 from serving.api import DomainList, DomainStatus
-from streaming.broker import broker_in, kafka_home
+from streaming.broker import BrokerKind, broker_in, kafka_home
 from streaming.feeding import append_all, labelled_records
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -50,7 +50,7 @@ def main() -> None:
     print(json.dumps({k: v for k, v in result.items() if k != "by_domain"}, indent=1))
 
 
-def _run(kind: str, limit: int, data: Path, folder: Path, stack: ExitStack) -> dict[str, Any]:
+def _run(kind: BrokerKind, limit: int, data: Path, folder: Path, stack: ExitStack) -> dict[str, Any]:
     domains = sorted(path.name for path in data.iterdir())
     broker = stack.enter_context(broker_in(folder / "broker", kind))
     where = ["stream.kind=kafka", f'stream.bootstrap="{broker.bootstrap}"', "stream.topic=clinc", "stream.partitions=2"]

@@ -23,6 +23,7 @@ from typing import Literal, Self
 from streaming.errors import BrokerUnavailable, StreamError
 from streaming.kafka_client import KafkaOptions, check_session
 
+BrokerKind = Literal["apache", "tansu"]
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 
@@ -236,7 +237,7 @@ def kafka_home() -> Path | None:
     return None
 
 
-def broker_in(folder: Path, kind: Literal["apache", "tansu"]) -> ApacheKafkaBroker | TansuBroker:
+def broker_in(folder: Path, kind: BrokerKind) -> ApacheKafkaBroker | TansuBroker:
     """A broker of that kind, not yet started. Raises StreamError where Apache Kafka is wanted and not there."""
     if kind == "tansu":
         return TansuBroker(folder)
