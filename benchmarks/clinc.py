@@ -25,7 +25,7 @@ from cluster.runtime import Runtime
 from configs.loader import load
 from learning.metrics import auroc
 from serving.api import DomainList, DomainStatus
-from streaming.broker import ApacheKafkaBroker, TansuBroker, kafka_home
+from streaming.broker import BrokerKind, broker_in, kafka_home
 from streaming.feeding import append_all, labelled_records
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -50,9 +50,9 @@ def main() -> None:
     print(json.dumps({k: v for k, v in result.items() if k != "by_domain"}, indent=1))
 
 
-def _run(kind: str, limit: int, data: Path, folder: Path, stack: ExitStack) -> dict[str, Any]:
+def _run(kind: BrokerKind, limit: int, data: Path, folder: Path, stack: ExitStack) -> dict[str, Any]:
     domains = sorted(path.name for path in data.iterdir())
-    broker = stack.enter_context(_broker(kind, folder))
+    broker = stack.enter_context(broker_in(folder / "broker", kind))
     where = ["stream.kind=kafka", f'stream.bootstrap="{broker.bootstrap}"', "stream.topic=clinc", "stream.partitions=2"]
     settings = load(Path(__file__).parent / "clinc.yaml", [f"home={folder / 'home'}", *where])
     url = stack.enter_context(Runtime(settings)).url
@@ -106,13 +106,6 @@ def _wait_until_served(url: str, domains: list[str], timeout_s: float = 2400) ->
             return
         time.sleep(1.0)
     raise SystemExit(f"not all domains served within {timeout_s:.0f} s")
-
-
-def _broker(kind: str, folder: Path) -> TansuBroker | ApacheKafkaBroker:
-    home = kafka_home()
-    if kind == "tansu" or home is None:
-        return TansuBroker(folder / "broker")
-    return ApacheKafkaBroker(home, folder / "broker")
 
 
 async def _ask(

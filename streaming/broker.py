@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from streaming.errors import BrokerUnavailable, StreamError
 from streaming.kafka_client import KafkaOptions, check_session
 
+BrokerKind = Literal["apache", "tansu"]
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 
@@ -234,6 +235,16 @@ def kafka_home() -> Path | None:
         if folder and any(Path(folder, "libs").glob("kafka_*.jar")):
             return Path(folder).resolve()
     return None
+
+
+def broker_in(folder: Path, kind: BrokerKind) -> ApacheKafkaBroker | TansuBroker:
+    """A broker of that kind, not yet started. Raises StreamError where Apache Kafka is wanted and not there."""
+    if kind == "tansu":
+        return TansuBroker(folder)
+    home = kafka_home()
+    if home is None:
+        raise StreamError("no Apache Kafka: set KAFKA_HOME to a folder with libs/*.jar, or take the broker `tansu`")
+    return ApacheKafkaBroker(home, folder)
 
 
 def free_port() -> int:

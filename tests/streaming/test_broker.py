@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming.broker import ApacheKafkaBroker, TansuBroker, free_port, kafka_home
+from streaming.broker import ApacheKafkaBroker, TansuBroker, broker_in, free_port, kafka_home
 from streaming.errors import StreamError
 from streaming.kafka import KafkaOptions, ensure_topic
 from streaming.kafka_client import check_session
@@ -145,6 +145,13 @@ def test_kafka_home_is_taken_from_the_environment(tmp_path: Path, monkeypatch: p
     (tmp_path / "libs" / "kafka_2.13-4.3.1.jar").touch()
     monkeypatch.setenv("KAFKA_HOME", str(tmp_path))
     assert kafka_home() == tmp_path.resolve()
+
+
+def test_apache_kafka_that_is_wanted_and_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streaming.broker.kafka_home", lambda: None)
+    with pytest.raises(StreamError, match="set KAFKA_HOME"):
+        broker_in(tmp_path, "apache")
+    assert isinstance(broker_in(tmp_path, "tansu"), TansuBroker)
 
 
 def test_free_ports_are_free() -> None:
