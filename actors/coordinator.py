@@ -300,8 +300,12 @@ class Coordinator:
         made = [adapter for adapter in trained.result.adapters if adapter.domain == order.domain]
         folders = [adapter.folder for adapter in trained.result.adapters]
         try:
-            if len(made) != 1 or len(folders) != 1:
-                raise LearningError(f"{order.domain} v{order.seal.version}: expected one adapter, got {len(folders)}")
+            if len(made) != 1 or len(folders) != 1 or trained.result.base_delta is not None:
+                changed = " and a changed base" if trained.result.base_delta is not None else ""
+                raise LearningError(
+                    f"{order.domain} v{order.seal.version}: expected one adapter of this domain, got {len(folders)} in "
+                    f"all{changed}; no more than that can be published of one training"
+                )
             adapter = made[0]
             verdict = self._options.gate.decide(adapter, trained.result)
             goes_on = adapter.continues is not None and not verdict.segment_of_its_own

@@ -41,6 +41,7 @@ from actors.prequential import Prequential
 from actors.sums import RouterSums
 from learning.errors import LearningError
 from learning.router_options import RouterOptions
+from learning.router_weights import RouterWeights
 from learning.served_router import ServedRouter
 from registry.digests import DigestRuns
 from registry.errors import RegistryError
@@ -65,8 +66,8 @@ class Router:
         self._epoch = registry.begin_epoch()
         self._sums = RouterSums(options, registry.segments)
         self._prequential = Prequential()
-        self._in_force: tuple[str, ServedRouter | None] = ("", None)
-        """The rule that prompts are routed by now, by its digest: new rows are tried on it before they are counted."""
+        self._in_force: tuple[str, RouterWeights | None] = ("", None)
+        """The weights that prompts are routed by now, by their digest: new rows are tried on them before they count."""
         self._ledger = Ledger(DigestRuns.empty(registry.segments))
         self._is_sound = False
         """Whether the state in memory is what the registry holds and what was counted since."""
@@ -127,28 +128,28 @@ class Router:
 
     def _predict(self, observation: Observation) -> None:
         """Note how the router in force would have routed rows that it has not learned yet."""
-        statistics, rule = observation.statistics, self._rule()
-        if rule is None or statistics is None or statistics.rows_ND is None:
+        statistics, weights = observation.statistics, self._weights_in_force()
+        if weights is None or statistics is None or statistics.rows_ND is None:
             return
-        if statistics.fingerprint != rule.weights.fingerprint:
+        if statistics.fingerprint != weights.fingerprint:
             return
-        served = {domain_of(name) for name in rule.domains}
+        served = {domain_of(name) for name in weights.domains}
         rows = [place for place, domain in enumerate(statistics.row_domains) if domain in served]
         if rows:
-            chosen = rule.weights.scores(statistics.rows_ND[rows]).argmax(axis=1)
-            names = [domain_of(rule.weights.domains[column]) for column in chosen]
+            chosen = weights.scores(statistics.rows_ND[rows]).argmax(axis=1)
+            names = [domain_of(weights.domains[column]) for column in chosen]
             self._prequential.note(zip([statistics.row_domains[row] for row in rows], names, strict=True))
 
-    def _rule(self) -> ServedRouter | None:
-        """Return the rule in force, None where there is none or it can't be read: it only serves a figure here."""
+    def _weights_in_force(self) -> RouterWeights | None:
+        """Return the weights in force, None where there is none or it can't be read: it only serves a figure here."""
         current = self._registry.current()
         digest = current.router.digest if current is not None and current.router is not None else ""
         if self._in_force[0] != digest:
-            rule = None
+            weights = None
             if current is not None and digest:
                 with suppress(RegistryError, LearningError, OSError):
-                    rule = ServedRouter.from_bytes(self._registry.weights(current))
-            self._in_force = (digest, rule)
+                    weights = ServedRouter.from_bytes(self._registry.weights(current)).weights
+            self._in_force = (digest, weights)
         return self._in_force[1]
 
     def take_background(self, background: Background) -> None:

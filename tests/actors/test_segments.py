@@ -336,7 +336,7 @@ def test_a_result_of_several_adapters_is_said_to_be_none(scene: Scene) -> None:
     scene.learner.train = twice  # type: ignore[method-assign]
     scene.learn("alpha")
     (alpha,) = scene.coordinator.domains()
-    assert alpha.state == "failed" and "expected one adapter, got 2" in alpha.detail
+    assert alpha.state == "failed" and "expected one adapter of this domain, got 2" in alpha.detail
 
 
 def test_rows_of_other_partitions_are_sealed_up_to_where_they_were_counted(scene: Scene) -> None:
