@@ -35,7 +35,9 @@ from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import BASE, House, HouseParts, limits
 from tests.serving.memory_engine import MemoryEngine
 
-pytestmark = pytest.mark.slow
+_PATIENCE_S = 900.0
+"""For one training, on a machine that has much else to do."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * _PATIENCE_S)]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ class Place:
         domain = str(records[0].domain)
         version = self.house.registry.newest_version(domain) + 1
         self.house.send([*records, EndOfDomain(domain=domain)])
-        self.house.settle(lambda: self.house.version(domain) == version, timeout_s=300.0)
+        self.house.settle(lambda: self.house.version(domain) == version, timeout_s=_PATIENCE_S)
         found = self.house.registry.numbered(domain, version)
         assert found is not None
         print(f"{found.name}: segment {found.facts.segment}; {found.facts.reason}; {found.facts.figures}")
@@ -135,7 +137,7 @@ def place(
     class Demo(House):
         router_options = settings.router
         exams = ExamLimits(settings.gate.exam_rows, settings.gate.exam_bytes)
-        job_seconds = 300.0
+        job_seconds = _PATIENCE_S
 
     ingest = limits(
         poll_records=settings.ingest.poll_records,
