@@ -144,8 +144,9 @@ class _Driver:
         self._settings, self._options, self._bars = settings, options, bars
         slots = settings.serving.max_num_seqs
         self._asker = Asker(url, max_tokens=_MAX_TOKENS, concurrency=slots)
-        # One at a time: with reduced precision, what else is in a batch may change a greedy answer.
-        self._alone = Asker(url, max_tokens=_GENERAL_TOKENS, concurrency=1)
+        # In reduced precision, what else is in a batch may change a greedy answer: then one at a time.
+        alike = settings.base.dtype == "float32"
+        self._general_asker = Asker(url, max_tokens=_GENERAL_TOKENS, concurrency=slots if alike else 1)
         self._run = Run(questions=options.questions)
 
     async def drive(self, sources: Sequence[Source]) -> Run:
@@ -167,7 +168,7 @@ class _Driver:
             self._run.status = {each.domain: each for each in (await self._asker.status()).domains}
         finally:
             await self._asker.close()
-            await self._alone.close()
+            await self._general_asker.close()
         return self._run
 
     async def _learned(self, source: Source, questions: list[Question]) -> LearnedDomain:
@@ -203,8 +204,8 @@ class _Driver:
     async def _general(self, after: list[str]) -> GeneralAnswers:
         rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
         questions = [Question("base", row["prompt"], "") for row in rows[: self._options.general]]
-        auto = await self._ask("general questions, auto", questions, "auto", self._alone)
-        base = await self._ask("general questions, base", questions, "base", self._alone)
+        auto = await self._ask("general questions, auto", questions, "auto", self._general_asker)
+        base = await self._ask("general questions, base", questions, "base", self._general_asker)
         general = GeneralAnswers.of(after, auto, base)
         self._say(f"general questions: {general.by_the_base} of {general.asked} to the base, {general.same_text} alike")
         return general
