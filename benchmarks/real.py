@@ -66,8 +66,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     sources = [_source(options.data, name) for name in DOMAINS[: options.domains]]
-    # Told to end, take down what was started; Ray's own handler, in place later, raises the same.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anabranch-real-")))
@@ -116,6 +114,8 @@ def measure(
     settings = load(options.config, [f"home={folder / 'home'}", "serving.port=0", *where, *options.set])
     with console.status("starting Ray, a vLLM replica and the front door"):
         url = stack.enter_context(Runtime(settings)).url
+    # Told to end, take down what was started. Only now: Ray puts a handler of its own in place when it starts.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.print(f"ready after {time.monotonic() - started:.0f} s: {url}/v1", highlight=False)
     # Bars for who watches; what is done is printed as well.
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
