@@ -66,8 +66,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     sources = [_source(options.data, name) for name in DOMAINS[: options.domains]]
-    # Told to end, take down what was started; Ray's own handler, in place later, raises the same.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anabranch-real-")))
@@ -116,6 +114,8 @@ def measure(
     settings = load(options.config, [f"home={folder / 'home'}", "serving.port=0", *where, *options.set])
     with console.status("starting Ray, a vLLM replica and the front door"):
         url = stack.enter_context(Runtime(settings)).url
+    # Told to end, take down what was started. Only now: Ray puts a handler of its own in place when it starts.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.print(f"ready after {time.monotonic() - started:.0f} s: {url}/v1", highlight=False)
     # Bars for who watches; what is done is printed as well.
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
@@ -144,8 +144,9 @@ class _Driver:
         self._settings, self._options, self._bars = settings, options, bars
         slots = settings.serving.max_num_seqs
         self._asker = Asker(url, max_tokens=_MAX_TOKENS, concurrency=slots)
-        # One at a time: with reduced precision, what else is in a batch may change a greedy answer.
-        self._alone = Asker(url, max_tokens=_GENERAL_TOKENS, concurrency=1)
+        # In reduced precision, what else is in a batch may change a greedy answer: then one at a time.
+        alike = settings.base.dtype == "float32"
+        self._general_asker = Asker(url, max_tokens=_GENERAL_TOKENS, concurrency=slots if alike else 1)
         self._run = Run(questions=options.questions)
 
     async def drive(self, sources: Sequence[Source]) -> Run:
@@ -167,7 +168,7 @@ class _Driver:
             self._run.status = {each.domain: each for each in (await self._asker.status()).domains}
         finally:
             await self._asker.close()
-            await self._alone.close()
+            await self._general_asker.close()
         return self._run
 
     async def _learned(self, source: Source, questions: list[Question]) -> LearnedDomain:
@@ -203,8 +204,8 @@ class _Driver:
     async def _general(self, after: list[str]) -> GeneralAnswers:
         rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
         questions = [Question("base", row["prompt"], "") for row in rows[: self._options.general]]
-        auto = await self._ask("general questions, auto", questions, "auto", self._alone)
-        base = await self._ask("general questions, base", questions, "base", self._alone)
+        auto = await self._ask("general questions, auto", questions, "auto", self._general_asker)
+        base = await self._ask("general questions, base", questions, "base", self._general_asker)
         general = GeneralAnswers.of(after, auto, base)
         self._say(f"general questions: {general.by_the_base} of {general.asked} to the base, {general.same_text} alike")
         return general

@@ -73,7 +73,7 @@ def test_the_defaults_are_the_settings_of_old() -> None:
         ("laptop", ("float64", 256, 32, 0), (16, 32.0, 5e-3, 600, 512, 16, 20.0, "cosine", TARGETS), (8, 32)),
         ("one_gpu", ("bfloat16", 512, 32, 0), (16, 32.0, 2e-4, 1000, 1024, 8, 5.0, "cosine", TARGETS), (8, 64)),
         ("cluster", ("bfloat16", 512, 32, 0), (16, 32.0, 2e-4, 2000, 2048, 16, 5.0, "cosine", TARGETS), (16, 128)),
-        ("smollm2", ("float32", 256, 32, 0), (8, 16.0, 2e-3, 80, 512, 8, 8.0, "cosine", TARGETS), (4, 16)),
+        ("smollm2", ("float32", 256, 32, 0), (8, 16.0, 2e-3, 120, 512, 8, 8.0, "cosine", TARGETS), (4, 16)),
         (
             "benchmarks/clinc.yaml",
             ("float64", 128, 32, 0),
