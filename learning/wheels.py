@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from learning.errors import CatalogueError
@@ -53,13 +54,12 @@ def _watched(pip: subprocess.Popen[str], folder: Path, on_bytes: Callable[[int],
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the largest file; pip moves its files while they are looked at."""
+    """Bytes of the largest file; pip moves and deletes files and folders while they are looked at."""
     sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:
-            continue
+    for root, _, names in os.walk(folder):  # What is gone when it comes to it is passed over.
+        for name in names:
+            with suppress(OSError):
+                sizes.append(Path(root, name).stat().st_size)
     return max(sizes)
 
 
