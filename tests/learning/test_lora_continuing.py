@@ -19,6 +19,8 @@ from learning.template import PromptTemplate
 from tests.learning.bases import TEMPLATE
 from tests.learning.colours import OTHERWISE, examples, job, learner_of, weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def template(llama: Path) -> PromptTemplate:

@@ -17,6 +17,8 @@ from learning.token_budget import TokenBudget
 from tests.learning.bases import TEMPLATE
 from tests.learning.colours import examples, job, learner_of, weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def template(llama: Path) -> PromptTemplate:
