@@ -18,6 +18,8 @@ from learning.checkpoint import layer_count, resolve
 from learning.errors import CatalogueError
 from tests.learning.packages import FILES, packaged_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def packed(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PackagedModel, Path]:
