@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learning.acquisition import damage
-from learning.catalogue import folder_of, is_there, packaged
+from learning.catalogue import bases_folder, folder_of, is_there, packaged
 from learning.checkpoint import resolve
 from learning.model_shape import read_shape
 from learning.template import PromptTemplate
@@ -20,7 +20,12 @@ pytestmark = [
 ]
 
 
-def test_it_answers() -> None:
+_CACHE = bases_folder().parent
+"""Where it lies outside of tests, each of which has a cache of its own."""
+
+
+def test_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_CACHE", str(_CACHE))
     folder = resolve("smollm2-135m")
     assert damage(folder_of(packaged("smollm2-135m"))) == ""
     assert read_shape(folder).weights == 134_515_008
