@@ -13,6 +13,8 @@ import pytest
 
 from tests.architecture.sources import PACKAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,8 @@ from examples.pretraining.mixture import LONGEST, PROMPT_WEIGHT, TRANSFORMATIONS
 from examples.pretraining.muon import orthogonalised
 from examples.pretraining.tokenizer import BOS, BYTE_OFFSET, EOS, USER, byte_tokenizer, encode, encode_turn
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def material() -> Material:

@@ -16,6 +16,8 @@ from learning.features import FeatureExtractor
 from learning.lower_layers import LowerLayers
 from learning.template import PromptTemplate
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [f"{'abcdefgh ' * (number % 9)}{number} times?" for number in range(30)]
 CHAT = "<s>[system] Be brief.\n[user] {{ messages[-1]['content'] }}\n[assistant]{{ ' ' }}"
 
