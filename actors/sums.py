@@ -73,7 +73,7 @@ class RouterSums:
     def take(self, observation: Observation, fates: Sequence[Fate], ends: Ends) -> None:
         """Add the rows of an observation that are new; `ends` says where domains are marked to end then.
 
-        Raises `LearningError` for features of another make, or that are not usable; nothing was added then.
+        Raises `LearningError` for features of another make, or that are not usable; no sum has changed then.
         """
         new = [row for row, fate in zip(observation.rows, fates, strict=True) if fate == "new"]
         statistics, held_out = observation.statistics, observation.held_out

@@ -9,26 +9,9 @@ Does not know how prompts are rendered or what features are.
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from importlib.resources import files
+from learning.shipped_text import ShippedText
 
-
-@cache
-def prompts() -> tuple[str, ...]:
-    """The prompts as they stand, unrendered; in the file an empty line parts them."""
-    return tuple(_text().strip("\n").split("\n\n"))
-
-
-@cache
-def name() -> str:
-    """The text's name in fingerprints: its digest stands for the values fitted on it.
-
-    The values themselves differ in their last digits between machines, as features do.
-    """
-    return f"calibration-{hashlib.sha256(_text().encode()).hexdigest()}"
-
-
-@cache
-def _text() -> str:
-    return files("learning").joinpath("calibration.txt").read_text(encoding="utf-8")
+_TEXT = ShippedText("calibration")
+prompts = _TEXT.prompts
+# In fingerprints its name stands for the values fitted on it, which differ in their last digits between machines.
+name = _TEXT.name

@@ -9,23 +9,8 @@ Does not know how prompts are rendered or what features are.
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from importlib.resources import files
+from learning.shipped_text import ShippedText
 
-
-@cache
-def prompts() -> tuple[str, ...]:
-    """The prompts as they stand, unrendered; in the file an empty line parts them."""
-    return tuple(_text().strip("\n").split("\n\n"))
-
-
-@cache
-def name() -> str:
-    """The text's name, by its content."""
-    return f"general-{hashlib.sha256(_text().encode()).hexdigest()}"
-
-
-@cache
-def _text() -> str:
-    return files("learning").joinpath("general.txt").read_text(encoding="utf-8")
+_TEXT = ShippedText("general")
+prompts = _TEXT.prompts
+name = _TEXT.name

@@ -1,12 +1,25 @@
 """Writes small random base models in Hugging Face layout."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 LAYERS = 4
+SHAPE: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+    "initializer_range": 0.2,
+}
 TEMPLATE = "<s>{{ messages[-1]['content'] }}{{ '\\n' }}"
 
 
@@ -15,19 +28,10 @@ def write_base(folder: Path, kind: str, seed: int = 0) -> Path:
     write_tokenizer(folder)
     config = AutoConfig.for_model(
         kind,
-        vocab_size=260,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
+        **SHAPE,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=128,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
         tie_word_embeddings=True,
-        initializer_range=0.2,
     )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
@@ -40,19 +44,7 @@ def write_base(folder: Path, kind: str, seed: int = 0) -> Path:
 
 def write_encoder(folder: Path, kind: str, seed: int = 0) -> Path:
     """A random encoder of `kind` with four layers of width 32, and a tokenizer that puts <s> and </s> around a text."""
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=260,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        initializer_range=0.2,
-    )
+    config = AutoConfig.for_model(kind, **SHAPE)
     torch.manual_seed(seed)
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     write_tokenizer(folder)
