@@ -300,11 +300,13 @@ class Coordinator:
         made = [adapter for adapter in trained.result.adapters if adapter.domain == order.domain]
         folders = [adapter.folder for adapter in trained.result.adapters]
         try:
-            if len(made) != 1 or len(folders) != 1 or trained.result.base_delta is not None:
-                changed = " and a changed base" if trained.result.base_delta is not None else ""
+            beyond = {"a changed base": trained.result.base_delta, "a state": trained.result.state}
+            more = [what for what, folder in beyond.items() if folder is not None]
+            if len(made) != 1 or len(folders) != 1 or more:
                 raise LearningError(
-                    f"{order.domain} v{order.seal.version}: expected one adapter of this domain, got {len(folders)} in "
-                    f"all{changed}; no more than that can be published of one training"
+                    f"{order.domain} v{order.seal.version}: expected one adapter of this domain, got "
+                    f"{' and '.join([f'{len(folders)} in all', *more])}; no more than that can be published of one "
+                    "training"
                 )
             adapter = made[0]
             verdict = self._options.gate.decide(adapter, trained.result)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from actors.change import Change
 from actors.errors import UnknownDomain
 from actors.observation import Marker, Observation
 from actors.router import Router
-from actors.training import Trained
+from actors.training import Trained, TrainingOrder
 from learning.served_router import ServedRouter
 from learning.statistics import Statistics
 from registry.adapters import Adapter
@@ -325,18 +327,26 @@ def test_a_removed_domain_begins_with_its_first_segment(scene: Scene) -> None:
     assert segments(scene) == {1: 3} and scene.learner.orders[-1].segments == ()
 
 
-def test_a_result_of_several_adapters_is_said_to_be_none(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"adapters": 2}, "got 2 in all;"),
+        ({"base_delta": Path("delta")}, "got 1 in all and a changed base;"),
+        ({"state": Path("state")}, "got 1 in all and a state;"),
+    ],
+)
+def test_what_can_not_be_published_whole_is_refused(scene: Scene, more: dict[str, Any], said: str) -> None:
     train = scene.learner.train
 
-    def twice(order: object) -> Trained:
-        trained = train(order)  # type: ignore[arg-type]
-        adapters = trained.result.adapters * 2
-        return Trained(type(trained.result)(adapters, 1, 1.0, 0.0, 1.0), trained.train_examples)
+    def with_more(order: TrainingOrder) -> Trained:
+        trained = train(order)
+        changed = {**more, "adapters": trained.result.adapters * more.get("adapters", 1)}
+        return replace(trained, result=replace(trained.result, **changed))
 
-    scene.learner.train = twice  # type: ignore[method-assign]
+    scene.learner.train = with_more  # type: ignore[method-assign]
     scene.learn("alpha")
     (alpha,) = scene.coordinator.domains()
-    assert alpha.state == "failed" and "expected one adapter of this domain, got 2" in alpha.detail
+    assert alpha.state == "failed" and f"expected one adapter of this domain, {said}" in alpha.detail
 
 
 def test_rows_of_other_partitions_are_sealed_up_to_where_they_were_counted(scene: Scene) -> None:
