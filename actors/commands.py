@@ -25,8 +25,10 @@ class Commands:
         self._registry, self._router, self._spools, self._publisher = registry, router, spools, publisher
 
     def next_version(self, domain: str) -> int:
-        """Return the number of the domain's next version; the publisher's `numbering` is held until it is sealed."""
-        return max(self._registry.newest_version(domain), self._oldest(domain)) + 1
+        """Return the number of the domain's next version; the publisher's `numbering` is held until it is given."""
+        waiting = self._router.open().get(domain)
+        sealed = waiting.seal.version if waiting and waiting.seal else 0
+        return max(self._registry.newest_version(domain), self._oldest(domain), sealed) + 1
 
     def remove(self, domain: str) -> Manifest:
         """Take a domain out of service, the sums and the ledger, with all that lies of it in the stream, read or not.
@@ -52,7 +54,7 @@ class Commands:
             name, passed_over = (version, "") if version else self._version_before(domain)
             self._check_servable(domain, name)
             reason = f"rolled back to {name}{passed_over}"
-            change = Change(reason=reason, domain=domain, adapter=name, pinned=True, override=True)
+            change = Change(reason, puts={domain: name}, pins={domain: True}, override=True)
             return self._publisher.publish(lambda: change)
 
     def pin(self, domain: str, version: str | None = None) -> Manifest:
@@ -60,7 +62,8 @@ class Commands:
         with self._publisher.writing:
             if version is not None:
                 self._check_servable(domain, version)
-            change = Change(reason=f"{domain} pinned", domain=domain, adapter=version, pinned=True, override=True)
+            puts = {domain: version} if version is not None else {}
+            change = Change(f"{domain} pinned", puts=puts, pins={domain: True}, override=True)
             return self._publisher.publish(lambda: change)
 
     def unpin(self, domain: str) -> Manifest:
@@ -84,9 +87,9 @@ class Commands:
         route = current.routes.get(domain) if current else None
         waiting = current.withdrawn.get(domain) if current and route and route.pinned else None
         if waiting is None or not self._is_readable(waiting):
-            return Change(reason=f"{domain} unpinned", domain=domain, pinned=False)
+            return Change(f"{domain} unpinned", pins={domain: False})
         reason = f"{domain} unpinned, {waiting} put in service"
-        return Change(reason=reason, domain=domain, adapter=waiting, pinned=False, override=True)
+        return Change(reason, puts={domain: waiting}, pins={domain: False}, override=True)
 
     def _is_readable(self, name: str) -> bool:
         """Tell whether a version is there with those that it serves beside; one that is damaged is withdrawn and named,
@@ -99,10 +102,7 @@ class Commands:
 
     def _removal(self, domain: str) -> Change:
         """Return the removal: it covers all numbers given so far, that of a version being trained included."""
-        waiting = self._router.open().get(domain)
-        sealed = waiting.seal.version if waiting and waiting.seal else 0
-        highest = max(self.next_version(domain) - 1, sealed)
-        return Change(reason=f"{domain} removed", removes={domain: highest}, fence=self._spools.ends())
+        return Change(f"{domain} removed", removes={domain: self.next_version(domain) - 1}, fence=self._spools.ends())
 
     def _known(self) -> set[str]:
         current = self._registry.current()

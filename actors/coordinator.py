@@ -13,7 +13,6 @@ works on what now, and figures for the status. No training text comes through he
 from __future__ import annotations
 
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,12 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from actors.backlog import DomainBacklog, backlogs_of
+from actors.candidates import Candidates, Method
 from actors.change import Change
 from actors.closing import ClosingRule, end_at_markers
 from actors.commands import Commands
-from actors.errors import NoLongerSealed, UnknownDomain, in_words
-from actors.facts import facts_of
-from actors.labels import domain_of, segment_of
+from actors.errors import NoLongerSealed, OutOfDate, UnknownDomain, in_words
 from actors.losses import Losses
 from actors.observation import OpenDomain, Seal, Watermarks
 from actors.overview import Overview
@@ -35,24 +33,21 @@ from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
 from actors.spools import Spools
 from actors.stage import Stage
-from actors.training import Segment, Trained, TrainingOrder
 from actors.upkeep import Keep, Upkeep
-from learning.errors import LearningError
 from learning.gate import Gate
 from registry.adapters import Adapter
-from registry.manifest import BaseRevision, Manifest, Placed, Route
+from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.api import DomainStatus, SystemStatus
 
 
 @dataclass(frozen=True)
 class CoordinatorOptions:
-    """`seed` of every training; snapshots, manifests, and versions of each domain that are kept."""
+    """Snapshots, manifests, and versions of each domain that are kept, and how there come to be new ones."""
 
     closing: ClosingRule
     gate: Gate
-    learner_name: str
-    seed: int
+    method: Method
     keep_snapshots: int
     keep_manifests: int
     keep_versions: int
@@ -79,6 +74,9 @@ class Coordinator:
         self._losses = Losses(self._spools, router)
         self.publisher = Publisher(registry, router, directory)
         self._commands = Commands(registry, router, self._spools, self.publisher)
+        self._candidates = Candidates(
+            registry, base, router, self.publisher, self._commands, options.gate, options.method
+        )
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
         self._upkeep = Upkeep(registry, router, directory, self.publisher, keep)
         self._idle: queue.SimpleQueue[LearnerPort] = queue.SimpleQueue()
@@ -91,6 +89,8 @@ class Coordinator:
         self._jobs: dict[str, Future[None]] = {}
         self._keeper: Future[None] | None = None
         self._stages: dict[str, Stage] = {}
+        self._turns: dict[str, int] = {}
+        """When work on each domain was last begun, by a count of all such beginnings."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble: str | None = None
@@ -142,11 +142,15 @@ class Coordinator:
         waiting = self._losses.look(observed, lambda: self._unlearned(ledger))
         current = self._registry.current()
         withdrawn = dict(current.withdrawn) if current else {}
-        for domain in sorted({*backlogs, *withdrawn}):
+        for domain in sorted({*backlogs, *withdrawn}, key=lambda domain: (self._turns.get(domain, 0), domain)):
             backlog = backlogs.get(domain, DomainBacklog())
-            if domain not in self._jobs:
+            if not self._is_taken(domain):
                 self._try(domain, partial(self._move, domain, backlog, observed, withdrawn.get(domain)))
         self._stalled = (*waiting, *self._make_room(backlogs, observed))
+
+    def _is_taken(self, domain: str) -> bool:
+        """Tell whether nothing can be begun on a domain now, as work on it is under way or, in one lane, on another."""
+        return bool(self._jobs) if self._options.method.one_lane else domain in self._jobs
 
     def _unlearned(self, ledger: Mapping[str, OpenDomain]) -> frozenset[str]:
         """Return the domains whose sealed version is neither learned nor being learned."""
@@ -208,6 +212,9 @@ class Coordinator:
                 continue
             largest = sorted(report.rows.keys() & backlogs.keys(), key=lambda domain: -report.rows[domain])
             closable = [d for d in largest if backlogs[d].is_trainable and self._stages.get(d, Stage()).is_due(True)]
+            if closable and self._is_taken(closable[0]):
+                # The lane will be free again.
+                continue
             waiting = [d for d in largest if backlogs[d].only_waits]
             if closable:
                 self._try(closable[0], partial(self._seal_and_learn, closable[0], observed))
@@ -241,6 +248,7 @@ class Coordinator:
         before = self._stages.get(domain, Stage())
         stage = Stage("closed", failures=before.failures, timings=before.timings)
         self._stages[domain] = stage
+        self._turns[domain] = max(self._turns.values(), default=0) + 1
 
         def work_or_note() -> None:
             try:
@@ -270,6 +278,12 @@ class Coordinator:
         except NoLongerSealed as error:
             # The domain was removed meanwhile: nothing is learned of it, and what was learned goes.
             stage.succeed("open", in_words(error))
+        except OutOfDate as error:
+            stage.detail = f"{in_words(error)}; it is trained again"
+            self._router.reopen(domain, seal.version)
+            with self.publisher.numbering:
+                seal = self._router.seal(domain, self._commands.next_version(domain), seal.until)
+            self._advance(domain, seal, stage)
 
     def _still(self, domain: str, seal: Seal) -> Seal:
         """Return the seal as the ledger has it by now; raises `NoLongerSealed` where it has none of this version."""
@@ -281,84 +295,25 @@ class Coordinator:
         return found.seal
 
     def _learn(self, domain: str, seal: Seal, stage: Stage) -> Adapter:
-        order = TrainingOrder(domain, seal, self._segments(domain), self._options.seed)
+        order = self._candidates.order(domain, seal)
         learner = self._idle.get()
         stage.state, stage.learner = "learning", learner
         started = time.monotonic()
         try:
             trained = learner.train(order)
             stage.timings["learning_seconds"] = time.monotonic() - started
-            return self._take_in(order, trained)
+            return self._candidates.take_in(order, trained)
         finally:
+            # Where the domain was removed meanwhile, its files were deleted before these came.
+            self._upkeep.prune_again()
             # Not before: the next training empties the learner's folder.
             stage.learner = None
             self._idle.put(learner)
 
-    def _take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
-        """Judge what was trained, and keep it with the verdict: as the next version of the segment that it continues,
-        or of one of its own."""
-        made = [adapter for adapter in trained.result.adapters if adapter.domain == order.domain]
-        folders = [adapter.folder for adapter in trained.result.adapters]
-        try:
-            beyond = {"a changed base": trained.result.base_delta, "a state": trained.result.state}
-            more = [what for what, folder in beyond.items() if folder is not None]
-            if len(made) != 1 or len(folders) != 1 or more:
-                raise LearningError(
-                    f"{order.domain} v{order.seal.version}: expected one adapter of this domain, got "
-                    f"{' and '.join([f'{len(folders)} in all', *more])}; no more than that can be published of one "
-                    "training"
-                )
-            adapter = made[0]
-            verdict = self._options.gate.decide(adapter, trained.result)
-            goes_on = adapter.continues is not None and not verdict.segment_of_its_own
-            segment = adapter.continues if goes_on and adapter.continues else self._next_segment(order)
-            exam = trained.continued_exam if goes_on else trained.exam
-            facts = facts_of(
-                order,
-                trained,
-                adapter,
-                verdict,
-                segment=segment,
-                base_digest=self._base.digest,
-                learner=self._options.learner_name,
-            )
-            return self._registry.add_adapter(order.domain, order.seal.version, adapter.folder, facts, exam)
-        finally:
-            # Where the domain was removed meanwhile, its files were deleted before this one came.
-            self._upkeep.prune_again()
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _next_segment(self, order: TrainingOrder) -> int:
-        """Return a number that no segment of the domain has, in service or not: its versions may have been pruned, and
-        its rows stay in the sums."""
-        settled = self._router.versions(order.domain)
-        adapters, _ = self._registry.survey(order.domain)
-        given = [adapter.facts.segment for adapter in adapters if adapter.version in settled]
-        labels = [label for label in self._router.segment_counts() if domain_of(label) == order.domain]
-        return max([0, *given, *map(segment_of, labels), *(each.number for each in order.segments)]) + 1
-
-    def _segments(self, domain: str) -> tuple[Segment, ...]:
-        """Return what to go on from: the state that an accepted version not in service was made for before the one that
-        is, as its rows are settled and nobody else has learned from them."""
-        current = self._registry.current()
-        if current is None:
-            return ()
-        route = current.routes.get(domain)
-        name = current.withdrawn.get(domain) or (route.adapter if route else None)
-        if name is None:
-            return ()
-        adapters = {number: self._registry.adapter(each.adapter) for number, each in self._state(name, route).items()}
-        return tuple(Segment(number, each.name, each.path, each.facts.exam_digest) for number, each in adapters.items())
-
-    def _state(self, name: str, route: Route | None) -> Mapping[int, Placed]:
-        """Return the segments that a version is or will be in service with."""
-        return route.segments if route is not None and route.adapter == name else self._registry.route(name).segments
-
     def _publish(self, adapter: Adapter, reason: str, stage: Stage) -> None:
         stage.state = "publishing"
         started = time.monotonic()
-        change = Change(reason=reason, domain=adapter.domain, adapter=adapter.name)
+        change = Change(reason, puts={adapter.domain: adapter.name})
         manifest = self.publisher.publish(lambda: change)
         stage.timings["publication_seconds"] = time.monotonic() - started
         waits = manifest.withdrawn.get(adapter.domain) == adapter.name

@@ -33,6 +33,10 @@ class NoLongerSealed(ActorError):
     """A version was trained on rows that the ledger does not hold sealed for it: the domain was removed meanwhile."""
 
 
+class OutOfDate(ActorError):
+    """A version was trained from a state, or beside a domain, that is not there any more: it is to be trained again."""
+
+
 class SpoolAhead(ActorError):
     """A spool has dropped rows by a snapshot that the router's does not descend from."""
 

@@ -1,27 +1,12 @@
-"""What is kept of a training beside the adapter: the gate's verdict and the figures it rests on."""
+"""What is kept of a training beside an adapter: the gate's words and the figures they rest on."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from actors.training import Trained, TrainingOrder
-from learning.contract import NewAdapter
-from learning.gate import Verdict
-from registry.adapters import AdapterFacts
+from learning.contract import NewAdapter, TrainingResult
 
 
-def facts_of(
-    order: TrainingOrder,
-    trained: Trained,
-    adapter: NewAdapter,
-    verdict: Verdict,
-    *,
-    segment: int,
-    base_digest: str,
-    learner: str,
-) -> AdapterFacts:
-    """Return the facts of a version of `segment`; losses in nats a token, durations in seconds."""
-    result = trained.result
+def figures_of(adapter: NewAdapter, result: TrainingResult) -> dict[str, float]:
+    """Return the figures of an adapter of a result by name; losses in nats a token, durations in seconds."""
     figures = {
         "steps": float(result.steps),
         "epochs": result.epochs,
@@ -37,20 +22,4 @@ def facts_of(
         if evaluation is not None:
             figures[f"{name}_loss"] = evaluation.loss
             figures[f"{name}_exact_match"] = evaluation.exact_match
-    exam = trained.continued_exam if segment == adapter.continues else trained.exam
-    return AdapterFacts(
-        domain=order.domain,
-        version=order.seal.version,
-        status="accepted" if verdict.accepted else "rejected",
-        reason="; ".join(filter(None, [verdict.reason, trained.trouble])),
-        rank=adapter.rank,
-        base_digest=base_digest,
-        learner=learner,
-        segment=segment,
-        beside=tuple(each.name for each in order.segments if each.number != segment),
-        exam_rows=len(exam.splitlines()),
-        train_examples=trained.train_examples,
-        held_out_examples=adapter.candidate.examples,
-        figures=figures,
-        created_at=datetime.now(UTC),
-    )
+    return figures

@@ -61,9 +61,13 @@ class LearnerWorker:
                 output=output,
                 seed=order.seed,
                 incumbents=incumbents,
+                state=order.state,
+                base_delta=order.base_delta,
             )
             try:
-                return self._with_exams(job, self._learner.train(job, self._note), trouble)
+                result = self._learner.train(job, self._note)
+                result.check(job)
+                return self._with_exams(job, result, trouble)
             except Exception:
                 _empty(self._work)
                 raise
@@ -72,15 +76,17 @@ class LearnerWorker:
 
     def _with_exams(self, job: TrainingJob, result: TrainingResult, trouble: str) -> Trained:
         """Return the result with the exams that its version may go on with, as the gate decides."""
-        continued = {adapter.continues for adapter in result.adapters if adapter.domain == job.domain}
-        before = [example for each in job.incumbents if each.segment in continued for example in each.exam]
+        exams = {(each.domain, each.segment): each.exam for each in job.incumbents}
+        before = exams.get((job.domain, result.adapters[0].continues or 0), ())
         # What was answered otherwise since is asked no more.
         kept = in_force(before, [*job.train, *job.held_out])
         own, continued_exam = (
             exam_to_bytes(self._limits.chosen(job.domain, examples))
             for examples in (job.held_out, [*kept, *job.held_out])
         )
-        return Trained(result, len(job.train), own, continued_exam, trouble)
+        others = [(each.domain, each.continues or 0) for each in result.adapters[1:]]
+        other_exams = {place: exam_to_bytes(exams[place]) for place in others}
+        return Trained(result, len(job.train), own, continued_exam, other_exams, trouble)
 
     def _incumbents(self, order: TrainingOrder) -> tuple[tuple[Incumbent, ...], str]:
         """Return the order's segments with what the limits of now leave of their exams, and which exams can't be used:
@@ -90,10 +96,10 @@ class LearnerWorker:
         for segment in order.segments:
             exam: list[Example] = []
             try:
-                exam = self._limits.chosen(order.domain, _exam(segment))
+                exam = self._limits.chosen(segment.domain, _exam(segment))
             except (OSError, ActorError) as error:
                 troubles.append(in_words(error))
-            incumbents.append(Incumbent(order.domain, segment.number, segment.adapter, exam))
+            incumbents.append(Incumbent(segment.domain, segment.number, segment.adapter, exam))
         return tuple(incumbents), "; ".join(troubles)
 
     def progress(self) -> Progress | None:

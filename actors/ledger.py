@@ -55,7 +55,7 @@ class DomainEntry:
     """Up to where the last rejected version was trained: rows below are tried again together with fresh ones only."""
     seal: Seal | None = None
     versions: list[tuple[int, int]] = field(default_factory=list)
-    """Numbers of the versions that were settled, as stretches from first to last: others were rejected or undone."""
+    """Numbers of the versions that were published, as stretches from first to last: others were rejected or undone."""
     files: dict[str, str] = field(default_factory=dict)
     """Segments that hold `open` and `lost` as they are; one that is absent is to be written."""
     described: OpenDomain | None = None
@@ -80,6 +80,13 @@ class DomainEntry:
     def examples(self) -> int:
         """Distinct examples, whatever has become of them."""
         return len(self.open) + len(self.lost) + self.settled.count
+
+    def note(self, version: int) -> None:
+        """Note that a version was published."""
+        first = version
+        if self.versions and self.versions[-1][1] == version - 1:
+            first, _ = self.versions.pop()
+        self.versions.append((first, version))
 
     def pass_markers(self, until: Watermarks) -> None:
         """Drop the markers below these offsets: what they ended was sealed or given up."""
@@ -234,11 +241,12 @@ class Ledger:
         entry.files.pop("open", None)
         _raise_to(entry.fence, until)
         entry.pass_markers(until)
-        first = version = entry.seal.version
-        if entry.versions and entry.versions[-1][1] == version - 1:
-            first, _ = entry.versions.pop()
-        entry.versions.append((first, version))
+        entry.note(entry.seal.version)
         entry.tried, entry.seal = {}, None
+
+    def note(self, domain: str, version: int) -> None:
+        """Note a version that settles nothing: it was made of what others had learned, with another domain's."""
+        self._change(domain).note(version)
 
     def reopen(self, domain: str, version: int) -> None:
         """Open the rows of a rejected version again: they join the next training of the domain."""
@@ -384,7 +392,7 @@ class Ledger:
         return {domain: entry.examples for domain, entry in sorted(self.entries.items()) if entry.examples}
 
     def versions(self, domain: str) -> frozenset[int]:
-        """Return the numbers of the domain's versions that were settled, along what is in force."""
+        """Return the numbers of the domain's versions that were published, along what is in force."""
         entry = self.entries.get(domain)
         return frozenset(v for first, last in (entry.versions if entry else ()) for v in range(first, last + 1))
 

@@ -119,10 +119,8 @@ class Publisher:
         except UnknownManifest:
             # Of what is new nobody can tell any more.
             return
-        changes = put_back(failed, before)
-        for change in changes:
+        if (change := put_back(failed, before)) is not None:
             self._router.publish(change)
-        if changes:
             self._directory.publish(self._current_number())
 
     def _before(self, failed: Manifest) -> Manifest | None:

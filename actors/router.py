@@ -12,13 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors import ledger_state
-from actors.change import Change, next_routes, next_withdrawn
+from actors.change import (
+    Change,
+    adapter_of,
+    check_state,
+    made_together,
+    next_delta,
+    next_routes,
+    next_states,
+    next_withdrawn,
+)
 from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
 from actors.labels import domain_of
 from actors.ledger import Ledger, Offsets
@@ -43,6 +53,7 @@ from learning.errors import LearningError
 from learning.router_options import RouterOptions
 from learning.router_weights import RouterWeights
 from learning.served_router import ServedRouter
+from registry.adapters import Adapter
 from registry.digests import DigestRuns
 from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest, Route, RouterRef, Tombstone
@@ -288,9 +299,14 @@ class Router:
         """
         self._check()
         current = self._registry.current()
-        routes = next_routes(current.routes if current else {}, change, self._registry, _removed(current))
         ledger, sums = self._ledger.copy(), self._sums.copy()
-        settles = self._settle(ledger, sums, change, current)
+        settled = self._settle(ledger, sums, change, current)
+        beside = made_together(change, settled, current, self._registry)
+        for name in [name for names in beside.values() for name in names] if settled else ():
+            adapter = self._registry.adapter(name)
+            ledger.note(adapter.domain, adapter.version)
+        change = replace(change, puts={**{domain: names[-1] for domain, names in beside.items()}, **change.puts})
+        routes = next_routes(current.routes if current else {}, change, self._registry, _removed(current))
         for domain in change.removes:
             ledger.remove(domain, change.fence)
             sums.remove(domain)
@@ -299,7 +315,7 @@ class Router:
             raise NotCaughtUp(f"the router has no examples of {unknown}: feed them before their adapters are published")
         number = self._registry.next_number()
         withdrawn = next_withdrawn(current, change, routes)
-        moves_rows = settles or bool(change.removes)
+        moves_rows = bool(settled or change.removes)
         if current is not None and not moves_rows and (routes, withdrawn) == (current.routes, current.withdrawn):
             return current
         weights, router = self._weights(current, sums, routes, moves_rows=moves_rows)
@@ -308,34 +324,37 @@ class Router:
             parent=current.number if current else None,
             parent_digest=current.digest() if current else "",
             created_at=datetime.now(UTC),
-            base=self._base,
+            base=self._base.model_copy(update={"delta": next_delta(current, change, routes, self._registry)}),
             routes=routes,
             router=router,
             examples=counts,
             removed=_tombstones(current, change, number),
             withdrawn=withdrawn,
+            states=next_states(current, change, settled),
             reason=change.reason,
         )
         self._prequential.forget(change.removes)
         return self._commit(ledger, sums, manifest, weights) or manifest
 
-    def _settle(self, ledger: Ledger, sums: RouterSums, change: Change, current: Manifest | None) -> bool:
-        """Settle what was sealed for the version to be published; return whether there was anything."""
-        if change.adapter is None or change.domain is None:
-            return False
-        adapter = self._registry.adapter(change.adapter)
-        entry = ledger.entries.get(change.domain)
-        if entry is not None and entry.seal is not None and entry.seal.version == adapter.version:
-            ledger.settle(change.domain)
-            sums.settle(change.domain, adapter.facts.segment)
-            return True
-        routed = current.routes.get(change.domain) if current else None
-        known = {routed.adapter if routed else None, current.withdrawn.get(change.domain) if current else None}
-        if not change.override and adapter.name not in known:
-            raise NoLongerSealed(f"{adapter.name} is not published: its examples are not sealed for it any more")
-        if adapter.version not in ledger.versions(change.domain):
-            raise NoLongerSealed(f"{adapter.name} is not published: its examples may be trained on again")
-        return False
+    def _settle(self, ledger: Ledger, sums: RouterSums, change: Change, current: Manifest | None) -> list[Adapter]:
+        """Settle what was sealed for the versions to be published; return those that anything was sealed for."""
+        settled = []
+        for domain, name in change.puts.items():
+            adapter = adapter_of(domain, name, self._registry, _removed(current))
+            entry = ledger.entries.get(domain)
+            if entry is not None and entry.seal is not None and entry.seal.version == adapter.version:
+                check_state(adapter, current)
+                ledger.settle(domain)
+                sums.settle(domain, adapter.facts.segment)
+                settled.append(adapter)
+                continue
+            routed = current.routes.get(domain) if current else None
+            known = {routed.adapter if routed else None, current.withdrawn.get(domain) if current else None}
+            if not change.override and adapter.name not in known:
+                raise NoLongerSealed(f"{adapter.name} is not published: its examples are not sealed for it any more")
+            if adapter.version not in ledger.versions(domain):
+                raise NoLongerSealed(f"{adapter.name} is not published: its examples may be trained on again")
+        return settled
 
     def _weights(
         self, current: Manifest | None, sums: RouterSums, routes: Mapping[str, Route], *, moves_rows: bool

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.observation import Seal
@@ -11,8 +12,9 @@ from learning.contract import TrainingResult
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of the domain that is in service, or waits to be."""
+    """A segment of a domain that is in service, or waits to be."""
 
+    domain: str
     number: int
     name: str
     """Full name of its version."""
@@ -30,8 +32,19 @@ class TrainingOrder:
     seal: Seal
     """The version's number, where its rows end, and how many there are: all of them must be there to train it."""
     segments: tuple[Segment, ...]
-    """What to go on from and to be measured against; with none the training starts from the frozen base."""
+    """What to go on from and to be measured against, of its domain and, where the method may touch them, of others;
+    with none of its domain the training starts from the frozen base."""
     seed: int
+    state_digest: str = ""
+    """sha256 of the state that its method's last training left; empty where there is none."""
+    state: Path | None = None
+    """Its folder; None also where that is not what was kept."""
+    base_delta: Path | None = None
+    """Folder of the change of the base's weights in force."""
+
+    def of_domain(self) -> tuple[Segment, ...]:
+        """The segments of its own domain."""
+        return tuple(each for each in self.segments if each.domain == self.domain)
 
 
 @dataclass(frozen=True)
@@ -44,5 +57,7 @@ class Trained:
     """Of a segment of its own: what was held out of these examples."""
     continued_exam: bytes = b""
     """Of the segment that it continues: the same, and what that one's exam held, within the bounds."""
+    other_exams: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
+    """Of each further segment that has a new adapter, by domain and number: what its exam held, within the bounds."""
     trouble: str = ""
     """Which exams could not be read, so that nothing was compared with them; empty where all were."""

@@ -9,43 +9,37 @@ from actors.change import Change
 from registry.manifest import Manifest, Route
 
 
-def put_back(failed: Manifest, before: Manifest | None) -> list[Change]:
-    """Return the changes that give each domain the route again that it had in `before`, which replicas still serve.
+def put_back(failed: Manifest, before: Manifest | None) -> Change | None:
+    """Return the change that gives each domain the route again that it had in `before`, which replicas still serve.
 
     A version that was learned is withdrawn, to be tried again; one that an operator chose is not: its command failed.
     What waited before or was learned since waits on. Clearing a pin can't fail: it stays cleared, whatever is put back.
-    Where nothing new was put in service there is nothing to put back.
+    None where nothing new was put in service. All goes back at once, as what was made together may not fit what was
+    there before.
     """
     routes = before.routes if before else {}
-    withdrawn = before.withdrawn if before else {}
-    changes = []
+    waited = before.withdrawn if before else {}
+    puts: dict[str, str] = {}
+    pins: dict[str, bool] = {}
+    withdraws: dict[str, str] = {}
+    new: list[str] = []
     for domain, route in sorted(failed.routes.items()):
-        tombstone = failed.removed.get(domain)
-        earlier = routes.get(domain)
-        if earlier is not None and tombstone is not None and earlier.version <= tombstone.version:
-            earlier = None
-        if earlier is not None and earlier.adapter == route.adapter:
+        earlier, waits = _earlier(failed, domain, routes.get(domain)), failed.withdrawn.get(domain)
+        if earlier is not None and earlier.adapter in (route.adapter, waits):
+            # It is there, or has just been put back itself.
             continue
-        if earlier is not None and failed.withdrawn.get(domain) == earlier.adapter:
-            # It has just been put back itself.
-            continue
-        changes.append(_back(domain, route, earlier, failed.withdrawn.get(domain), withdrawn.get(domain)))
-    return changes
+        new.append(route.adapter)
+        if name := waits or (waited.get(domain) if route.pinned and earlier is not None else route.adapter):
+            withdraws[domain] = name
+        if earlier is not None:
+            puts[domain], pins[domain] = earlier.adapter, route.pinned and earlier.pinned
+    if not new:
+        return None
+    reason = f"{', '.join(new)} could not be loaded"
+    return Change(reason, puts=puts, pins=pins, override=True, withdraws=withdraws)
 
 
-def _back(domain: str, failed: Route, earlier: Route | None, waits: str | None, waited: str | None) -> Change:
-    """Return the change of one domain; `waits` is what waits by the manifest that failed, `waited` by that before."""
-    chosen = failed.pinned and earlier is not None
-    name = waits or (waited if chosen else failed.adapter)
-    withdraws = {domain: name} if name else {}
-    reason = f"{failed.adapter} could not be loaded"
-    if earlier is None:
-        return Change(reason=reason, withdraws=withdraws)
-    return Change(
-        reason=reason,
-        domain=domain,
-        adapter=earlier.adapter,
-        pinned=failed.pinned and earlier.pinned,
-        override=True,
-        withdraws=withdraws,
-    )
+def _earlier(failed: Manifest, domain: str, route: Route | None) -> Route | None:
+    """Return the route that a domain had, unless it is of before the domain's removal."""
+    tombstone = failed.removed.get(domain)
+    return None if route is None or (tombstone is not None and route.version <= tombstone.version) else route

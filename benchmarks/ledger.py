@@ -145,8 +145,8 @@ def publish(folder: Path, size: Size, count: int) -> dict[str, Any]:
     _put_in_service(router, registry, folder, count)
     publications = [_publication(router, registry, folder, size, count + 1 + each) for each in range(_PUBLICATIONS)]
     with footprint(folder / HOME) as pin:
-        router.publish(Change("pinned", domain=_name(0), pinned=True))
-    router.publish(Change("free again", domain=_name(0), pinned=False))
+        router.publish(Change("pinned", pins={_name(0): True}))
+    router.publish(Change("free again", pins={_name(0): False}))
     registry.prune(1, 1)
     middle = sorted(publications, key=lambda each: float(each["seconds"]["in_all"]))[_PUBLICATIONS // 2]
     return {
@@ -168,7 +168,7 @@ def _publication(router: Router, registry: Registry, folder: Path, size: Size, n
         with footprint(folder / HOME) as sealing:
             router.seal(adapter.domain, 1, {STREAM: (number + 1) * size.rows})
         with footprint(folder / HOME) as publishing:
-            router.publish(Change("learned", domain=adapter.domain, adapter=adapter.name))
+            router.publish(Change("learned", puts={adapter.domain: adapter.name}))
     # The inner ones have begun the peak anew.
     peak = max(sealing.peak, publishing.peak)
     payload = 8 * size.rows * size.dim
@@ -206,7 +206,7 @@ def restart(folder: Path, size: Size, count: int) -> dict[str, Any]:
     _feed(router, size, count)
     adapter = _adapter(registry, folder, count)
     with footprint(folder / HOME) as first, watch() as seen:
-        router.publish(Change("learned", domain=adapter.domain, adapter=adapter.name))
+        router.publish(Change("learned", puts={adapter.domain: adapter.name}))
     return {
         "domains": count,
         "rows_in_the_home": count * size.rows,
@@ -335,7 +335,7 @@ def _feed(router: Router, size: Size, number: int) -> None:
 
 def _put_in_service(router: Router, registry: Registry, folder: Path, number: int) -> None:
     adapter = _adapter(registry, folder, number)
-    router.publish(Change("learned", domain=adapter.domain, adapter=adapter.name))
+    router.publish(Change("learned", puts={adapter.domain: adapter.name}))
 
 
 def _adapter(registry: Registry, folder: Path, number: int) -> Adapter:

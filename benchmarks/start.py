@@ -111,7 +111,7 @@ def publish(settings: Settings, folder: Path) -> dict[str, Path]:
         )
         adapter = registry.add_adapter(domain, 1, folder / domain, facts)
         router.seal(domain, 1, {stream: len(rows)})
-        router.publish(Change(reason=f"{domain} added", domain=domain, adapter=adapter.name))
+        router.publish(Change(reason=f"{domain} added", puts={domain: adapter.name}))
         folders[domain] = adapter.path
     return folders
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.candidates import Method
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
 from actors.spool_folder import make_spool_folder
@@ -125,8 +126,7 @@ def coordinator_options(settings: Settings) -> CoordinatorOptions:
     return CoordinatorOptions(
         closing=ClosingRule(closing.count, closing.quiet_seconds, closing.settle_seconds),
         gate=settings.gate,
-        learner_name=settings.learner.kind,
-        seed=settings.learner.seed,
+        method=Method(settings.learner.kind, settings.learner.seed, settings.learner.one_lane),
         keep_snapshots=settings.registry.keep_snapshots,
         keep_manifests=settings.registry.keep_manifests,
         keep_versions=settings.registry.keep_versions,

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from learning.errors import LearningError
+
 
 @dataclass(frozen=True)
 class Example:
@@ -49,9 +51,16 @@ class TrainingJob:
     """Folder to be written; made if absent."""
     seed: int
     incumbents: Sequence[Incumbent] = ()
-    """What is in service: the segments of the job's domain, and those of others where the method touches these."""
+    """What is in service: the segments of the job's domain, and of every other one where the method has one lane."""
     state: Path | None = None
-    """The method's own state, as its last published result left it."""
+    """The method's own state, as its last published result left it; None where there is none, and after a removal, as
+    what it had of the removed domain can't be told from the rest."""
+    base_delta: Path | None = None
+    """Folder of the change of the base's weights that is in service; None where that is the model as it is."""
+
+    def of_domain(self) -> tuple[Incumbent, ...]:
+        """The segments of the job's own domain."""
+        return tuple(each for each in self.incumbents if each.domain == self.domain)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class NewAdapter:
-    """An adapter that a job has made, and how it compares on the job's held-out examples."""
+    """An adapter that a job has made, and how it compares: one of the job's own domain on the job's held-out examples,
+    one of another domain on the exam of the segment that it continues."""
 
     domain: str
     folder: Path
@@ -100,6 +110,7 @@ class TrainingResult:
     """What a job left in its folder. `steps`, `epochs` and `seconds` are those of the whole training."""
 
     adapters: tuple[NewAdapter, ...]
+    """First that of the job's domain; then one of every other segment that answers otherwise from now on."""
     steps: int
     epochs: float
     seconds: float
@@ -108,14 +119,46 @@ class TrainingResult:
     touched: tuple[Comparison, ...] = ()
     """Every segment whose answers change if this is published and whose exam has examples."""
     base_delta: Path | None = None
-    """Folder of a change of the base's weights, which all adapters given here were judged on."""
+    """Folder of a change of the base's weights, which all adapters given here were judged on; then there is one of
+    every segment in service. Safetensors and JSON files, in no folders of their own, as in `state`."""
     state: Path | None = None
-    """Folder of the method's own state, for the next job."""
+    """Folder of the method's own state, for the next job; None leaves it as it was."""
     skipped: int = 0
     """Examples left out because their completion alone does not fit into the token limit, or because they repeat one
     that is held out."""
     failure: str = ""
     """Why nothing of this may be published, in words (a training that diverged); empty where it went well."""
+
+    def check(self, job: TrainingJob) -> None:
+        """Raises `LearningError` where this can't be a result of the job, or leaves out what has to judge it."""
+        what = f"the result of {job.domain} v{job.version}"
+        exams = {(each.domain, each.segment): len(each.exam) for each in job.incumbents}
+        touched = {(each.domain, each.segment) for each in self.touched}
+        places = [(each.domain, each.continues) for each in self.adapters if each.continues is not None]
+        if not self.adapters or self.adapters[0].domain != job.domain:
+            raise LearningError(
+                f"{what}: expected an adapter of {job.domain} first, got {len(self.adapters)} of others"
+            )
+        if any(each.continues is None for each in self.adapters[1:]):
+            raise LearningError(
+                f"{what}: expected every further adapter to go on from a segment, got one that does not"
+            )
+        if len(set(places)) != len(places):
+            raise LearningError(f"{what}: expected one adapter of a segment, got several: {sorted(places)}")
+        if unknown := sorted({*places, *touched} - exams.keys()):
+            raise LearningError(f"{what}: expected segments that the job names, got {_named(unknown)}")
+        if self.base_delta is not None and (missing := sorted(exams.keys() - set(places))):
+            raise LearningError(f"{what}: it changes the base and gives no adapter on it of {_named(missing)}")
+        # Of its own domain's exams the job's examples may have answered all otherwise.
+        others = {
+            place for place in (*places, *(exams if self.base_delta is not None else ())) if place[0] != job.domain
+        }
+        if unseen := sorted(place for place in others - touched if exams[place]):
+            raise LearningError(f"{what}: the exam of {_named(unseen)} was not sat")
+
+
+def _named(places: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{domain} segment {segment}" for domain, segment in places)
 
 
 @dataclass(frozen=True)
@@ -130,7 +173,12 @@ class Progress:
 
 
 class Learner(Protocol):
-    """Turns a job into a result; the same job and seed give the same result."""
+    """Turns a job into a result; the same job and seed give the same result.
+
+    A method's options say by `one_lane` whether a job has to see what the one before it left. Then one is trained at a
+    time, in the order in which domains close, and is published before the next begins; it may touch every domain and
+    keep a state. Else domains are trained in parallel and know nothing of each other.
+    """
 
     @property
     def name(self) -> str:

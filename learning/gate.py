@@ -51,8 +51,10 @@ class Gate(Options):
     exact_tolerance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
     """Share of an exam's exact answers, 0 to 1, that an update may surely lose and still replace."""
 
-    def decide(self, adapter: NewAdapter, result: TrainingResult) -> Verdict:
-        """The verdict on one adapter of a finished job. Raises `LearningError` where exams are not paired."""
+    def decide(self, result: TrainingResult) -> Verdict:
+        """The verdict on a finished job's own adapter, with which all else that it gives stands or falls. Raises
+        `LearningError` where exams are not paired."""
+        adapter = result.adapters[0]
         if result.failure:
             return Verdict(False, result.failure)
         gain = self._gain(adapter)
@@ -60,16 +62,12 @@ class Gate(Options):
             return gain
         if adapter.incumbent is not None and adapter.continues is None:
             gain = self._begun(adapter, adapter.incumbent)
-        continued = (adapter.domain, adapter.continues)
-        others = {(other.domain, other.continues) for other in result.adapters} - {continued}
         verdict = gain
         for comparison in result.touched:
-            place = (comparison.domain, comparison.segment)
-            # What another adapter of the result would replace is that one's affair; a changed base is everyone's.
-            if place in others and result.base_delta is None:
-                continue
             if lost := self._lost(comparison):
-                if place != continued or result.base_delta is not None:
+                # A segment that keeps its adapter loses nothing; on a changed base none can keep it.
+                keeps = (comparison.domain, comparison.segment) == (adapter.domain, adapter.continues)
+                if not keeps or result.base_delta is not None:
                     return Verdict(False, lost)
                 verdict = Verdict(True, f"{lost}: kept as a segment of its own", segment_of_its_own=True)
         return verdict

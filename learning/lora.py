@@ -89,6 +89,11 @@ class LoraLearner:
         The same job, seed and thread count give the same adapter on a CPU. Raises `LearningError` when no example is
         left to train on, an incumbent does not fit this base, or memory runs out with a single example.
         """
+        if job.base_delta is not None:
+            raise LearningError(
+                f"training {job.domain} v{job.version}: {self.name} trains on the model as it is, but in service is "
+                "a changed one; train with the method that changed it, or begin a new home"
+            )
         started = time.perf_counter()
         material = self._material(job)
         with _threads(self._options.threads), torch.random.fork_rng():
@@ -129,11 +134,7 @@ class LoraLearner:
     def _material(self, job: TrainingJob) -> _Material:
         """Encodes what is used of a job's examples."""
         news = [*job.train, *job.held_out]
-        exams = {
-            incumbent.segment: in_force(incumbent.exam, news)
-            for incumbent in job.incumbents
-            if incumbent.domain == job.domain
-        }
+        exams = {incumbent.segment: in_force(incumbent.exam, news) for incumbent in job.of_domain()}
         judges = [*job.held_out, *(example for exam in exams.values() for example in exam)]
         kept, repeated = without_repeats(job.train, judges)
         train, held_out = self._encoded(kept), self._encoded(job.held_out)
@@ -158,9 +159,8 @@ class LoraLearner:
     def _best(self, job: TrainingJob, material: _Material, budget: TokenBudget) -> _Start | None:
         """The segment of the job's domain that answers its held-out examples best; the newest of equals."""
         found: list[_Start] = []
-        for incumbent in sorted(job.incumbents, key=lambda incumbent: -incumbent.segment):
-            if incumbent.domain == job.domain:
-                found.append(self._measured(incumbent, material, job.seed, budget))
+        for incumbent in sorted(job.of_domain(), key=lambda incumbent: -incumbent.segment):
+            found.append(self._measured(incumbent, material, job.seed, budget))
         finite = [start for start in found if math.isfinite(start.held_out.loss)]
         return min(finite, key=lambda start: start.held_out.loss, default=None)
 

@@ -5,7 +5,7 @@ Each knob stands here once, with its unit and what follows from it; settings inh
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ from learning.options import Count, Device, Dtype, Options, disagreement
 
 class LoraOptions(Options):
     """How one low-rank adapter above the frozen layers is trained for each closed domain."""
+
+    one_lane: ClassVar[bool] = False
+    """Domains train in parallel: what one learns changes nothing for another."""
 
     kind: Literal["lora"] = "lora"
     """Method; lora trains a low-rank adapter above the frozen layers."""

@@ -42,12 +42,20 @@ class AdapterFacts(Record):
     rank: int = Field(ge=1)
     base_digest: str
     """Digest of the base model that the adapter was trained on."""
+    base_delta: Sha256 | Literal[""] = ""
+    """sha256 of the folder with the change of that base's weights that it was judged on; empty for none."""
     learner: str
     """Method that trained it."""
     segment: int = Field(default=1, ge=1)
     """The segment of the domain that it answers for: a new one where it would have lost what came before."""
     beside: tuple[str, ...] = ()
     """Full names of the versions of the domain's other segments that it was judged beside, and serves with."""
+    together: tuple[str, ...] = ()
+    """Full names of the versions of other segments that the same training has made: they come into service with it."""
+    state: Sha256 | Literal[""] = ""
+    """sha256 of the folder with the state that the training left its method; empty where it left none."""
+    state_before: Sha256 | Literal[""] = ""
+    """The state that the training began with."""
     exam_rows: int = Field(default=0, ge=0)
     """Examples in its exam."""
     exam_digest: str = ""

@@ -72,11 +72,18 @@ def _in_force(registry: Registry, layout: Layout, head: Head) -> Iterator[Path]:
     if snapshot is not None:
         paths.append(layout.snapshot(head.snapshot, head.snapshot_digest))
         paths += map(registry.segments.path, snapshot.segments)
+    adapters, damaged = registry.survey()
+    states, bases = {each.facts.state for each in adapters}, {each.facts.base_delta for each in adapters}
     for manifest in registry.manifests():
         paths.append(layout.manifest(manifest.number))
         if manifest.router is not None:
             paths.append(layout.root / manifest.router.path)
-    adapters, damaged = registry.survey()
+        states.update(manifest.states.values())
+        bases.add(manifest.base.delta)
+    for store, names in ((registry.states, states), (registry.bases, bases)):
+        # Of what only an older version names, the folder may have gone.
+        for folder in [store.path(name) for name in names if name]:
+            paths += folder.iterdir() if folder.is_dir() else ()
     # Those too: their numbers are given, and somebody may restore them.
     for name in (*(adapter.name for adapter in adapters), *damaged):
         paths += [path for path in (layout.adapters / name).iterdir() if path.is_file()]
@@ -97,10 +104,11 @@ def _copy(path: Path, target: Path) -> None:
 
 def _drop_all_but(wanted: set[Path], layout: Layout) -> None:
     """Delete what earlier tries copied and the last did not need."""
-    for folder in (layout.snapshots, layout.segments, layout.manifests, layout.routers, layout.adapters):
+    folders = (layout.adapters, layout.states, layout.bases)
+    for folder in (layout.snapshots, layout.segments, layout.manifests, layout.routers, *folders):
         for path in [each for each in folder.rglob("*") if each.is_file()]:
             if path.relative_to(layout.root) not in wanted:
                 path.unlink()
-    for path in list(layout.adapters.iterdir()):
+    for path in [path for folder in folders for path in folder.iterdir()]:
         if not any(path.iterdir()):
             path.rmdir()

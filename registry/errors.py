@@ -29,6 +29,10 @@ class StaleWriter(CommitConflict):
     """A later run of the writer has begun: this one may commit nothing more."""
 
 
+class OtherBase(RegistryError):
+    """A version was judged on another base, or another change of it, than the one it would be served on."""
+
+
 class DamagedSnapshot(DigestMismatch):
     """The snapshot in force is not what was committed; going back to an earlier one is a person's decision."""
 

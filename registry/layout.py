@@ -8,6 +8,8 @@
     manifests/NNNNNN.json               what is or was in service, readable by people
     routers/<sha256>.safetensors        the weights that manifests route with
     adapters/<domain>@v<N>-<digest8>/   immutable PEFT folders
+    states/<sha256>/                    what a learning method keeps for its next training; immutable
+    bases/<sha256>/                     changes of the base's weights; immutable
     staging/                            unfinished writes; nobody reads here
     lock                                held by whoever changes something
 
@@ -22,7 +24,7 @@ from typing import NamedTuple
 from registry.atomic import sync_folder
 from registry.errors import OldHome, RegistryError
 
-_FOLDERS = ("adapters", "routers", "manifests", "snapshots", "segments", "staging")
+_FOLDERS = ("adapters", "states", "bases", "routers", "manifests", "snapshots", "segments", "staging")
 _SNAPSHOT = re.compile(r"^(?P<number>\d{6,})-(?P<digest>[0-9a-f]{64})\.json$")
 _MANIFEST = re.compile(r"^(?P<number>\d{6,})\.json$")
 
@@ -40,6 +42,8 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.adapters = self.root / "adapters"
+        self.states = self.root / "states"
+        self.bases = self.root / "bases"
         self.routers = self.root / "routers"
         self.manifests = self.root / "manifests"
         self.snapshots = self.root / "snapshots"

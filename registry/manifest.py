@@ -1,6 +1,7 @@
 """One manifest: everything that answers a request, named together and never changed.
 
-A manifest names a base revision, the router and one adapter for each domain, by digest. What this module does not
+A manifest names a base revision, the router and the adapters of each domain, by digest; beside them the states that
+methods go on from. What this module does not
 know: files; and how a router scores or an adapter is loaded.
 """
 
@@ -29,9 +30,16 @@ class BaseRevision(Record):
     model: str = Field(min_length=1)
     """Folder or hub name."""
     revision: str = "0"
-    """Which state of that model; an update of all weights would be a new one."""
+    """Which release of that model."""
     digest: str = ""
     """Digest over configuration, weights and tokenizer; adapters and router statistics carry the same."""
+    delta: Sha256 | Literal[""] = ""
+    """sha256 of the folder with the change of its weights that adapters were judged on; empty for none."""
+
+    @property
+    def weights(self) -> tuple[str, str]:
+        """By what its weights are known: those of the model, and of the change."""
+        return self.digest, self.delta
 
 
 class Placed(Record):
@@ -131,6 +139,8 @@ class Manifest(Record):
     withdrawn: dict[Slug, str] = Field(default_factory=dict)
     """Accepted versions that are not in service, by domain: no replica could load it, and it is tried again until the
     domain gets another; or it was learned under a pin, and waits for its end."""
+    states: dict[str, Sha256] = Field(default_factory=dict)
+    """By learning method, sha256 of the folder with the state that its last published training left."""
     reason: str = ""
     """What was published, for people."""
 

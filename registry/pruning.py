@@ -10,6 +10,7 @@ from pathlib import Path
 from registry.adapters import Adapter
 from registry.atomic import Staging, discard, remove_folder, sync_folder
 from registry.errors import RegistryError
+from registry.folders import FolderStore
 from registry.head import Head
 from registry.history import Chain, Link
 from registry.layout import Layout
@@ -19,10 +20,12 @@ from registry.snapshots import Snapshot
 
 
 class Pruning:
-    """The files of one registry, to be thinned out."""
+    """The files of one registry, to be thinned out; `folders` keep what trainings leave beside adapters."""
 
-    def __init__(self, layout: Layout, staging: Staging, segments: SegmentStore) -> None:
-        self._layout, self._staging, self._segments = layout, staging, segments
+    def __init__(
+        self, layout: Layout, staging: Staging, segments: SegmentStore, folders: Sequence[FolderStore]
+    ) -> None:
+        self._layout, self._staging, self._segments, self._folders = layout, staging, segments, folders
 
     def prune(
         self,
@@ -59,6 +62,8 @@ class Pruning:
         removed += self._remove(self._settled([*weights, *unnamed]))
         folders = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]
         folders += [self._layout.adapters / name for name in unreadable if kept.is_of_removed(name)]
+        left = [each.path(name) for each in self._folders for name in each.names() if name not in kept.folders]
+        folders += self._settled(left)
         for folder in folders:
             remove_folder(self._staging, folder)
         return removed + [self._layout.relative(folder) for folder in folders]

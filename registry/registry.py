@@ -18,10 +18,12 @@ from registry.errors import (
     DamagedSnapshot,
     DigestMismatch,
     NewerHome,
+    OtherBase,
     RegistryError,
     StaleWriter,
     UnknownManifest,
 )
+from registry.folders import FolderStore
 from registry.head import NOTHING, Head, HeadFile, way_back
 from registry.history import Chain, History, Link
 from registry.layout import Layout, SnapshotName
@@ -40,8 +42,8 @@ _FAULTS_TOLD = 3
 class Registry:
     """The files under one root. Cheap to open; safe to open in as many processes as needed.
 
-    `lineage` is the home's random name; `segments` are the files that snapshots name; `history` reads what led to what
-    is in force.
+    `lineage` is the home's random name; `segments` are the files that snapshots name, `states` and `bases` the folders
+    that a training leaves beside adapters; `history` reads what led to what is in force.
     """
 
     def __init__(self, root: Path, *, writer: bool = False) -> None:
@@ -57,6 +59,8 @@ class Registry:
         self._head = HeadFile(self._layout, self._staging)
         self.lineage = self._head.create()
         self.segments = SegmentStore(self._layout, self._staging)
+        self.states = FolderStore(self._layout.states, self._staging)
+        self.bases = FolderStore(self._layout.bases, self._staging)
         self.history = History(self._layout, self.lineage)
         if writer:
             self._staging.sweep()
@@ -204,7 +208,8 @@ class Registry:
 
     def wholeness(self) -> Wholeness:
         """A pass over what snapshots and manifests need."""
-        return Wholeness(self._layout, self.history, self.segments, self._adapters)
+        stores = (self.states, self.bases)
+        return Wholeness(self._layout, self.history, self.segments, self._adapters, *stores)
 
     # What is in force
 
@@ -319,7 +324,8 @@ class Registry:
             chain = self.chain()
             line = list(self.history.line(head.snapshot_digest, head.snapshot + 1))
             keeping = Keeping(keep_snapshots, keep_manifests, keep_versions, serving)
-            return Pruning(self._layout, self._staging, self.segments).prune(head, line, chain, *self.survey(), keeping)
+            pruning = Pruning(self._layout, self._staging, self.segments, (self.states, self.bases))
+            return pruning.prune(head, line, chain, *self.survey(), keeping)
 
     # Within a commit
 
@@ -346,6 +352,10 @@ class Registry:
                 "next number"
             )
         self._check_routes(manifest, current)
+        for name in set(manifest.states.values()) - set(current.states.values() if current else ()):
+            self.states.verify(name)
+        if manifest.base.delta and (current is None or current.base.delta != manifest.base.delta):
+            self.bases.verify(manifest.base.delta)
 
     def _next(
         self,
@@ -422,7 +432,7 @@ class Registry:
 
     def _check_routes(self, manifest: Manifest, current: Manifest | None) -> None:
         # What is in service was checked when it came there; where it was damaged since, the other domains go on.
-        served = current.routes if current is not None and current.base.digest == manifest.base.digest else {}
+        served = current.routes if current is not None and current.base.weights == manifest.base.weights else {}
         for domain, route in manifest.routes.items():
             if served.get(domain) != route:
                 for placed in route.segments.values():
@@ -440,13 +450,18 @@ class Registry:
                 f"manifest {manifest.number}: route of {domain} names {placed.adapter}, which was rejected "
                 f"({adapter.facts.reason}); route to an accepted version"
             )
-        if adapter.facts.base_digest != manifest.base.digest:
-            raise RegistryError(
-                f"manifest {manifest.number}: {placed.adapter} was judged on base "
-                f"{adapter.facts.base_digest[:8] or 'without a digest'}, the manifest is for "
-                f"{manifest.base.digest[:8] or 'one without a digest'}; a manifest never mixes the two"
+        judged_on = (adapter.facts.base_digest, adapter.facts.base_delta)
+        if judged_on != manifest.base.weights:
+            raise OtherBase(
+                f"manifest {manifest.number}: {placed.adapter} was judged on base {_base_name(*judged_on)}, the "
+                f"manifest is for {_base_name(*manifest.base.weights)}; a manifest never mixes the two"
             )
         adapter.verify()
+
+
+def _base_name(digest: str, delta: str) -> str:
+    name = digest[:8] or "without a digest"
+    return f"{name} changed by {delta[:8]}" if delta else name
 
 
 def _head_of(snapshot: Snapshot, digest: str, before: Head) -> Head:

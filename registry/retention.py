@@ -29,6 +29,8 @@ class Retention:
     """Damaged ones too."""
     routers: frozenset[str]
     adapters: frozenset[str]
+    folders: frozenset[str]
+    """Digests of methods' states and of changes of the base."""
     removed: Mapping[str, int]
     """The domains of which nothing is kept, and the highest version that was theirs."""
     outlived: frozenset[str] | None
@@ -88,18 +90,30 @@ def retain(
     reachable = _reachable(adapters, manifests[-1].routes if manifests else {}, keeping.versions)
     stay = list(adapters) if unknown else _kept_adapters(kept, adapters, reachable)
     outlived = {each.router.path for each in manifests if each.router and each.number < since_removal}
+    stay = [each for each in stay if each.domain not in gone or each.version > gone[each.domain].version]
     return Retention(
         snapshots=frozenset(kept_snapshots),
         manifests=frozenset(unknown | {manifest.number for manifest in kept}),
         routers=frozenset(manifest.router.path for manifest in kept if manifest.router),
-        adapters=frozenset(
-            adapter.name
-            for adapter in stay
-            if adapter.domain not in gone or adapter.version > gone[adapter.domain].version
-        ),
+        adapters=frozenset(adapter.name for adapter in stay),
+        folders=_folders(kept, adapters if unknown else _unpublished(stay, manifests)),
         removed={of: stone.version for of, stone in gone.items()},
         outlived=frozenset(outlived) if unknown else None,
     )
+
+
+def _folders(manifests: Sequence[Manifest], adapters: Sequence[Adapter]) -> frozenset[str]:
+    """What manifests go on from, and versions will that none of them has named yet."""
+    named = {name for manifest in manifests for name in (*manifest.states.values(), manifest.base.delta)}
+    return frozenset(named | {name for each in adapters for name in (each.facts.state, each.facts.base_delta)}) - {""}
+
+
+def _unpublished(adapters: Sequence[Adapter], manifests: Sequence[Manifest]) -> list[Adapter]:
+    """The accepted versions that may still come into service for the first time: those that wait, and the newest."""
+    waiting = set(manifests[-1].withdrawn.values()) if manifests else set()
+    accepted = [adapter for adapter in adapters if adapter.facts.status == "accepted"]
+    newest = {adapter.domain: adapter.name for adapter in accepted}
+    return [adapter for adapter in accepted if adapter.name in waiting or adapter.name == newest[adapter.domain]]
 
 
 def _kept_adapters(
@@ -118,8 +132,8 @@ def _kept_adapters(
         or since is None
         or adapter.facts.created_at >= since
     ]
-    # A version comes into service with those of the other segments that it was judged beside.
-    beside = {name for adapter in kept for name in adapter.facts.beside}
+    # A version comes into service with those of the other segments that it was judged beside, or was made with.
+    beside = {name for adapter in kept for name in (*adapter.facts.beside, *adapter.facts.together)}
     names = {adapter.name for adapter in kept}
     return [adapter for adapter in adapters if adapter.name in names or adapter.name in beside]
 

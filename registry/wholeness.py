@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from registry.adapters import AdapterStore
 from registry.errors import DigestMismatch, RegistryError
+from registry.folders import FolderStore
 from registry.history import History
 from registry.layout import Layout
 from registry.manifest import Manifest, Placed
@@ -19,9 +20,18 @@ from registry.snapshots import Snapshot
 class Wholeness:
     """One pass over files that do not change: what several name is read once. Faults are lines that name the file."""
 
-    def __init__(self, layout: Layout, history: History, segments: SegmentStore, adapters: AdapterStore) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        history: History,
+        segments: SegmentStore,
+        adapters: AdapterStore,
+        states: FolderStore,
+        bases: FolderStore,
+    ) -> None:
         self._layout, self._history = layout, history
         self._segments, self._adapters = segments, adapters
+        self._states, self._bases = states, bases
         self._looked: dict[tuple[object, ...], list[str]] = {}
 
     def faults(self, found: Snapshot | RegistryError) -> list[str]:
@@ -46,8 +56,13 @@ class Wholeness:
         return [line for lines in looks for line in lines]
 
     def manifest(self, manifest: Manifest) -> list[str]:
-        """What is wrong with the weights and the versions that a manifest routes to, and those that wait."""
+        """What is wrong with the weights and the versions that a manifest routes to, those that wait, and what the next
+        training goes on from."""
         wrong: list[str] = []
+        for name in sorted({*manifest.states.values()}):
+            wrong += self._look(("state", name), self._states.verify, name)
+        if delta := manifest.base.delta:
+            wrong += self._look(("base", delta), self._bases.verify, delta)
         if (router := manifest.router) is not None:
             wrong += self._look((router.path, router.digest), read_weights, self._layout, manifest.number, router)
         for _, route in sorted(manifest.routes.items()):

@@ -135,7 +135,7 @@ class Publication:
     async def _build(self, number: int) -> ServedManifest:
         where = f"manifest {number}"
         manifest = await _read(where, "check the registry's folder", partial(self._registry.manifest, number))
-        if manifest.base.digest != self._base.digest:
+        if manifest.base.weights != self._base.weights:
             raise PrepareFailed(
                 where,
                 f"it is for the base {_named(manifest.base)}, this replica's engine runs {_named(self._base)}",
@@ -291,7 +291,8 @@ def _failed(who: str, what: str, remedy: str, error: EngineFailed | Unavailable)
 
 
 def _named(base: BaseRevision) -> str:
-    return f"{base.model} ({base.digest or 'without a digest'})"
+    changed = f", changed by {base.delta}" if base.delta else ""
+    return f"{base.model} ({base.digest or 'without a digest'}{changed})"
 
 
 def _rank(config_path: Path, name: str) -> int:

@@ -292,7 +292,7 @@ _ZOMBIES: dict[str, Callable[[str], Callable[[Any], Any]]] = {
     "remove": lambda domain: lambda router: router.publish(Change(reason="zombie", removes={domain: 99})),
     "seal": lambda domain: lambda router: router.seal(domain, 98, router.observed()),
     "lose": lambda _domain: lambda router: router.skip(TopicPartition(TOPIC, 0), 0, 99),
-    "publish": lambda domain: lambda router: router.publish(Change(reason="zombie", domain=domain, pinned=True)),
+    "publish": lambda domain: lambda router: router.publish(Change(reason="zombie", pins={domain: True})),
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from actors.candidates import Method
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
 from actors.exam import ExamLimits
@@ -263,8 +264,7 @@ class House:
         return CoordinatorOptions(
             closing=self.closing,
             gate=self.gate,
-            learner_name="lora",
-            seed=1,
+            method=Method("lora", seed=1),
             keep_snapshots=2,
             keep_manifests=20,
             keep_versions=20,

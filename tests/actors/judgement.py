@@ -139,8 +139,8 @@ def judge_continued(world: World) -> None:
                 _claim(right, f"{domain}: {settled.adapter} goes on from {settled.before}, expected one of {starts}")
                 states[settled.adapter] = settled.state
                 starts = [settled.state]
-            elif change is not None and change.domain == domain and change.override and change.pinned:
-                starts += [states[change.adapter]] if change.adapter is not None else []
+            elif change is not None and change.override and change.pins.get(domain):
+                starts += [states[change.puts[domain]]] if domain in change.puts else []
 
 
 def judge_served(world: World) -> None:

@@ -118,7 +118,7 @@ def add(registry: Registry, tmp_path: Path) -> Callable[..., Adapter]:
 
 
 def learned(adapter: Adapter, **more: bool) -> Change:
-    return Change("learned", domain=adapter.domain, adapter=adapter.name, **more)  # type: ignore[arg-type]
+    return Change("learned", puts={adapter.domain: adapter.name}, **more)  # type: ignore[arg-type]
 
 
 def served(registry: Registry) -> RouterWeights:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.candidates import Method
 from actors.change import Change, next_routes, next_withdrawn
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
@@ -229,18 +230,19 @@ class MemoryRouter:
         return made
 
     def _settle(self, change: Change, current: Manifest | None) -> bool:
-        if change.domain is None or change.adapter is None:
-            return False
-        version = self.registry.adapter(change.adapter).version
-        entry = self.ledger.entries.get(change.domain)
-        if entry is not None and entry.seal is not None and entry.seal.version == version:
-            self.ledger.settle(change.domain)
-            return True
-        route = current.routes.get(change.domain) if current else None
-        known = {route.adapter if route else None, current.withdrawn.get(change.domain) if current else None}
-        if not change.override and change.adapter not in known:
-            raise NoLongerSealed(f"{change.adapter} is not published")
-        return False
+        settles = False
+        for domain, name in change.puts.items():
+            version = self.registry.adapter(name).version
+            entry = self.ledger.entries.get(domain)
+            if entry is not None and entry.seal is not None and entry.seal.version == version:
+                self.ledger.settle(domain)
+                settles = True
+                continue
+            route = current.routes.get(domain) if current else None
+            known = {route.adapter if route else None, current.withdrawn.get(domain) if current else None}
+            if not change.override and name not in known:
+                raise NoLongerSealed(f"{name} is not published")
+        return settles
 
 
 @dataclass
@@ -394,7 +396,7 @@ class Scene:
             self.router,
             [self.learner],
             self.replicas,  # type: ignore[arg-type]
-            CoordinatorOptions(self.closing, Gate(), "lora", 1, 2, 20, 3),
+            CoordinatorOptions(self.closing, Gate(), Method("lora", 1), 2, 20, 3),
         )
 
     def send(self, domain: str, rows: int, *, to: TopicPartition = P0, held_out: int = 0, mark: bool = False) -> None:

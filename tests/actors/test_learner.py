@@ -97,7 +97,7 @@ def with_exam(folder: Path, limits: ExamLimits) -> tuple[Looks, Trained]:
     """A training of a worker with these limits, beside a segment whose exam is `ASKED`, as its folder has it by now."""
     learner = Looks()
     kept = hashlib.sha256(exam_to_bytes(ASKED)).hexdigest()
-    beside = (Segment(1, "alpha@v1-0a1b2c3d", folder / "one", kept),)
+    beside = (Segment("alpha", 1, "alpha@v1-0a1b2c3d", folder / "one", kept),)
     worker = LearnerWorker(learner, folder / "work", [], limits)
     return learner, worker.train(TrainingOrder("alpha", Seal(2, {}, 0, 0), beside, 0))
 

@@ -72,7 +72,7 @@ def test_a_pin_that_comes_while_a_version_is_tried_again_keeps_it(scene: Scene) 
     scene.replicas.refuses = set()
     scene.coordinator.pin("alpha")
     name = scene.current.withdrawn["alpha"]
-    scene.router.publish(Change("tried again", domain="alpha", adapter=name))
+    scene.router.publish(Change("tried again", puts={"alpha": name}))
     assert (scene.version("alpha"), waits(scene)) == (1, 2)
     assert scene.coordinator.unpin("alpha").routes["alpha"].version == 2
 

@@ -42,7 +42,7 @@ def test_replicas_are_led_to_what_another_committed(scene: Scene) -> None:
 
 def test_a_replica_that_nobody_led_on_is_led_on_although_the_directory_believes_it_done(scene: Scene) -> None:
     """A directory that was started again takes what is in force as done, wherever the replicas stand."""
-    number = scene.router.publish(Change(reason="x", domain="alpha", pinned=True)).number
+    number = scene.router.publish(Change(reason="x", pins={"alpha": True})).number
     scene.replicas.led = number
     scene.tick()
     assert scene.in_service()
@@ -81,7 +81,7 @@ def test_nothing_is_committed_while_the_directory_is_away(scene: Scene, command:
 
 
 def test_a_tick_does_not_wait_for_replicas(scene: Scene) -> None:
-    scene.router.publish(Change(reason="x", domain="alpha", pinned=True))
+    scene.router.publish(Change(reason="x", pins={"alpha": True}))
     with scene.coordinator.publisher.writing:
         scene.coordinator.tick()
         scene.coordinator.tick()
@@ -247,7 +247,7 @@ def test_several_changes_that_no_replica_has_seen_are_put_back_together(scene: S
 def test_where_nobody_can_tell_what_is_new_nothing_is_put_back(scene: Scene) -> None:
     """The manifest before is pruned after a removal, and replicas that start serve nothing yet."""
     routes = dict(scene.current.routes)
-    scene.router.publish(Change(reason="x", domain="alpha", pinned=True))
+    scene.router.publish(Change(reason="x", pins={"alpha": True}))
     del scene.registry.kept[scene.current.number - 1]
     scene.replicas.served, scene.replicas.refuses = 0, {"beta"}
     scene.tick()

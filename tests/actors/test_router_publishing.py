@@ -98,7 +98,7 @@ def test_a_change_that_changes_nothing_makes_no_manifest(
     adapter = add("alpha")
     seal_and_publish(router, adapter)
     assert router.publish(learned(adapter)).number == 1
-    assert router.publish(Change("unpinned", domain="alpha", pinned=False)).number == 1
+    assert router.publish(Change("unpinned", pins={"alpha": False})).number == 1
 
 
 def test_a_pin_keeps_the_weights_that_are_there(
@@ -108,7 +108,7 @@ def test_a_pin_keeps_the_weights_that_are_there(
     router.observe(observation({P0: (0, 2)}, of("alpha", range(2))))
     before = seal_and_publish(router, add("alpha"))
     router.observe(observation({P0: (2, 4)}, of("beta", range(2))))
-    after = router.publish(Change("pinned", domain="alpha", pinned=True))
+    after = router.publish(Change("pinned", pins={"alpha": True}))
     assert (after.number, after.router) == (2, before.router)
     seal_and_publish(router, add("beta"))
     close(served(registry).weight_DK, batch([*of("alpha", range(2)), *of("beta", range(2))], ["alpha", "beta"]))
@@ -120,7 +120,7 @@ def test_rows_of_a_pinned_domain_are_settled(start: Callable[[], Router], add: C
     router.observe(observation({P0: (0, 2)}, of("alpha", range(2))))
     first = add("alpha")
     seal_and_publish(router, first)
-    router.publish(Change("pinned", domain="alpha", pinned=True))
+    router.publish(Change("pinned", pins={"alpha": True}))
     router.observe(observation({P0: (2, 5)}, of("alpha", range(2, 5))))
     second = add("alpha", 2)
     manifest = seal_and_publish(router, second)
@@ -130,7 +130,7 @@ def test_rows_of_a_pinned_domain_are_settled(start: Callable[[], Router], add: C
     # It waits for the end of the pin; to publish it, or what is pinned, once more changes nothing.
     assert manifest.withdrawn == {"alpha": second.name}
     assert again.publish(learned(second)) == again.publish(learned(first)) == manifest
-    manifest = again.publish(Change("unpin", domain="alpha", adapter=second.name, pinned=False, override=True))
+    manifest = again.publish(Change("unpin", puts={"alpha": second.name}, pins={"alpha": False}, override=True))
     assert (manifest.routes["alpha"], manifest.withdrawn) == (second.route(), {})
 
 
@@ -144,14 +144,14 @@ def test_under_a_pin_too_only_versions_of_the_domain_as_it_is_wait(
     router.publish(Change("removed", removes={"alpha": 1}))
     router.observe(observation({P0: (2, 3)}, of("alpha", [1])))
     seal_and_publish(router, add("alpha", 2))
-    before = router.publish(Change("pinned", domain="alpha", pinned=True))
+    before = router.publish(Change("pinned", pins={"alpha": True}))
     router.observe(observation({P0: (3, 4)}, of("alpha", [2])))
     router.seal("alpha", 3, {P0: 4})
     with pytest.raises(NoLongerSealed, match="removed with manifest"):
         router.publish(learned(old))
     with pytest.raises(UnknownDomain, match="belongs to"):
-        router.publish(Change("wrong", domain="alpha", adapter=add("beta", 3).name))
-    assert router.publish(Change("pinned", domain="alpha", pinned=True)) == before
+        router.publish(Change("wrong", puts={"alpha": add("beta", 3).name}))
+    assert router.publish(Change("pinned", pins={"alpha": True})) == before
     assert router.open()["alpha"].seal == Seal(3, {P0: 4}, 1, 0)
 
 
@@ -173,7 +173,7 @@ def test_removal_leaves_no_trace(start: Callable[[], Router], registry: Registry
     assert again.observe(observation({P0: (24, 36)}, alpha)).applied
     for refused in (add("alpha", 2), add("alpha", 3)):
         with pytest.raises(NoLongerSealed, match="removed with manifest"):
-            again.publish(Change("pin", domain="alpha", adapter=refused.name, pinned=True, override=True))
+            again.publish(Change("pin", puts={"alpha": refused.name}, pins={"alpha": True}, override=True))
     seal_and_publish(again, add("alpha", 4))
     close(served(registry).weight_DK, batch([*alpha, *beta], ["alpha", "beta"]))
 
@@ -211,7 +211,7 @@ def test_a_version_that_could_not_be_loaded_may_be_tried_again(
     seal_and_publish(router, first)
     router.observe(observation({P0: (2, 3)}, of("alpha", [2])))
     seal_and_publish(router, second)
-    back = Change("not loadable", domain="alpha", adapter=first.name, override=True, withdraws={"alpha": second.name})
+    back = Change("not loadable", puts={"alpha": first.name}, override=True, withdraws={"alpha": second.name})
     manifest = router.publish(back)
     assert (manifest.routes["alpha"].adapter, manifest.withdrawn) == (first.name, {"alpha": second.name})
     assert router.publish(back).number == manifest.number
@@ -236,12 +236,12 @@ def test_pins_hold_against_what_is_learned_and_not_against_commands(
     router.observe(observation({P0: (0, 2)}, of("alpha", range(2))))
     first, second = add("alpha"), add("alpha", 2)
     seal_and_publish(router, first)
-    assert router.publish(Change("pin", domain="alpha", pinned=True)).routes["alpha"].pinned
+    assert router.publish(Change("pin", pins={"alpha": True})).routes["alpha"].pinned
     router.observe(observation({P0: (2, 3)}, of("alpha", [2])))
     assert seal_and_publish(router, second).routes["alpha"].adapter == first.name
     forced = router.publish(learned(second, override=True)).routes["alpha"]
     assert (forced.adapter, forced.pinned) == (second.name, True)
-    assert not router.publish(Change("unpin", domain="alpha", pinned=False)).routes["alpha"].pinned
+    assert not router.publish(Change("unpin", pins={"alpha": False})).routes["alpha"].pinned
 
 
 def test_unknown_names(start: Callable[[], Router], add: Callable[..., Adapter]) -> None:
@@ -249,9 +249,9 @@ def test_unknown_names(start: Callable[[], Router], add: Callable[..., Adapter])
     router.observe(observation({P0: (0, 2)}, [("alpha", 0), ("beta", 0)]))
     adapter = add("alpha")
     with pytest.raises(UnknownDomain, match="not published"):
-        router.publish(Change("pin", domain="alpha", pinned=True))
+        router.publish(Change("pin", pins={"alpha": True}))
     with pytest.raises(UnknownDomain, match="belongs to"):
-        router.publish(Change("wrong", domain="beta", adapter=adapter.name))
+        router.publish(Change("wrong", puts={"beta": adapter.name}))
 
 
 # -- restarts ---------------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_a_router_that_was_replaced_commits_nothing(start: Callable[[], Router],
         zombie.seal("alpha", 1, {P0: 2})
     seal_and_publish(router, add("alpha"))
     with pytest.raises(StaleWriter):
-        zombie.publish(Change("pinned", domain="alpha", pinned=True))
+        zombie.publish(Change("pinned", pins={"alpha": True}))
 
 
 @pytest.mark.parametrize(("digest", "refused"), [("c" * 64, True), ("b" * 64, False), ("", False)])
@@ -345,6 +345,6 @@ def test_tidying_changes_nothing_but_files(start: Callable[[], Router], add: Cal
         seal_and_publish(router, add("alpha", version))
     before = (router.counts(), router.examples(), router.fates(keys(of("alpha", range(20)), 50)))
     router.tidy()
-    router.publish(Change("pinned", domain="alpha", pinned=True))
+    router.publish(Change("pinned", pins={"alpha": True}))
     again = start()
     assert (again.counts(), again.examples(), again.fates(keys(of("alpha", range(20)), 50))) == before

@@ -134,15 +134,13 @@ class Witness:
 
     def _settles(self, change: Change) -> Settled | None:
         """A version settles what is sealed for it; put in service again, it settles nothing."""
-        found = self.router.open().get(change.domain) if change.domain and change.adapter else None
-        if found is None or found.seal is None or change.domain is None or change.adapter is None:
-            return None
-        adapter = self.router._registry.adapter(change.adapter)
-        if adapter.version != found.seal.version:
-            return None
-        job, train, held_out = self._behind(adapter.path)
-        before = {each.segment: each.adapter.name for each in job.incumbents}
-        return Settled(change.domain, adapter.name, train, held_out, adapter.facts.segment, before)
+        for domain, name in change.puts.items():
+            found, adapter = self.router.open().get(domain), self.router._registry.adapter(name)
+            if found is not None and found.seal is not None and adapter.version == found.seal.version:
+                job, train, held_out = self._behind(adapter.path)
+                before = {each.segment: each.adapter.name for each in job.incumbents}
+                return Settled(domain, adapter.name, train, held_out, adapter.facts.segment, before)
+        return None
 
     def _stand_where_it_stands(self) -> None:
         """A router whose last commit went wrong reads its state back from the registry at the next call."""

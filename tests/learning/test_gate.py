@@ -27,7 +27,7 @@ def decide(
     adapter = NewAdapter("work", Path("."), 8, 1, candidate, base, incumbent)
     other = NewAdapter("travel", Path("."), 8, 1, candidate, base, incumbent)
     result = TrainingResult((adapter, other), 10, 1.0, 1.0, 0.1, touched, base_delta, failure=failure)
-    return (gate or Gate()).decide(adapter, result)
+    return (gate or Gate()).decide(result)
 
 
 def figures(losses: list[float], exact: list[bool]) -> Evaluation:
@@ -96,11 +96,11 @@ def test_a_forgotten_exam_makes_a_segment_of_its_own(rows: int) -> None:
 
 def test_what_goes_on_from_no_segment_is_one_of_its_own() -> None:
     adapter = NewAdapter("work", Path("."), 8, None, BETTER, BASE, Evaluation(3.0, 0.0, 50))
-    verdict = Gate().decide(adapter, TrainingResult((adapter,), 10, 1.0, 1.0, 0.1))
+    verdict = Gate().decide(TrainingResult((adapter,), 10, 1.0, 1.0, 0.1))
     assert verdict.accepted and verdict.segment_of_its_own
     assert "beats the base's 2.0000" in verdict.reason and "3.0000" in verdict.reason
     worse = NewAdapter("work", Path("."), 8, None, Evaluation(2.5, 0.0, 50), BASE, Evaluation(3.0, 0.0, 50))
-    assert not Gate().decide(worse, TrainingResult((worse,), 10, 1.0, 1.0, 0.1)).accepted
+    assert not Gate().decide(TrainingResult((worse,), 10, 1.0, 1.0, 0.1)).accepted
 
 
 def test_losses_tell_where_answers_are_never_exact() -> None:
@@ -156,12 +156,11 @@ def test_an_exam_without_rows_says_nothing() -> None:
     assert verdict.accepted and not verdict.segment_of_its_own
 
 
-def test_what_others_lose_rejects_unless_another_adapter_is_for_it() -> None:
-    stranger = exam(20, lost=1.0, place=("home", 3))
-    verdict = decide(incumbent=BASE, touched=(stranger,))
-    assert not verdict.accepted and "exam of home segment 3" in verdict.reason
-    sibling = exam(20, lost=1.0, place=("travel", 1))
-    assert decide(incumbent=BASE, touched=(sibling,)) == decide(incumbent=BASE)
+def test_what_others_lose_rejects_whether_or_not_they_get_an_adapter() -> None:
+    for place in (("home", 3), ("travel", 1)):
+        verdict = decide(incumbent=BASE, touched=(exam(20, lost=1.0, place=place),))
+        assert not verdict.accepted and f"exam of {place[0]} segment {place[1]}" in verdict.reason
+        assert decide(incumbent=BASE, touched=(exam(20, lost=0.0, place=place),)) == decide(incumbent=BASE)
     # On a changed base nobody keeps what it had.
     for lost in (sibling, exam(20, lost=1.0)):
         assert not decide(incumbent=BASE, touched=(lost,), base_delta=Path("delta")).accepted

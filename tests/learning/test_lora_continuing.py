@@ -108,7 +108,7 @@ def test_where_the_base_answers_better_than_any_segment_it_begins_from_the_base(
     assert adapter.incumbent is not None and adapter.base.loss < adapter.incumbent.loss
     assert adapter.continues is None and beside.touched == ()
     assert adapter.candidate == alone.adapters[0].candidate, "at the full rate, as if there were no segment"
-    assert Gate().decide(adapter, beside).segment_of_its_own
+    assert Gate().decide(beside).segment_of_its_own
     # Without an exam in force nothing is to be lost: what is there is corrected.
     corrected = learner.train(job(tmp_path / "on", incumbents=[replace(stranger, exam=())], **short))
     assert corrected.adapters[0].continues == 1
@@ -176,7 +176,7 @@ def test_another_distribution_under_one_name_becomes_a_segment_of_its_own(
         result = learner.train(job(tmp_path / str(rows), version=2, incumbents=[known], **news))
         (comparison,) = result.touched
         assert comparison.after.exact_match < comparison.before.exact_match
-        verdict = Gate().decide(result.adapters[0], result)
+        verdict = Gate().decide(result)
         assert verdict.accepted and verdict.segment_of_its_own, (rows, verdict.reason)
         assert "exam of colours segment 1" in verdict.reason and f"over {rows} rows" in verdict.reason
 
@@ -188,7 +188,7 @@ def test_the_same_distribution_goes_on_in_its_segment(
     for seed in range(3):
         more = {"train": examples(80, 400 + 100 * seed), "held_out": examples(16, 480 + 100 * seed)}
         result = learner.train(job(tmp_path / str(seed), version=2, incumbents=[incumbent], seed=seed, **more))
-        verdict = Gate().decide(result.adapters[0], result)
+        verdict = Gate().decide(result)
         assert verdict.accepted and not verdict.segment_of_its_own, (seed, verdict.reason)
         (comparison,) = result.touched
         assert comparison.after.exact_match >= comparison.before.exact_match

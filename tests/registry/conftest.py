@@ -46,6 +46,15 @@ def peft_folder(folder: Path, seed: int = 0, rank: int = 4) -> Path:
     return folder
 
 
+def folder_of(path: Path, seed: int = 0) -> Path:
+    """Two files as a method leaves them beside an adapter."""
+    path.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).normal(size=(3, 5)).astype(np.float32)
+    safetensors.numpy.save_file({"kept": values}, path / "kept.safetensors")
+    (path / "settings.json").write_text('{"ratio": 0.5}')
+    return path
+
+
 def next_manifest(current: Manifest | None, *adapters: Adapter, **changes: Any) -> Manifest:
     """The manifest after `current`, with these adapters routed beside those there."""
     number = current.number + 1 if current else 1

@@ -17,7 +17,7 @@ import pytest
 
 from registry.manifest import Manifest, Tombstone
 from registry.registry import Registry
-from tests.registry.conftest import check_state, commit, facts_of, next_manifest, peft_folder
+from tests.registry.conftest import check_state, commit, facts_of, folder_of, next_manifest, peft_folder
 from tests.registry.machine import Machine
 
 
@@ -107,6 +107,25 @@ class TestAtEveryCall:
             law.verify()
 
         assert at_every_call(tmp_path, add, check, power=power) > 10
+
+    def test_what_a_training_leaves_beside_adapters(self, tmp_path: Path, power: bool) -> None:
+        state = folder_of(tmp_path / "state")
+
+        def put(root: Path) -> None:
+            Registry(root).states.put(state)
+
+        def check(root: Path, finished: bool) -> None:
+            registry = Registry(root, writer=True)
+            found = list(registry.states.names())
+            assert len(found) == 1 if finished else len(found) <= 1
+            for name in found:
+                registry.states.verify(name)
+            check_whole(registry)
+            put(root)
+            (name,) = Registry(root).states.names()
+            registry.states.verify(name)
+
+        assert at_every_call(tmp_path, put, check, power=power) > 10
 
     def test_first_opening(self, tmp_path: Path, power: bool) -> None:
         def open_new(root: Path) -> None:
@@ -354,7 +373,7 @@ def test_a_writer_killed_again_and_again_goes_on_where_it_was(tmp_path: Path) ->
         f"""
         from pathlib import Path
         from registry.registry import Registry
-        from tests.registry.conftest import check_state, commit, facts_of, next_manifest, peft_folder
+        from tests.registry.conftest import check_state, commit, facts_of, folder_of, next_manifest, peft_folder
         root, trained = Path({str(root)!r}), Path({str(tmp_path / "trained")!r})
         registry = Registry(root, writer=True)
         print("ready", flush=True)

@@ -44,7 +44,7 @@ def test_what_was_removed_is_not_routed_to(version: int, refused: bool) -> None:
 
 def test_it_names_base_and_adapters_together() -> None:
     manifest = json.loads(next_manifest(None, routes={"news": route()}).to_json())
-    assert manifest["base"].keys() == {"model", "revision", "digest"}
+    assert manifest["base"].keys() == {"model", "revision", "digest", "delta"}
     assert manifest["routes"]["news"] == {
         "adapter": "news@v3-01234567",
         "digest": DIGEST,
