@@ -162,7 +162,7 @@ def test_what_others_lose_rejects_whether_or_not_they_get_an_adapter() -> None:
         assert not verdict.accepted and f"exam of {place[0]} segment {place[1]}" in verdict.reason
         assert decide(incumbent=BASE, touched=(exam(20, lost=0.0, place=place),)) == decide(incumbent=BASE)
     # On a changed base nobody keeps what it had.
-    for lost in (sibling, exam(20, lost=1.0)):
+    for lost in (exam(20, lost=1.0, place=("travel", 1)), exam(20, lost=1.0)):
         assert not decide(incumbent=BASE, touched=(lost,), base_delta=Path("delta")).accepted
 
 
