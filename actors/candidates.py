@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from actors.commands import Commands
+from actors.errors import in_words
 from actors.facts import figures_of
 from actors.labels import domain_of, segment_of
 from actors.observation import Seal
@@ -56,20 +57,32 @@ class Candidates:
     def order(self, domain: str, seal: Seal) -> TrainingOrder:
         """Return the order for a sealed version: what it goes on from is what is in service or waits to be."""
         current = self._registry.current()
-        domains = {domain}
-        if current is not None and self._method.one_lane:
-            domains |= {*current.routes, *current.withdrawn}
-        segments = [each for of in sorted(domains) for each in self._segments(of, current)]
-        state = current.states.get(self._method.name, "") if current is not None else ""
+        segments, troubles = list(self._segments(domain, current)), []
+        for other in (
+            sorted({*current.routes, *current.withdrawn} - {domain}) if current and self._method.one_lane else ()
+        ):
+            try:
+                segments += self._segments(other, current)
+            except RegistryError as error:
+                troubles.append(in_words(error))
+        digest = current.states.get(self._method.name, "") if current is not None else ""
+        state = self._registry.states.path(digest) if digest else None
+        try:
+            if digest:
+                self._registry.states.verify(digest)
+        except RegistryError as error:
+            state = None
+            troubles.append(in_words(error))
         delta = current.base.delta if current is not None else ""
         return TrainingOrder(
             domain,
             seal,
             tuple(segments),
             self._method.seed,
-            state_digest=state,
-            state=self._registry.states.path(state) if state and self._is_whole(state) else None,
+            state_digest=digest,
+            state=state,
             base_delta=self._registry.bases.path(delta) if delta else None,
+            trouble="; ".join(f"trained without: {trouble}" for trouble in troubles),
         )
 
     def take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
@@ -85,7 +98,7 @@ class Candidates:
                 domain=order.domain,
                 version=order.seal.version,
                 status="accepted" if verdict.accepted else "rejected",
-                reason="; ".join(filter(None, [verdict.reason, trained.trouble, self._lost_state(order)])),
+                reason="; ".join(filter(None, [verdict.reason, trained.trouble, order.trouble])),
                 rank=new.rank,
                 base_digest=self._base.digest,
                 base_delta=self._delta(order, result) if verdict.accepted else "",
@@ -105,19 +118,6 @@ class Candidates:
             for folder in (*(each.folder for each in result.adapters), result.state, result.base_delta):
                 if folder is not None:
                     shutil.rmtree(folder, ignore_errors=True)
-
-    def _is_whole(self, state: str) -> bool:
-        try:
-            self._registry.states.verify(state)
-        except RegistryError:
-            return False
-        return True
-
-    @staticmethod
-    def _lost_state(order: TrainingOrder) -> str:
-        if order.state_digest and order.state is None:
-            return f"state {order.state_digest[:8]} is not what was kept, so it was trained without; restore it"
-        return ""
 
     def _check_lane(self, order: TrainingOrder, result: TrainingResult) -> None:
         """Refuse what domains that train in parallel may not give: another would undo it without having seen it."""

@@ -39,6 +39,8 @@ class TrainingOrder:
     """sha256 of the state that its method's last training left; empty where there is none."""
     state: Path | None = None
     """Its folder; None also where that is not what was kept."""
+    trouble: str = ""
+    """What of all this is damaged and left out; empty where nothing is."""
     base_delta: Path | None = None
     """Folder of the change of the base's weights in force."""
 

@@ -294,7 +294,20 @@ def test_a_damaged_state_is_said_and_begun_anew(lane: Build) -> None:
     house.learn("beta")
     assert house.trainings() == ["beta"]
     (beta,) = house.registry.adapters("beta")
-    assert "is not what was kept, so it was trained without; restore it" in beta.facts.reason
+    assert "trained without: " in beta.facts.reason and "restore the folder" in beta.facts.reason
+
+
+def test_a_version_of_another_domain_that_can_not_be_read_stops_no_training(lane: Build) -> None:
+    house = lane()
+    house.feed("alpha")
+    house.learn("alpha")
+    (house.adapters()[0].path / "anabranch.json").write_text("{")
+    house.replicas.shelves.clear()  # These read everything anew each time; a replica has it loaded.
+    house.feed("beta")
+    house.learn("beta")
+    assert versions(house) == {"alpha": 1, "beta": 1}
+    (beta,) = house.registry.adapters("beta")
+    assert "trained without: adapter alpha@v1" in beta.facts.reason and house.learner.jobs[-1].incumbents == ()
 
 
 def test_the_files_of_states_and_bases_go_with_the_manifests_that_name_them(lane: Build) -> None:
