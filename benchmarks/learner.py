@@ -82,7 +82,7 @@ def train(folder: Path, changes: dict[str, Any], steps: int) -> dict[str, Any]:
 
     from learning.completion_loss import CompletionLoss, EncodedExample
     from learning.lora_options import LoraOptions
-    from learning.lora_training import LoraTraining
+    from learning.low_rank_training import LowRankTraining
     from learning.output_layer import OutputLayer
     from learning.token_budget import TokenBudget
 
@@ -104,7 +104,7 @@ def train(folder: Path, changes: dict[str, Any], steps: int) -> dict[str, Any]:
     budget = TokenBudget(options.batch_size, options.micro_batch_tokens)
     folder.mkdir()
     with footprint(folder) as found:
-        training = LoraTraining(options, model, loss, budget, options.learning_rate)
+        training = LowRankTraining(options, model, loss, budget, options.learning_rate)
         training.to_the_end(examples, [], 0, None)
     model.save_pretrained(str(folder))
     return {

@@ -14,8 +14,10 @@ from configs.choice import ByKind
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.lora_options import LoraOptions
+from learning.low_rank_options import LowRankOptions
 from learning.options import Count, Dtype, Options, Seed, disagreement
 from learning.router_options import RouterOptions
+from learning.seta_options import SetaOptions
 from serving.options import MAX_PROMPTS, EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -176,8 +178,8 @@ class LearnerSection(Section):
     """Seed of every training: its initialisation and its order."""
 
 
-class LoraSection(LearnerSection, LoraOptions):
-    """The workers that train one low-rank adapter per closed domain."""
+class LowRankSection(LearnerSection, LowRankOptions):
+    """What the methods have in common that train low-rank adapters."""
 
     @model_validator(mode="after")
     def _stands_where_it_runs(self) -> Self:
@@ -190,7 +192,15 @@ class LoraSection(LearnerSection, LoraOptions):
         return self
 
 
-LEARNERS: dict[str, type[LoraSection]] = {"lora": LoraSection}
+class LoraSection(LowRankSection, LoraOptions):
+    """The workers that train one low-rank adapter per closed domain."""
+
+
+class SetaSection(LowRankSection, SetaOptions):
+    """The worker that trains, one domain after another, adapters with a part that all domains share."""
+
+
+LEARNERS: dict[str, type[LoraSection | SetaSection]] = {"lora": LoraSection, "seta": SetaSection}
 """The learner's sections by `kind`, one for each of `learning.methods`."""
 
 
@@ -268,7 +278,7 @@ class Settings(Section):
     closing: Closing = Closing()
     features: FeatureOptions = FeatureOptions()
     router: RouterSettings = RouterSettings()
-    learner: Annotated[LoraSection, ByKind(LEARNERS, default="lora")] = LoraSection()
+    learner: Annotated[LoraSection | SetaSection, ByKind(LEARNERS, default="lora")] = LoraSection()
     gate: Gate = Gate()
     registry: RegistrySettings = RegistrySettings()
     serving: Serving = Serving()

@@ -100,7 +100,8 @@ class NewAdapter:
     """The segment whose adapter it began from and would replace; None where it began from the base: a segment of its
     own, where the domain has others."""
     candidate: Evaluation
-    base: Evaluation
+    base: Evaluation | None
+    """None for one of another domain where it was not measured."""
     incumbent: Evaluation | None
     """The figures of the segment that was best before, continued or not; None where the domain has none."""
 

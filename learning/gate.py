@@ -60,8 +60,8 @@ class Gate(Options):
         gain = self._gain(adapter)
         if not gain.accepted:
             return gain
-        if adapter.incumbent is not None and adapter.continues is None:
-            gain = self._begun(adapter, adapter.incumbent)
+        if adapter.incumbent is not None and adapter.base is not None and adapter.continues is None:
+            gain = self._begun(adapter.candidate, adapter.base, adapter.incumbent)
         verdict = gain
         for comparison in result.touched:
             if lost := self._lost(comparison):
@@ -75,7 +75,7 @@ class Gate(Options):
     def _gain(self, adapter: NewAdapter) -> Verdict:
         """By the held-out examples alone."""
         candidate, base, incumbent = adapter.candidate, adapter.base, adapter.incumbent
-        if candidate.examples == 0:
+        if candidate.examples == 0 or base is None:
             return Verdict(False, "no held-out examples to judge by")
         if not math.isfinite(candidate.loss):
             return Verdict(False, f"held-out loss is {candidate.loss}")
@@ -90,13 +90,12 @@ class Gate(Options):
         return Verdict(False, f"held-out loss {candidate.loss:.4f} does not beat the incumbent's {incumbent.loss:.4f}")
 
     @staticmethod
-    def _begun(adapter: NewAdapter, best: Evaluation) -> Verdict:
+    def _begun(candidate: Evaluation, base: Evaluation, best: Evaluation) -> Verdict:
         """Of an accepted one that goes on from no segment, although there are some."""
         return Verdict(
             True,
-            f"held-out loss {adapter.candidate.loss:.4f} beats the base's {adapter.base.loss:.4f} and, of the segments "
-            f"in service, the best one's {best.loss:.4f}, from which there was nothing to go on: begun as a segment of "
-            "its own",
+            f"held-out loss {candidate.loss:.4f} beats the base's {base.loss:.4f} and, of the segments in service, the "
+            f"best one's {best.loss:.4f}, from which there was nothing to go on: begun as a segment of its own",
             segment_of_its_own=True,
         )
 

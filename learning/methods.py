@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from learning.lora_options import LoraOptions
+from learning.seta_options import SetaOptions
 
 if TYPE_CHECKING:
     from learning.contract import Learner
     from learning.template import PromptTemplate
 
-MethodOptions: TypeAlias = LoraOptions
-"""The options of any method; a union from the second one on."""
+MethodOptions: TypeAlias = LoraOptions | SetaOptions
+"""The options of any method."""
 
-OPTIONS: dict[str, type[MethodOptions]] = {"lora": LoraOptions}
+OPTIONS: dict[str, type[MethodOptions]] = {"lora": LoraOptions, "seta": SetaOptions}
 """Options by kind."""
 
 
@@ -28,3 +29,7 @@ def learner(model_path: str, template: PromptTemplate, options: MethodOptions) -
             from learning.lora import LoraLearner
 
             return LoraLearner(model_path, template, options)
+        case SetaOptions():
+            from learning.seta import SetaLearner
+
+            return SetaLearner(model_path, template, options)

@@ -21,31 +21,36 @@ from learning.completion_loss import CompletionLoss, EncodedExample
 from learning.contract import Evaluation, Progress
 from learning.divergence import Divergence
 from learning.evaluation import evaluate
-from learning.lora_options import LoraOptions
+from learning.low_rank_options import LowRankOptions
 from learning.optimiser import batches, rate_factor, rate_groups
 from learning.token_budget import TokenBudget
 
 _CLIP_NORM = 1.0
 
+Penalty = Callable[[], Tensor]
+"""float32[]: what is added to the loss of a step, in nats a completion token, to be differentiated."""
 
-class LoraTraining:
+
+class LowRankTraining:
     """Trains what in `model` requires a gradient.
 
-    `rate` is the peak step size of the A matrices.
+    `rate` is the peak step size of the A matrices; `penalty` is added to each step's loss, and not to what is reported.
     """
 
     def __init__(
         self,
-        options: LoraOptions,
+        options: LowRankOptions,
         model: PeftModel,
         loss: CompletionLoss,
         budget: TokenBudget,
         rate: float,
+        penalty: Penalty | None = None,
     ) -> None:
         self._options = options
         self._model = model
         self._loss = loss
         self._budget = budget
+        self._penalty = penalty
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._parameters = [parameter for _, parameter in named]
         groups = rate_groups(named, rate, options.b_rate)
@@ -113,6 +118,8 @@ class LoraTraining:
         # Long rows first: where memory is going to run out, it does so before work is done in vain.
         longest_first = sorted(batch, key=lambda example: -len(example.ids))
         loss = sum(self._budget.each(backward, longest_first, self._optimiser.zero_grad))
+        if self._penalty is not None:
+            self._scaler.scale(self._penalty()).backward()  # type: ignore[no-untyped-call]
         if math.isfinite(loss):  # else the weights would be lost as well
             self._scaler.unscale_(self._optimiser)
             torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP_NORM)
