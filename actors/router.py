@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors import ledger_state
 from actors.change import Change, next_routes, next_withdrawn
@@ -279,6 +279,12 @@ class Router:
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
+    def is_outdated(self) -> bool:
+        """Tell whether the weights in force were made with other options, or general texts, than the next would be:
+        any change, an empty one too, is published with weights of its own then."""
+        self._check()
+        return self._is_outdated(self._registry.current(), self._sums)
+
     def publish(self, change: Change) -> Manifest:
         """Commit the change, and return the manifest that is in force then: the present one where nothing changes.
 
@@ -300,13 +306,14 @@ class Router:
         number = self._registry.next_number()
         withdrawn = next_withdrawn(current, change, routes)
         moves_rows = settles or bool(change.removes)
-        if current is not None and not moves_rows and (routes, withdrawn) == (current.routes, current.withdrawn):
+        stays = not moves_rows and not self._is_outdated(current, sums)
+        if current is not None and stays and (routes, withdrawn) == (current.routes, current.withdrawn):
             return current
         weights, router = self._weights(current, sums, routes, moves_rows=moves_rows)
         manifest = Manifest(
             number=number,
             parent=current.number if current else None,
-            parent_digest=current.digest() if current else "",
+            parent_digest=self._registry.head().manifest_digest,
             created_at=datetime.now(UTC),
             base=self._base,
             routes=routes,
@@ -341,24 +348,32 @@ class Router:
         self, current: Manifest | None, sums: RouterSums, routes: Mapping[str, Route], *, moves_rows: bool
     ) -> tuple[bytes | None, RouterRef | None]:
         """Return the weights to publish; those in force where only pins or versions change."""
-        before = current.router if current else None
-        if current is not None and before is not None and not moves_rows:
+        if current is not None and current.router is not None and not moves_rows:
             same = sums.columns(routes).keys() == sums.columns(current.routes).keys()
-            made = (before.head, before.abstention, before.keep)
-            if same and made == (self._options.head, self._options.abstention, self._options.keep):
-                return None, before
+            if same and not self._is_outdated(current, sums):
+                return None, current.router
         served = sums.served(routes)
         if served is None:
             return None, None
         abstention = served.abstention
         return served.to_bytes(), RouterRef(
             fingerprint=served.weights.fingerprint,
-            head=served.weights.head,
-            abstention=abstention.kind,
-            keep=abstention.keep,
             threshold=abstention.threshold if isfinite(abstention.threshold) else None,
             calibrated_on=abstention.rows,
+            **self._making(sums),
         )
+
+    def _making(self, sums: RouterSums) -> dict[str, Any]:
+        """Return what weights are made with now, beside the sums themselves, as a manifest names it."""
+        return {**self._options.model_dump(), "background": sums.background}
+
+    def _is_outdated(self, current: Manifest | None, sums: RouterSums) -> bool:
+        """Tell whether the weights in force were made with something else; nothing is, while the background is awaited:
+        they would be made twice."""
+        if current is None or current.router is None or (self._options.background and not sums.background):
+            return False
+        making = self._making(sums)
+        return current.router.model_dump(include=set(making)) != making
 
     # -- the registry -------------------------------------------------------------------------------------------------
 

@@ -190,6 +190,9 @@ class MemoryRouter:
     def versions(self, domain: str) -> frozenset[int]:
         return self.ledger.versions(domain)
 
+    def is_outdated(self) -> bool:
+        return False
+
     def publish(self, change: Change) -> Manifest:
         self.on_call("publish")
         current = self.registry.current()
