@@ -11,7 +11,6 @@ This module knows no transport; its methods must be called by one thread at a ti
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from actors import ledger_state
 from actors.change import Change, next_routes, next_withdrawn
 from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
-from actors.labels import domain_of
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
     Background,
@@ -41,10 +39,7 @@ from actors.prequential import Prequential
 from actors.sums import RouterSums
 from learning.errors import LearningError
 from learning.router_options import RouterOptions
-from learning.router_weights import RouterWeights
-from learning.served_router import ServedRouter
 from registry.digests import DigestRuns
-from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest, Route, RouterRef, Tombstone
 from registry.registry import Registry
 from streaming.source import TopicPartition
@@ -65,9 +60,7 @@ class Router:
         self._registry, self._base, self._options = registry, base, options
         self._epoch = registry.begin_epoch()
         self._sums = RouterSums(options, registry.segments)
-        self._prequential = Prequential()
-        self._in_force: tuple[str, RouterWeights | None] = ("", None)
-        """The weights that prompts are routed by now, by their digest: new rows are tried on them before they count."""
+        self._prequential = Prequential(registry)
         self._ledger = Ledger(DigestRuns.empty(registry.segments))
         self._is_sound = False
         """Whether the state in memory is what the registry holds and what was counted since."""
@@ -114,7 +107,8 @@ class Router:
         if repeated or moved or any(fate not in ("new", "lost") for fate in fates):
             return Receipt(False, dict(ledger.observed))
         _check_counts(observation, fates)
-        self._predict(observation)
+        if observation.statistics is not None:
+            self._prequential.take(observation.statistics)
         self._is_sound = False
         try:
             self._sums.take(observation, fates, ledger.ends(observation))
@@ -125,32 +119,6 @@ class Router:
         ledger.apply(observation, fates)
         self._is_sound = True
         return Receipt(True, dict(ledger.observed))
-
-    def _predict(self, observation: Observation) -> None:
-        """Note how the router in force would have routed rows that it has not learned yet."""
-        statistics, weights = observation.statistics, self._weights_in_force()
-        if weights is None or statistics is None or statistics.rows_ND is None:
-            return
-        if statistics.fingerprint != weights.fingerprint:
-            return
-        served = {domain_of(name) for name in weights.domains}
-        rows = [place for place, domain in enumerate(statistics.row_domains) if domain in served]
-        if rows:
-            chosen = weights.scores(statistics.rows_ND[rows]).argmax(axis=1)
-            names = [domain_of(weights.domains[column]) for column in chosen]
-            self._prequential.note(zip([statistics.row_domains[row] for row in rows], names, strict=True))
-
-    def _weights_in_force(self) -> RouterWeights | None:
-        """Return the weights in force, None where there is none or it can't be read: it only serves a figure here."""
-        current = self._registry.current()
-        digest = current.router.digest if current is not None and current.router is not None else ""
-        if self._in_force[0] != digest:
-            weights = None
-            if current is not None and digest:
-                with suppress(RegistryError, LearningError, OSError):
-                    weights = ServedRouter.from_bytes(self._registry.weights(current)).weights
-            self._in_force = (digest, weights)
-        return self._in_force[1]
 
     def take_background(self, background: Background) -> None:
         """Sum what belongs to no domain; repeatable, so it is durable with the next commit only.
@@ -167,6 +135,10 @@ class Router:
         """Return, of each domain in service, the share of its recent rows that the router in force would have routed
         right before it learned them, and the number of rows since this router began."""
         return self._prequential.shares()
+
+    def trouble(self) -> str | None:
+        """Say why prequential accuracy stands still, None where it does not."""
+        return self._prequential.trouble()
 
     # -- what the coordinator asks ------------------------------------------------------------------------------------
 

@@ -181,6 +181,9 @@ class MemoryRouter:
     def prequential(self) -> dict[str, tuple[float, int]]:
         return {}
 
+    def trouble(self) -> None:
+        return None
+
     def examples(self) -> dict[str, int]:
         return self.ledger.examples()
 
