@@ -46,7 +46,8 @@ class Wholeness:
         return [line for lines in looks for line in lines]
 
     def manifest(self, manifest: Manifest) -> list[str]:
-        """What is wrong with the weights and the versions that a manifest routes to, and those that wait."""
+        """What is wrong with the weights and the versions that a manifest routes to, and those that wait, with the
+        versions that these serve beside."""
         wrong: list[str] = []
         if (router := manifest.router) is not None:
             wrong += self._look((router.path, router.digest), read_weights, self._layout, manifest.number, router)
@@ -55,7 +56,8 @@ class Wholeness:
                 wrong += self.adapter(placed.adapter)
                 wrong += self._look((placed.adapter, placed.digest), self._check_placed, placed)
         for _, name in sorted(manifest.withdrawn.items()):
-            wrong += self.adapter(name)
+            for each in (name, *self._beside(name)):
+                wrong += self.adapter(each)
         return wrong
 
     def adapter(self, name: str) -> list[str]:
@@ -68,6 +70,13 @@ class Wholeness:
 
     def _check_adapter(self, name: str) -> None:
         self._adapters.get(name).verify()
+
+    def _beside(self, name: str) -> tuple[str, ...]:
+        try:
+            return self._adapters.get(name).facts.beside
+        except RegistryError:
+            # `adapter` says so.
+            return ()
 
     def _check_exam(self, name: str) -> None:
         self._adapters.get(name).exam()
