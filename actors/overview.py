@@ -41,6 +41,7 @@ class _Counts:
     unread: Sequence[Loss] = ()
     segments: Mapping[str, int] = field(default_factory=dict)
     prequential: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    trouble: str | None = None
 
 
 class Overview:
@@ -58,9 +59,12 @@ class Overview:
                 router.unread(),
                 router.segment_counts(),
                 router.prequential(),
+                router.trouble(),
             ),
             _Counts(),
         )
+        if self._counts.trouble is not None:
+            self.troubles.append(self._counts.trouble)
 
     def domains(self, stages: Mapping[str, Stage]) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting; the adapters' folder is listed once."""

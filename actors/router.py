@@ -11,12 +11,11 @@ This module knows no transport; its methods must be called by one thread at a ti
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors import ledger_state
 from actors.change import (
@@ -30,7 +29,6 @@ from actors.change import (
     next_withdrawn,
 )
 from actors.errors import ActorError, NoLongerSealed, NotCaughtUp, OtherHome
-from actors.labels import domain_of
 from actors.ledger import Ledger, Offsets
 from actors.observation import (
     Background,
@@ -51,11 +49,8 @@ from actors.prequential import Prequential
 from actors.sums import RouterSums
 from learning.errors import LearningError
 from learning.router_options import RouterOptions
-from learning.router_weights import RouterWeights
-from learning.served_router import ServedRouter
 from registry.adapters import Adapter
 from registry.digests import DigestRuns
-from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest, Route, RouterRef, Tombstone
 from registry.registry import Registry
 from streaming.source import TopicPartition
@@ -76,9 +71,7 @@ class Router:
         self._registry, self._base, self._options = registry, base, options
         self._epoch = registry.begin_epoch()
         self._sums = RouterSums(options, registry.segments)
-        self._prequential = Prequential()
-        self._in_force: tuple[str, RouterWeights | None] = ("", None)
-        """The weights that prompts are routed by now, by their digest: new rows are tried on them before they count."""
+        self._prequential = Prequential(registry)
         self._ledger = Ledger(DigestRuns.empty(registry.segments))
         self._is_sound = False
         """Whether the state in memory is what the registry holds and what was counted since."""
@@ -125,7 +118,8 @@ class Router:
         if repeated or moved or any(fate not in ("new", "lost") for fate in fates):
             return Receipt(False, dict(ledger.observed))
         _check_counts(observation, fates)
-        self._predict(observation)
+        if observation.statistics is not None:
+            self._prequential.take(observation.statistics)
         self._is_sound = False
         try:
             self._sums.take(observation, fates, ledger.ends(observation))
@@ -136,32 +130,6 @@ class Router:
         ledger.apply(observation, fates)
         self._is_sound = True
         return Receipt(True, dict(ledger.observed))
-
-    def _predict(self, observation: Observation) -> None:
-        """Note how the router in force would have routed rows that it has not learned yet."""
-        statistics, weights = observation.statistics, self._weights_in_force()
-        if weights is None or statistics is None or statistics.rows_ND is None:
-            return
-        if statistics.fingerprint != weights.fingerprint:
-            return
-        served = {domain_of(name) for name in weights.domains}
-        rows = [place for place, domain in enumerate(statistics.row_domains) if domain in served]
-        if rows:
-            chosen = weights.scores(statistics.rows_ND[rows]).argmax(axis=1)
-            names = [domain_of(weights.domains[column]) for column in chosen]
-            self._prequential.note(zip([statistics.row_domains[row] for row in rows], names, strict=True))
-
-    def _weights_in_force(self) -> RouterWeights | None:
-        """Return the weights in force, None where there is none or it can't be read: it only serves a figure here."""
-        current = self._registry.current()
-        digest = current.router.digest if current is not None and current.router is not None else ""
-        if self._in_force[0] != digest:
-            weights = None
-            if current is not None and digest:
-                with suppress(RegistryError, LearningError, OSError):
-                    weights = ServedRouter.from_bytes(self._registry.weights(current)).weights
-            self._in_force = (digest, weights)
-        return self._in_force[1]
 
     def take_background(self, background: Background) -> None:
         """Sum what belongs to no domain; repeatable, so it is durable with the next commit only.
@@ -178,6 +146,10 @@ class Router:
         """Return, of each domain in service, the share of its recent rows that the router in force would have routed
         right before it learned them, and the number of rows since this router began."""
         return self._prequential.shares()
+
+    def trouble(self) -> str | None:
+        """Say why prequential accuracy stands still, None where it does not."""
+        return self._prequential.trouble()
 
     # -- what the coordinator asks ------------------------------------------------------------------------------------
 
@@ -290,6 +262,12 @@ class Router:
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
+    def is_outdated(self) -> bool:
+        """Tell whether the weights in force were made with other options, or general texts, than the next would be:
+        any change, an empty one too, is published with weights of its own then."""
+        self._check()
+        return self._is_outdated(self._registry.current(), self._sums)
+
     def publish(self, change: Change) -> Manifest:
         """Commit the change, and return the manifest that is in force then: the present one where nothing changes.
 
@@ -316,13 +294,14 @@ class Router:
         number = self._registry.next_number()
         withdrawn = next_withdrawn(current, change, routes)
         moves_rows = bool(settled or change.removes)
-        if current is not None and not moves_rows and (routes, withdrawn) == (current.routes, current.withdrawn):
+        stays = not moves_rows and not self._is_outdated(current, sums)
+        if current is not None and stays and (routes, withdrawn) == (current.routes, current.withdrawn):
             return current
         weights, router = self._weights(current, sums, routes, moves_rows=moves_rows)
         manifest = Manifest(
             number=number,
             parent=current.number if current else None,
-            parent_digest=current.digest() if current else "",
+            parent_digest=self._registry.head().manifest_digest,
             created_at=datetime.now(UTC),
             base=self._base.model_copy(update={"delta": next_delta(current, change, routes, self._registry)}),
             routes=routes,
@@ -360,24 +339,32 @@ class Router:
         self, current: Manifest | None, sums: RouterSums, routes: Mapping[str, Route], *, moves_rows: bool
     ) -> tuple[bytes | None, RouterRef | None]:
         """Return the weights to publish; those in force where only pins or versions change."""
-        before = current.router if current else None
-        if current is not None and before is not None and not moves_rows:
+        if current is not None and current.router is not None and not moves_rows:
             same = sums.columns(routes).keys() == sums.columns(current.routes).keys()
-            made = (before.head, before.abstention, before.keep)
-            if same and made == (self._options.head, self._options.abstention, self._options.keep):
-                return None, before
+            if same and not self._is_outdated(current, sums):
+                return None, current.router
         served = sums.served(routes)
         if served is None:
             return None, None
         abstention = served.abstention
         return served.to_bytes(), RouterRef(
             fingerprint=served.weights.fingerprint,
-            head=served.weights.head,
-            abstention=abstention.kind,
-            keep=abstention.keep,
             threshold=abstention.threshold if isfinite(abstention.threshold) else None,
             calibrated_on=abstention.rows,
+            **self._making(sums),
         )
+
+    def _making(self, sums: RouterSums) -> dict[str, Any]:
+        """Return what weights are made with now, beside the sums themselves, as a manifest names it."""
+        return {**self._options.model_dump(), "background": sums.background}
+
+    def _is_outdated(self, current: Manifest | None, sums: RouterSums) -> bool:
+        """Tell whether the weights in force were made with something else; nothing is, while the background is awaited:
+        they would be made twice."""
+        if current is None or current.router is None or (self._options.background and not sums.background):
+            return False
+        making = self._making(sums)
+        return current.router.model_dump(include=set(making)) != making
 
     # -- the registry -------------------------------------------------------------------------------------------------
 

@@ -81,9 +81,15 @@ class RouterSums:
         # Held-out rows first: where the others are refused they come again, and are kept once all the same.
         if held_out is not None and self._options.calibration_rows:
             labels = [_label(row, ends) for row in new if row.held_out]
-            dim = held_out.features_ND.shape[1]
-            self._held_out = self._held_out or Reservoir(dim, self._options.calibration_rows, store=self._store)
-            self._held_out.add(held_out.features_ND, labels, held_out.digests)
+            kept = self._held_out or Reservoir(
+                held_out.features_ND.shape[1],
+                self._options.calibration_rows,
+                fingerprint=held_out.fingerprint,
+                store=self._store,
+            )
+            kept.add(held_out.features_ND, labels, held_out.digests)
+            # Only now, as with the sums: what is refused says nothing of the next.
+            self._held_out, kept.fingerprint = kept, held_out.fingerprint
         if statistics is not None:
             self._absorb(_labelled(statistics, [_label(row, ends) for row in new if not row.held_out]))
         for marker in observation.markers:
@@ -105,6 +111,8 @@ class RouterSums:
         fingerprints = {each.fingerprint for each in features}
         if self.ridge is not None:
             fingerprints.add(self.ridge.fingerprint)
+        if self._held_out is not None and self._held_out.fingerprint:
+            fingerprints.add(self._held_out.fingerprint)
         if len(fingerprints) > 1:
             raise FingerprintMismatch(
                 f"observing features: expected one fingerprint, got {sorted(fingerprints)}; base, layers, pooling, "

@@ -1,4 +1,5 @@
-"""What follows from what is in force, in the background: leading replicas, deleting files, joining small ones.
+"""What follows from what is in force, in the background: leading replicas, making weights anew with other options,
+deleting files, joining small ones.
 
 Level-triggered, and never in the way: each pass does what is due then, and what fails is tried again by a later one.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from actors.change import Change
 from actors.errors import in_words
 from actors.ports import ManifestPort, ReplicasPort
 from actors.publisher import Publisher
@@ -27,28 +29,57 @@ class Keep:
 
 
 class Upkeep:
-    """One pass at a time; `trouble` says what could not be done last, and what was found damaged."""
+    """One pass at a time."""
 
     def __init__(
         self, registry: Registry, router: ManifestPort, directory: ReplicasPort, publisher: Publisher, keep: Keep
     ) -> None:
         self._registry, self._router, self._directory = registry, router, directory
         self._publisher, self._keep = publisher, keep
-        self._pause = Pause()
+        self._pause, self._renewing = Pause(), Pause()
         self._asked = 0
         """How often somebody has asked for files to be deleted although nothing was published."""
         self._pruned: tuple[int, int | None, int] | None = None
         """What stood when files were last deleted, noted before: snapshot in force, lowest manifest served, asked."""
         self._damage: str | None = None
         """What was found damaged then of the manifests before the one in force."""
+        self._outdated: str | None = None
+        """Why prompts are still routed by weights of other options."""
+        self._untidy: str | None = None
+        """Why files stay that are not needed, or what was found damaged."""
         self._tidy_at = time.monotonic() + _TIDY_EVERY_S
-        self.trouble: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """What could not be done last, and what was found damaged; None where all is well."""
+        return "; ".join(trouble for trouble in (self._outdated, self._untidy) if trouble) or None
 
     def go_over(self, *, is_idle: bool) -> None:
-        """Lead the replicas; delete what is not needed; with nothing else to do (`is_idle`), join small files."""
+        """Lead the replicas; publish weights of other options anew; delete what is not needed; with nothing else to do
+        (`is_idle`), join small files."""
         self._publisher.lead_on()
-        if not self._pause.is_over():
+        if self._renewing.is_over():
+            self._renew()
+        if self._pause.is_over():
+            self._tidy(is_idle=is_idle)
+
+    def _renew(self) -> None:
+        try:
+            is_outdated = self._router.is_outdated()
+        except Exception:
+            # Whoever looks at the whole says who does not answer.
             return
+        try:
+            if is_outdated:
+                self._publisher.publish(lambda: Change("router options changed"))
+        except Exception as error:
+            self._outdated = f"the router is not made anew with other options: {in_words(error)}"
+            self._renewing.lengthen(error)
+        else:
+            self._outdated = None
+            self._renewing.end()
+
+    def _tidy(self, *, is_idle: bool) -> None:
         try:
             self._prune()
             if is_idle and time.monotonic() >= self._tidy_at:
@@ -59,10 +90,10 @@ class Upkeep:
                     self.prune_again()
         except Exception as error:
             # No fault of what is in service; a later pass tries again.
-            self.trouble = f"files that are not needed any more stay: {in_words(error)}"
+            self._untidy = f"files that are not needed any more stay: {in_words(error)}"
             self._pause.lengthen(error)
         else:
-            self.trouble = self._damage
+            self._untidy = self._damage
             self._pause.end()
 
     def prune_again(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from learning.errors import LearningError, UnseenDomain
+from learning.errors import FingerprintMismatch, LearningError, UnseenDomain
 from learning.generations import MomentsStore
 from learning.statistics import checked_rows
 
@@ -43,13 +43,19 @@ class Sample:
 
 
 class Reservoir:
-    """At most `rows` rows of dimension `feature_dim` for each label; 4 bytes x rows x d, and in memory till sealed."""
+    """At most `rows` rows of dimension `feature_dim` for each label; 4 bytes x rows x d, and in memory till sealed.
 
-    def __init__(self, feature_dim: int, rows: int, *, store: MomentsStore | None = None) -> None:
+    `fingerprint` names the features, empty where nobody has said of what make they are.
+    """
+
+    def __init__(
+        self, feature_dim: int, rows: int, *, fingerprint: str = "", store: MomentsStore | None = None
+    ) -> None:
         if feature_dim < 1 or rows < 1:
             raise LearningError(f"reservoir: expected a dimension and rows of at least 1, got {feature_dim} and {rows}")
         self.feature_dim = feature_dim
         self.rows = rows
+        self.fingerprint = fingerprint
         self._store = store
         self._samples: dict[str, Sample] = {}
         self._leading: dict[str, tuple[str, Float32]] = {}
@@ -79,10 +85,14 @@ class Reservoir:
         self._samples = samples
 
     def merge(self, other: Reservoir) -> None:
-        """Offers all rows of another reservoir. Refuses another dimension or number of rows."""
+        """Offers all rows of another reservoir. Refuses another dimension, number of rows or fingerprint."""
         mine, theirs = (self.feature_dim, self.rows), (other.feature_dim, other.rows)
         if mine != theirs:
             raise LearningError(f"merging reservoirs: expected dimension and rows {mine}, got {theirs}")
+        if other.fingerprint != self.fingerprint:
+            raise FingerprintMismatch(
+                f"merging reservoirs: expected fingerprint {self.fingerprint!r}, got {other.fingerprint!r}"
+            )
         samples = dict(self._samples)
         for label, sample in other._samples.items():
             samples[label] = self._joined(samples.get(label), Sample(sample.digests_NB, other._read(sample)))
@@ -105,7 +115,7 @@ class Reservoir:
 
     def copy(self) -> Reservoir:
         """One with the same rows; what becomes of either is nothing to the other."""
-        other = Reservoir(self.feature_dim, self.rows, store=self._store)
+        other = Reservoir(self.feature_dim, self.rows, fingerprint=self.fingerprint, store=self._store)
         other._samples, other._leading = dict(self._samples), dict(self._leading)
         return other
 
@@ -139,7 +149,12 @@ class Reservoir:
                 names = store.put({"digests": sample.digests_NB}), store.put({"rows": self._read(sample)})
                 self._samples[label] = Sample(sample.digests_NB, None, names)
         labels = {label: list(self._samples[label].names or ()) for label in sorted(self._samples)}
-        return {"feature_dim": self.feature_dim, "rows": self.rows, "labels": labels}
+        return {
+            "feature_dim": self.feature_dim,
+            "rows": self.rows,
+            "fingerprint": self.fingerprint,
+            "labels": labels,
+        }
 
     @staticmethod
     def restore(state: Mapping[str, Any], store: MomentsStore, *, rows: int | None = None) -> Reservoir:
@@ -149,7 +164,13 @@ class Reservoir:
         `LearningError` on damaged state.
         """
         try:
-            reservoir = Reservoir(state["feature_dim"], state["rows"] if rows is None else rows, store=store)
+            reservoir = Reservoir(
+                state["feature_dim"],
+                state["rows"] if rows is None else rows,
+                # Earlier writers did not say it.
+                fingerprint=str(state.get("fingerprint", "")),
+                store=store,
+            )
             for label, (digests, kept) in state["labels"].items():
                 digests_NB = np.array(store.get(digests)["digests"], dtype=np.uint8)
                 if digests_NB.ndim != 2 or digests_NB.shape[1] != DIGEST_BYTES:

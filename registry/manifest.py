@@ -90,6 +90,12 @@ class RouterRef(Record):
     """By what a prompt is told to belong to no domain."""
     keep: float = 1.0
     """Share of held-out prompts of its domains that the threshold keeps."""
+    ridge: float | None = None
+    """Regularisation of the solve; None where the writer did not say it."""
+    background: str = ""
+    """Digest of the texts that stand for no domain; empty without such a class."""
+    calibration_rows: int | None = None
+    """Held-out examples of each label that were kept at most; None where the writer did not say it."""
     threshold: float | None = None
     """Confidence under which a prompt goes to the base model; None where there is none."""
     calibrated_on: int = 0

@@ -56,8 +56,8 @@ class Wholeness:
         return [line for lines in looks for line in lines]
 
     def manifest(self, manifest: Manifest) -> list[str]:
-        """What is wrong with the weights and the versions that a manifest routes to, those that wait, and what the next
-        training goes on from."""
+        """What is wrong with the weights and the versions that a manifest routes to, those that wait, with the versions
+        that these serve beside, and what the next training goes on from."""
         wrong: list[str] = []
         for name in sorted({*manifest.states.values()}):
             wrong += self._look(("state", name), self._states.verify, name)
@@ -70,7 +70,8 @@ class Wholeness:
                 wrong += self.adapter(placed.adapter)
                 wrong += self._look((placed.adapter, placed.digest), self._check_placed, placed)
         for _, name in sorted(manifest.withdrawn.items()):
-            wrong += self.adapter(name)
+            for each in (name, *self._beside(name)):
+                wrong += self.adapter(each)
         return wrong
 
     def adapter(self, name: str) -> list[str]:
@@ -83,6 +84,13 @@ class Wholeness:
 
     def _check_adapter(self, name: str) -> None:
         self._adapters.get(name).verify()
+
+    def _beside(self, name: str) -> tuple[str, ...]:
+        try:
+            return self._adapters.get(name).facts.beside
+        except RegistryError:
+            # `adapter` says so.
+            return ()
 
     def _check_exam(self, name: str) -> None:
         self._adapters.get(name).exam()

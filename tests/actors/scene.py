@@ -182,6 +182,9 @@ class MemoryRouter:
     def prequential(self) -> dict[str, tuple[float, int]]:
         return {}
 
+    def trouble(self) -> None:
+        return None
+
     def examples(self) -> dict[str, int]:
         return self.ledger.examples()
 
@@ -190,6 +193,9 @@ class MemoryRouter:
 
     def versions(self, domain: str) -> frozenset[int]:
         return self.ledger.versions(domain)
+
+    def is_outdated(self) -> bool:
+        return False
 
     def publish(self, change: Change) -> Manifest:
         self.on_call("publish")

@@ -39,7 +39,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def keeper(shelf: Shelf) -> Upkeep:
-    nobody: Any = SimpleNamespace(replicas=dict, lead_on=lambda: None, tidy=lambda: None)
+    nobody: Any = SimpleNamespace(replicas=dict, lead_on=lambda: None, tidy=lambda: None, is_outdated=lambda: False)
     registry: Any = shelf
     return Upkeep(registry, nobody, nobody, nobody, Keep(2, 20, 3))
 

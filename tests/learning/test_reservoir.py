@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learning.errors import LearningError, UnseenDomain, UnusableFeatures
+from learning.errors import FingerprintMismatch, LearningError, UnseenDomain, UnusableFeatures
 from learning.reservoir import Reservoir
 from tests.learning.memory_store import MemoryStore
 
@@ -178,6 +178,8 @@ def test_what_is_no_row_is_refused_and_nothing_of_it_taken() -> None:
             reservoir.relabel("a", into)
     with pytest.raises(LearningError, match="expected dimension and rows"):
         reservoir.merge(Reservoir(DIM, 5))
+    with pytest.raises(FingerprintMismatch, match="expected fingerprint '', got 'other'"):
+        reservoir.merge(Reservoir(DIM, 4, fingerprint="other"))
     with pytest.raises(LearningError, match="store"):
         reservoir.seal()
     with pytest.raises(LearningError, match="at least 1"):

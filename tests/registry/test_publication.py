@@ -308,17 +308,23 @@ class TestDamage:
         assert registry.head().snapshot == 4
 
     @pytest.mark.parametrize("number", [1, 3])
-    @pytest.mark.parametrize("part", ["snapshot", "segment", "manifest", "weights", "adapter", "facts", "waits"])
+    @pytest.mark.parametrize(
+        "part",
+        ["snapshot", "segment", "manifest", "weights", "adapter", "facts", "waits", "beside", "facts beside"],
+    )
     def test_going_back_passes_over_what_is_not_whole(
         self, registry: Registry, add: Add, publish: Publish, part: str, number: int
     ) -> None:
         """Of four snapshots the third, or the first, has something damaged that it alone needs."""
         for domain in ("news", "sport", "law", "birds"):
-            route = (adapter := add(domain)).route()
-            publish(adapter, routes={domain: route}, withdrawn={domain: add(domain, 2).name})
+            route, beside = (adapter := add(domain)).route(), add(domain, 2)
+            waits = add(domain, 3, segment=2, beside=(beside.name,))
+            publish(adapter, routes={domain: route}, withdrawn={domain: waits.name})
         manifest, snapshot = registry.manifest(number), registry.snapshot(number)
         assert snapshot is not None and manifest.router is not None
         ((domain, route),) = manifest.routes.items()
+        waits = registry.adapter(manifest.withdrawn[domain])
+        beside = registry.adapter(*waits.facts.beside)
         path = {
             "snapshot": next(registry.root.glob(f"snapshots/{number:06d}*")),
             "segment": registry.segments.path(next(iter(snapshot.segments))),
@@ -326,10 +332,12 @@ class TestDamage:
             "weights": registry.root / manifest.router.path,
             "adapter": registry.root / "adapters" / route.adapter / "adapter_model.safetensors",
             "facts": registry.root / "adapters" / route.adapter / "anabranch.json",
-            "waits": registry.root / "adapters" / manifest.withdrawn[domain] / "adapter_model.safetensors",
+            "waits": waits.path / "adapter_model.safetensors",
+            "beside": beside.path / "adapter_model.safetensors",
+            "facts beside": beside.path / "anabranch.json",
         }[part]
         damage(path, "flipped")
-        named = path.parent.name if part in ("adapter", "facts", "waits") else path.name
+        named = path.parent.name if "adapters" in path.parts else path.name
         before = (registry.head(), registry.epoch())
         with pytest.raises(RegistryError, match="no whole snapshot") as refused:
             registry.go_back(number)

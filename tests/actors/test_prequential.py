@@ -1,0 +1,106 @@
+"""Prequential accuracy: by the router in force, before rows count; and said where it can't be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.change import Change
+from actors.router import Router
+from registry.adapters import Adapter
+from registry.registry import Registry
+from tests.actors.house import House
+from tests.actors.router_rows import P0, features, observation, of, seal_and_publish, served
+
+Add = Callable[..., Adapter]
+Damage = Callable[[Path], None]
+
+
+def weights_file(registry: Registry) -> Path:
+    manifest = registry.current()
+    assert manifest is not None and manifest.router is not None
+    return registry.root / manifest.router.path
+
+
+def change_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def router(start: Callable[[], Router], add: Add) -> Router:
+    """Two domains in service."""
+    router = start()
+    router.observe(observation({P0: (0, 40)}, [*of("alpha", range(20)), *of("beta", range(20))]))
+    seal_and_publish(router, add("alpha"))
+    seal_and_publish(router, add("beta"))
+    return router
+
+
+def test_rows_are_tried_on_what_is_in_force_before_they_count(router: Router, registry: Registry) -> None:
+    weights, rows = served(registry), of("alpha", range(50, 60))
+    names = [weights.domains[column] for column in weights.scores(features(rows)).argmax(axis=1)]
+    router.observe(observation({P0: (40, 52)}, [*rows, *of("gamma", range(2))]))
+    accuracy, count = router.prequential()["alpha"]
+    weight = 0.998 ** np.arange(9, -1, -1)
+    right = np.array([name == "alpha" for name in names])
+    assert (accuracy, count) == (pytest.approx((weight * right).sum() / weight.sum()), 10)
+    assert set(router.prequential()) == {"alpha"} and router.trouble() is None, "what is not in service is not tried"
+    router.publish(Change("removed", removes={"alpha": 1}))
+    assert router.prequential() == {}
+
+
+@pytest.mark.parametrize("damage", [change_a_byte, Path.unlink], ids=["changed", "gone"])
+def test_weights_that_cannot_be_read_are_said_and_tried_again(
+    router: Router, registry: Registry, monkeypatch: pytest.MonkeyPatch, damage: Damage
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    path = weights_file(registry)
+    whole = path.read_bytes()
+    damage(path)
+    assert router.observe(observation({P0: (40, 43)}, of("alpha", range(50, 53)))).applied, "it is a figure alone"
+    for _ in range(2):
+        trouble = router.trouble()
+        assert trouble is not None and "prequential accuracy stands still" in trouble
+    path.write_bytes(whole)
+    router.observe(observation({P0: (43, 45)}, of("alpha", range(53, 55))))
+    assert router.prequential() == {} and router.trouble() is not None, "not before the pause is over"
+    now += 100.0
+    router.observe(observation({P0: (45, 50)}, of("alpha", range(55, 60))))
+    assert router.prequential()["alpha"][1] == 5 and router.trouble() is None
+
+
+def test_whoever_asks_has_them_read_again(router: Router, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row may come for a long time."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    path = weights_file(registry)
+    whole = path.read_bytes()
+    path.unlink()
+    assert router.trouble() is not None
+    path.write_bytes(whole)
+    now += 100.0
+    assert router.trouble() is None
+
+
+def test_another_publication_is_read_at_once(router: Router, registry: Registry, add: Add) -> None:
+    weights_file(registry).unlink()
+    router.observe(observation({P0: (40, 43)}, of("alpha", range(50, 53))))
+    assert router.trouble() is not None
+    seal_and_publish(router, add("alpha", 2))
+    router.observe(observation({P0: (43, 45)}, of("alpha", range(53, 55))))
+    assert router.prequential()["alpha"][1] == 2 and router.trouble() is None
+
+
+def test_the_status_says_so(two_versions: House) -> None:
+    house = two_versions
+    house.start_router()
+    weights_file(house.registry).unlink()
+    trouble = house.status().trouble
+    assert trouble is not None and "prequential accuracy stands still" in trouble
+    assert [domain.state for domain in house.status().domains] == ["published", "published"]
