@@ -46,9 +46,7 @@ class SetaLearner(LowRankLearner):
     def _begin(self, model: PeftModel, shape: AdapterShape, start: Start | None, job: TrainingJob) -> Penalty | None:
         before, rank, tensors = self._before(job), self._shared_rank(job), tensors_of(model)
         if shape.rank <= rank:
-            raise LearningError(
-                f"rank: expected more than the {rank} that domains share by the state, got {shape.rank}"
-            )
+            raise LearningError(f"rank: expected more than the {rank} that domains share so far, got {shape.rank}")
         with torch.no_grad():
             if start is not None:
                 own = own_part(start.adapter, shared_rank_of(start.folder))

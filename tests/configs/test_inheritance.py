@@ -10,6 +10,7 @@ from configs.settings import LEARNERS, Serving, Settings
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.lora_options import LoraOptions
+from learning.seta_options import SetaOptions
 from serving.options import EngineKnobs
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,11 +49,12 @@ def value(settings: Settings, key: str) -> object:
     ("section", "owner"),
     [
         (LEARNERS["lora"], LoraOptions),
+        (LEARNERS["seta"], SetaOptions),
         (Settings.model_fields["features"].annotation, FeatureOptions),
         (Settings.model_fields["gate"].annotation, Gate),
         (Serving, EngineKnobs),
     ],
-    ids=["learner", "features", "gate", "serving"],
+    ids=["lora", "seta", "features", "gate", "serving"],
 )
 def test_no_section_states_again_what_its_owner_states(section: Any, owner: Any) -> None:
     assert issubclass(section, owner)

@@ -26,8 +26,8 @@ def examples(count: int, offset: int = 0, words: dict[str, str] = WORDS, ask: st
     return made
 
 
-def learner_of(base: Path, template: PromptTemplate, **changes: Any) -> LoraLearner:
-    """A learner of small, quick adapters, with other options where given."""
+def options_of(**changes: Any) -> dict[str, Any]:
+    """Options of small, quick adapters, with others where given."""
     chosen: dict[str, Any] = {
         "frozen_layers": 2,
         "rank": 4,
@@ -40,7 +40,12 @@ def learner_of(base: Path, template: PromptTemplate, **changes: Any) -> LoraLear
         "max_tokens": 64,
         "threads": 1,
     }
-    return LoraLearner(str(base), template, LoraOptions(**{**chosen, **changes}))
+    return {**chosen, **changes}
+
+
+def learner_of(base: Path, template: PromptTemplate, **changes: Any) -> LoraLearner:
+    """A learner of such adapters."""
+    return LoraLearner(str(base), template, LoraOptions(**options_of(**changes)))
 
 
 def job(folder: Path, **changes: Any) -> TrainingJob:
