@@ -103,6 +103,7 @@ def test_an_exact_factor_gives_an_exact_confidence(seed: int) -> None:
     assert np.abs(found - expected).max() <= TOLERANCE
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.one_of(st.integers(-3, 3).map(float), st.just(math.nan)), min_size=1, max_size=60),
     keep=st.sampled_from([0.25, 0.5, 0.9, 0.95, 0.99, 1.0]),
@@ -120,6 +121,7 @@ def test_a_quantile_keeps_at_least_its_share_and_no_larger_threshold_does(values
         assert threshold == -math.inf
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=60),
     distinct=st.booleans(),
