@@ -8,10 +8,13 @@ Kinds, all from the router's own moments:
 - "mahalanobis": minus the relative Mahalanobis distance (`learning.distance`). Under head "lda" "top" is half of the
   same with one covariance in both terms, and costs nothing.
 
-The threshold is the lower quantile at 1 - keep of the confidence of held-out rows of published domains: the largest
-that keeps at least the share `keep` of them. Of n rows it is the (floor((1 - keep) n) + 1)-th smallest confidence, so
-with fewer than 1 / (1 - keep) rows the smallest. Equal confidences are kept or left together. `keep` = 1, and no row
-at all, keep everything. A confidence that is no number, or minus infinity, is never kept.
+The threshold is a low confidence of held-out rows of published domains, such that a fresh row like them is kept with a
+chance of at least `keep`: of n rows the floor((1 - keep) (n + 1))-th smallest (split conformal prediction; Vovk,
+Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005). A fresh row is as likely in any of the n + 1
+places among them; the quantile of the n alone would lose up to 1 / (n + 1) more than 1 - keep. Fewer than
+1 / (1 - keep) - 1 rows can't promise it; the smallest of them is the threshold then. Equal confidences are kept or left
+together. `keep` = 1, and no row at all, keep everything. A confidence that is no number, or minus infinity, is never
+kept.
 
 A column `BACKGROUND` holds what belongs to no domain; a prompt whose largest score it has gets the confidence minus
 infinity. Does not know what a domain's rows are, nor how rows were held out.
@@ -118,7 +121,7 @@ class Abstention:
         leverage = Scale() if factor is None else Scale.of(measured_N)
         rule = replace(rule, rows=len(rows_ND), top=top, leverage=leverage)
         confidence_N = rule._combined(weights.domains, scores_NK, measured_N)
-        return replace(rule, threshold=lower_quantile(confidence_N, 1.0 - keep))
+        return replace(rule, threshold=keeping_threshold(confidence_N, keep))
 
     def confidence(self, domains: Sequence[str], features: ArrayLike, scores_NK: Float64) -> Float64:
         """features[n, d] and their scores[n, k] under `domains` -> float64[n]; larger is surer of a domain."""
@@ -151,6 +154,20 @@ class Abstention:
         elif self.kind == "both":
             confidence_N = self.top.apply(_tops(domains, scores_NK)) + self.leverage.apply(measured_N)
         return np.where(background_wins(domains, scores_NK), -np.inf, confidence_N)
+
+
+def keeping_threshold(confidence_N: Float64, keep: float) -> float:
+    """The largest of n values that a fresh one, exchangeable with them, reaches with a chance of at least `keep`; the
+    smallest where none does, and minus infinity of none, and for `keep` 1.
+
+    NaN lies under everything.
+    """
+    if keep >= 1.0 or len(confidence_N) == 0:
+        return -math.inf
+    # 1 - 0.95 is a little more or less than 0.05.
+    place = math.floor((1.0 - keep) * (len(confidence_N) + 1) + 1e-9)
+    ordered = np.sort(np.where(np.isnan(confidence_N), -np.inf, confidence_N))
+    return float(ordered[max(place, 1) - 1])
 
 
 def lower_quantile(confidence_N: Float64, share: float) -> float:

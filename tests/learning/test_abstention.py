@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learning.abstention import ABSTENTION_KINDS, Abstention, Scale, background_wins, lower_quantile
+from learning.abstention import (
+    ABSTENTION_KINDS,
+    Abstention,
+    Scale,
+    background_wins,
+    keeping_threshold,
+    lower_quantile,
+)
 from learning.errors import LearningError, UnseenDomain
 from learning.heads import BACKGROUND, HEADS
 from learning.rls import RouterWeights, StreamingRidge
@@ -80,7 +87,7 @@ def test_streamed_and_calibrated_is_what_one_batch_defines(seed: int, kind: str,
     found = served.decide(queries)
     assert np.abs(found.confidence_N - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
     kept = served.decide(held_out).keeps_N
-    assert kept.sum() == len(held_out) - math.floor((1 - keep) * len(held_out) + 1e-9)
+    assert kept.sum() == {0.5: 21, 0.9: 37, 0.95: 39, 1.0: 40}[keep], "the 20th, 4th or 2nd of 40 is the last kept"
     assert served.abstention.rows == 40
 
 
@@ -96,6 +103,7 @@ def test_an_exact_factor_gives_an_exact_confidence(seed: int) -> None:
     assert np.abs(found - expected).max() <= TOLERANCE
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.one_of(st.integers(-3, 3).map(float), st.just(math.nan)), min_size=1, max_size=60),
     keep=st.sampled_from([0.25, 0.5, 0.9, 0.95, 0.99, 1.0]),
@@ -111,6 +119,41 @@ def test_a_quantile_keeps_at_least_its_share_and_no_larger_threshold_does(values
         assert (ordered >= larger.min()).sum() < enough
     if keep == 1.0:
         assert threshold == -math.inf
+
+
+@settings(deadline=None)
+@given(
+    values=st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=60),
+    distinct=st.booleans(),
+    keep=st.sampled_from([0.25, 0.5, 0.9, 0.95]),
+)
+def test_a_fresh_row_is_kept_with_a_chance_of_keep_and_no_larger_row_promises_it(
+    values: list[float], distinct: bool, keep: float
+) -> None:
+    """Of n + 1 rows each is as likely to be the fresh one, and the n others set the threshold."""
+    if distinct:
+        values = [value + place / 100 for place, value in enumerate(values)]
+    others = [np.array(values[:place] + values[place + 1 :]) for place in range(len(values))]
+    thresholds = [keeping_threshold(rest, keep) for rest in others]
+    kept = sum(value >= threshold for value, threshold in zip(values, thresholds, strict=True))
+    can = (1 - keep) * len(values) >= 1 - 1e-9
+    assert kept >= (keep * len(values) - 1e-9 if can else len(values) - 1)
+    larger = [min(rest[rest > threshold], default=math.inf) for rest, threshold in zip(others, thresholds, strict=True)]
+    if distinct and math.inf not in larger:
+        assert sum(value >= each for value, each in zip(values, larger, strict=True)) < keep * len(values) - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("count", "keep", "place"),
+    [(1, 0.5, 1), (18, 0.95, 1), (38, 0.95, 1), (39, 0.95, 2), (295, 0.995, 1), (399, 0.995, 2), (1024, 0.95, 51)],
+)
+def test_of_few_rows_the_least_sure_ones_set_the_threshold(count: int, keep: float, place: int) -> None:
+    confidence = np.random.default_rng(count).permutation(count).astype(float)
+    assert keeping_threshold(confidence, keep) == place - 1
+    assert keeping_threshold(np.append(confidence[:-1], math.nan), keep) == (
+        -math.inf if place == 1 else np.sort(confidence[:-1])[place - 2]
+    )
+    assert keeping_threshold(confidence, 1.0) == keeping_threshold(confidence[:0], keep) == -math.inf
 
 
 @pytest.mark.parametrize("kind", ABSTENTION_KINDS)
