@@ -199,6 +199,14 @@ class LoraSection(LowRankSection, LoraOptions):
 class SetaSection(LowRankSection, SetaOptions):
     """The worker that trains, one domain after another, adapters with a part that all domains share."""
 
+    @model_validator(mode="after")
+    def _works_alone(self) -> Self:
+        if self.workers != 1:
+            raise disagreement(
+                "workers", f"expected 1 because kind is {self.kind}, which trains one after another, got {self.workers}"
+            )
+        return self
+
 
 LEARNERS: dict[str, type[LoraSection | SetaSection]] = {"lora": LoraSection, "seta": SetaSection}
 """The learner's sections by `kind`, one for each of `learning.methods`."""
