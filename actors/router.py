@@ -356,7 +356,9 @@ class Router:
 
     def _making(self, sums: RouterSums) -> dict[str, Any]:
         """Return what weights are made with now, beside the sums themselves, as a manifest names it."""
-        return {**self._options.model_dump(), "background": sums.background}
+        # Settings have more than that to say.
+        options = self._options.model_dump(include=set(RouterOptions.model_fields))
+        return {**options, "background": sums.background}
 
     def _is_outdated(self, current: Manifest | None, sums: RouterSums) -> bool:
         """Tell whether the weights in force were made with something else; nothing is, while the background is awaited:
