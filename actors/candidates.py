@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from actors.change import delta_gone_on_from, gone_on_from
 from actors.commands import Commands
 from actors.errors import in_words
 from actors.facts import figures_of
@@ -58,13 +59,12 @@ class Candidates:
         """Return the order for a sealed version: what it goes on from is what is in service or waits to be."""
         current = self._registry.current()
         segments, troubles = list(self._segments(domain, current)), []
-        for other in (
-            sorted({*current.routes, *current.withdrawn} - {domain}) if current and self._method.one_lane else ()
-        ):
+        for other in sorted(gone_on_from(current).keys() - {domain}) if self._method.one_lane else ():
             try:
                 segments += self._segments(other, current)
             except RegistryError as error:
                 troubles.append(in_words(error))
+        left_out = {*gone_on_from(current)} - {domain, *(each.domain for each in segments)}
         digest = current.states.get(self._method.name, "") if current is not None else ""
         state = self._registry.states.path(digest) if digest else None
         try:
@@ -73,16 +73,17 @@ class Candidates:
         except RegistryError as error:
             state = None
             troubles.append(in_words(error))
-        delta = current.base.delta if current is not None else ""
+        delta = delta_gone_on_from(current, self._registry)
         return TrainingOrder(
             domain,
             seal,
             tuple(segments),
             self._method.seed,
-            state_digest=digest,
+            manifest=(current.number if current else 0) if self._method.one_lane else None,
             state=state,
             base_delta=self._registry.bases.path(delta) if delta else None,
             trouble="; ".join(f"trained without: {trouble}" for trouble in troubles),
+            left_out=tuple(sorted(left_out)) if self._method.one_lane else (),
         )
 
     def take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
@@ -104,7 +105,7 @@ class Candidates:
                 base_delta=self._delta(order, result) if verdict.accepted else "",
                 learner=self._method.name,
                 state=self._registry.states.put(result.state) if verdict.accepted and result.state else "",
-                state_before=order.state_digest,
+                trained_on=order.manifest,
                 train_examples=trained.train_examples,
                 held_out_examples=new.candidate.examples,
                 created_at=datetime.now(UTC),
@@ -132,6 +133,12 @@ class Candidates:
                 f"one lane, got {', '.join(more)} as well"
             )
 
+        if result.base_delta is not None and order.left_out:
+            raise LearningError(
+                f"{order.domain} v{order.seal.version}: it changes the base, and there is no adapter on it of "
+                f"{', '.join(order.left_out)}: {order.trouble}"
+            )
+
     def _delta(self, order: TrainingOrder, result: TrainingResult) -> str:
         """Keep the change of the base that a result was judged on, and return its digest: the one that the training
         began with where the result brings none."""
@@ -153,7 +160,7 @@ class Candidates:
                     "rank": new.rank,
                     "segment": new.continues,
                     "state": "",
-                    "state_before": "",
+                    "trained_on": None,
                     "train_examples": 0,
                     "held_out_examples": new.candidate.examples,
                 }
@@ -192,14 +199,11 @@ class Candidates:
         return max([0, *given, *map(segment_of, labels), *(each.number for each in order.of_domain())]) + 1
 
     def _segments(self, domain: str, current: Manifest | None) -> tuple[Segment, ...]:
-        """Return what to go on from: the state that an accepted version not in service was made for before the one that
-        is, as its rows are settled and nobody else has learned from them."""
-        if current is None:
+        """Return the segments to go on from, as the domain's version there was made for them."""
+        name = gone_on_from(current).get(domain)
+        if current is None or name is None:
             return ()
         route = current.routes.get(domain)
-        name = current.withdrawn.get(domain) or (route.adapter if route else None)
-        if name is None:
-            return ()
         adapters = {number: self._registry.adapter(each.adapter) for number, each in self._state(name, route).items()}
         return tuple(
             Segment(domain, number, each.name, each.path, each.facts.exam_digest) for number, each in adapters.items()

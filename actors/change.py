@@ -4,12 +4,14 @@ the registry, writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from actors.errors import NoLongerSealed, OutOfDate, UnknownDomain
 from actors.observation import Watermarks
 from registry.adapters import Adapter, parsed_name
+from registry.errors import RegistryError, UnknownManifest
 from registry.manifest import Manifest, Route, Tombstone
 from registry.registry import Registry
 
@@ -78,37 +80,76 @@ def next_withdrawn(current: Manifest | None, change: Change, routes: Mapping[str
     return {**withdrawn, **change.withdraws}
 
 
+def gone_on_from(current: Manifest | None) -> dict[str, str]:
+    """Return, by domain, the version that the next training goes on from: an accepted one that waits before the one in
+    service, as its rows are settled and nobody else has learned from them."""
+    if current is None:
+        return {}
+    return {domain: route.adapter for domain, route in current.routes.items()} | current.withdrawn
+
+
+def delta_gone_on_from(current: Manifest | None, registry: Registry) -> str:
+    """Return the change of the base that these were judged on: that of what waits, where it brings one."""
+    delta = current.base.delta if current is not None else ""
+    waiting = [found for found in _readable(current.withdrawn.values() if current else (), registry)]
+    return next((each.facts.base_delta for each in waiting if each.facts.base_delta != delta), delta)
+
+
 def made_together(
     change: Change, settled: Sequence[Adapter], current: Manifest | None, registry: Registry
 ) -> dict[str, list[str]]:
-    """Return, by domain and in order, the versions that the trainings of a change have made beside those it names: all
-    of them where its versions are settled by it, those that still wait where they are tried again.
-
-    Raises `OutOfDate` where one of them belongs to a domain that was removed since.
-    """
-    waiting = set(current.withdrawn.items()) if current else set()
-    again = [name for domain, name in change.puts.items() if (domain, name) in waiting and not change.override]
+    """Return, by domain and in order, the versions that were made together with those that a change puts in service:
+    all that the same training has made where they are settled by it; where they have waited, what waits with them, but
+    for what another pin holds."""
     found: dict[str, list[str]] = {}
-    for adapter in settled or map(registry.adapter, again):
-        for name in adapter.facts.together:
-            domain, version = parsed_name(name) or ("", 0)
-            stone = current.removed.get(domain) if current else None
-            if settled and stone is not None and version <= stone.version:
-                raise OutOfDate(f"{adapter.name} is not published: {domain!r} was removed since it was trained")
-            if settled or (domain, name) in waiting:
-                found.setdefault(domain, []).append(name)
+    waiting, routes = (current.withdrawn, current.routes) if current else ({}, {})
+    free = {
+        name: domain
+        for domain, name in waiting.items()
+        if domain in change.puts or not (domain in routes and routes[domain].pinned)
+    }
+    tried = {name for domain, name in change.puts.items() if waiting.get(domain) == name}
+    for adapter in settled or _readable(waiting.values(), registry):
+        made = (*adapter.facts.together, adapter.name)
+        if settled or tried.intersection(made):
+            for name in made:
+                domain, _ = parsed_name(name) or ("", 0)
+                if settled or free.get(name) == domain:
+                    found.setdefault(domain, []).append(name)
     return found
 
 
-def check_state(adapter: Adapter, current: Manifest | None) -> None:
-    """Raise `OutOfDate` where a version was trained from another state than the one that its own would replace."""
+def _readable(names: Iterable[str], registry: Registry) -> Iterator[Adapter]:
+    for name in names:
+        with suppress(RegistryError):
+            yield registry.adapter(name)
+
+
+def check_up_to_date(adapter: Adapter, current: Manifest | None, registry: Registry) -> None:
+    """Raise `OutOfDate` where a version would undo what it has not seen: its training took something from other domains
+    or its method's state, and these are gone on from otherwise by now; or it was judged on another base."""
     facts = adapter.facts
-    in_force = current.states.get(facts.learner, "") if current else ""
-    if (facts.state or facts.state_before) and facts.state_before != in_force:
+    if facts.trained_on is None:
+        if (delta := delta_gone_on_from(current, registry)) != facts.base_delta:
+            raise OutOfDate(f"{adapter.name} is not published: the base is changed by {delta[:8] or 'nothing'} by now")
+        return
+    try:
+        before = registry.manifest(facts.trained_on) if facts.trained_on else None
+    except UnknownManifest as error:
+        raise OutOfDate(f"{adapter.name} is not published: what it was trained on is not known: {error}") from error
+    was, now = (_seen(adapter, manifest) for manifest in (before, current))
+    if changed := sorted(what for what in was.keys() | now.keys() if was.get(what) != now.get(what)):
         raise OutOfDate(
-            f"{adapter.name} is not published: it was trained from state {facts.state_before[:8] or 'none'} of "
-            f"{facts.learner}, in force is {in_force[:8] or 'none'}"
+            f"{adapter.name} is not published: since manifest {facts.trained_on}, which it was trained on, there came "
+            f"another {', another '.join(changed)}, or it was removed"
         )
+
+
+def _seen(adapter: Adapter, manifest: Manifest | None) -> dict[str, str]:
+    """What a training of the adapter's domain takes from elsewhere, by what it is."""
+    others = {domain: name for domain, name in gone_on_from(manifest).items() if domain != adapter.domain}
+    state = manifest.states.get(adapter.facts.learner, "") if manifest else ""
+    return others | ({f"state of {adapter.facts.learner}": state} if state else {})
 
 
 def next_states(current: Manifest | None, change: Change, settled: Sequence[Adapter]) -> dict[str, str]:
@@ -119,7 +160,9 @@ def next_states(current: Manifest | None, change: Change, settled: Sequence[Adap
 
 def next_delta(current: Manifest | None, change: Change, routes: Mapping[str, Route], registry: Registry) -> str:
     """Return the change of the base that the versions which a change puts in service were judged on; that all others
-    were is for the registry to check."""
+    were is for the registry to check. None where nothing is in service."""
+    if not routes:
+        return ""
     served = [registry.adapter(name) for domain, name in change.puts.items() if routes[domain].adapter == name]
     return [current.base.delta if current else "", *(each.facts.base_delta for each in served)][-1]
 

@@ -264,7 +264,10 @@ class Coordinator:
     def _advance(self, domain: str, seal: Seal, stage: Stage) -> None:
         """Take a sealed version as far as it goes, from wherever it is."""
         try:
-            adapter = self._adapter(domain, seal.version) or self._learn(domain, self._still(domain, seal), stage)
+            adapter = self._adapter(domain, seal.version)
+            if adapter is None:
+                seal = self._still(domain, seal)
+                adapter = self._learn(domain, seal, stage)
             if adapter.facts.train_examples != seal.train:
                 # Somebody went back to before examples of it were lost.
                 self._router.reopen(domain, seal.version)
@@ -274,16 +277,22 @@ class Coordinator:
                 self._router.reopen(domain, seal.version)
                 stage.succeed("rejected", adapter.facts.reason)
                 return
-            self._publish(adapter, f"{adapter.name} learned", stage)
+            try:
+                self._publish(adapter, f"{adapter.name} learned", stage)
+            except OutOfDate as error:
+                self._renumber(domain, seal)
+                stage.succeed("closed", f"{in_words(error)}; it is trained again")
         except NoLongerSealed as error:
             # The domain was removed meanwhile: nothing is learned of it, and what was learned goes.
             stage.succeed("open", in_words(error))
-        except OutOfDate as error:
-            stage.detail = f"{in_words(error)}; it is trained again"
-            self._router.reopen(domain, seal.version)
-            with self.publisher.numbering:
-                seal = self._router.seal(domain, self._commands.next_version(domain), seal.until)
-            self._advance(domain, seal, stage)
+
+    def _renumber(self, domain: str, seal: Seal) -> Seal:
+        """Seal the same rows for the domain's next version; raises `NoLongerSealed` where they are not sealed now."""
+        with self.publisher.numbering:
+            again = self._router.renumber(domain, seal.version, self._commands.next_version(domain))
+        if again is None:
+            raise NoLongerSealed(f"{domain} v{seal.version} is not learned: its examples are not sealed for it")
+        return again
 
     def _still(self, domain: str, seal: Seal) -> Seal:
         """Return the seal as the ledger has it by now; raises `NoLongerSealed` where it has none of this version."""
@@ -292,7 +301,9 @@ class Coordinator:
             raise NoLongerSealed(
                 f"{domain} v{seal.version} is not learned: its examples are not sealed for it any more"
             )
-        return found.seal
+        # A version that came with another domain's since is older than this one will be.
+        is_passed = self._registry.newest_version(domain) > seal.version
+        return self._renumber(domain, found.seal) if is_passed else found.seal
 
     def _learn(self, domain: str, seal: Seal, stage: Stage) -> Adapter:
         order = self._candidates.order(domain, seal)

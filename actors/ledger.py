@@ -248,6 +248,12 @@ class Ledger:
         """Note a version that settles nothing: it was made of what others had learned, with another domain's."""
         self._change(domain).note(version)
 
+    def renumber(self, domain: str, version: int, other: int) -> None:
+        """Seal for another version what is sealed for this one: the same rows."""
+        known = self.entries.get(domain)
+        if known is not None and known.seal is not None and known.seal.version == version:
+            self._change(domain).seal = replace(known.seal, version=other)
+
     def reopen(self, domain: str, version: int) -> None:
         """Open the rows of a rejected version again: they join the next training of the domain."""
         known = self.entries.get(domain)

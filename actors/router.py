@@ -21,7 +21,7 @@ from actors import ledger_state
 from actors.change import (
     Change,
     adapter_of,
-    check_state,
+    check_up_to_date,
     made_together,
     next_delta,
     next_routes,
@@ -204,6 +204,16 @@ class Router:
             self._commit(ledger, sums)
         return seal
 
+    def renumber(self, domain: str, version: int, other: int) -> Seal | None:
+        """Seal for another version, durably, what is sealed for this one; None where nothing is. Repeatable."""
+        self._check()
+        ledger = self._ledger.copy()
+        ledger.renumber(domain, version, other)
+        if ledger.differs_from(self._ledger):
+            self._commit(ledger, self._sums)
+        seal = self._ledger.entries[domain].seal if domain in self._ledger.entries else None
+        return seal if seal is not None and seal.version == other else None
+
     def reopen(self, domain: str, version: int) -> None:
         """Open the rows of a rejected version again. Repeatable, so it is durable with the next commit only."""
         self._check()
@@ -280,9 +290,9 @@ class Router:
         ledger, sums = self._ledger.copy(), self._sums.copy()
         settled = self._settle(ledger, sums, change, current)
         beside = made_together(change, settled, current, self._registry)
-        for name in [name for names in beside.values() for name in names] if settled else ():
-            adapter = self._registry.adapter(name)
-            ledger.note(adapter.domain, adapter.version)
+        for domain in beside.keys() - change.puts.keys() if settled else ():
+            # Of several segments the last: it serves beside the others, and nobody goes back to half of them.
+            ledger.note(domain, self._registry.adapter(beside[domain][-1]).version)
         change = replace(change, puts={**{domain: names[-1] for domain, names in beside.items()}, **change.puts})
         routes = next_routes(current.routes if current else {}, change, self._registry, _removed(current))
         for domain in change.removes:
@@ -322,7 +332,7 @@ class Router:
             adapter = adapter_of(domain, name, self._registry, _removed(current))
             entry = ledger.entries.get(domain)
             if entry is not None and entry.seal is not None and entry.seal.version == adapter.version:
-                check_state(adapter, current)
+                check_up_to_date(adapter, current, self._registry)
                 ledger.settle(domain)
                 sums.settle(domain, adapter.facts.segment)
                 settled.append(adapter)
@@ -356,7 +366,9 @@ class Router:
 
     def _making(self, sums: RouterSums) -> dict[str, Any]:
         """Return what weights are made with now, beside the sums themselves, as a manifest names it."""
-        return {**self._options.model_dump(), "background": sums.background}
+        # Settings have more than that to say.
+        options = self._options.model_dump(include=set(RouterOptions.model_fields))
+        return {**options, "background": sums.background}
 
     def _is_outdated(self, current: Manifest | None, sums: RouterSums) -> bool:
         """Tell whether the weights in force were made with something else; nothing is, while the background is awaited:

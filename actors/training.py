@@ -35,14 +35,16 @@ class TrainingOrder:
     """What to go on from and to be measured against, of its domain and, where the method may touch them, of others;
     with none of its domain the training starts from the frozen base."""
     seed: int
-    state_digest: str = ""
-    """sha256 of the state that its method's last training left; empty where there is none."""
+    manifest: int | None = None
+    """Number of the manifest in force, 0 before the first; None where the method has several lanes."""
     state: Path | None = None
-    """Its folder; None also where that is not what was kept."""
+    """Folder of the state that its method's last training left; None where there is none, or it is damaged."""
     trouble: str = ""
     """What of all this is damaged and left out; empty where nothing is."""
+    left_out: tuple[str, ...] = ()
+    """The other domains whose segments are, as they can't be read."""
     base_delta: Path | None = None
-    """Folder of the change of the base's weights in force."""
+    """Folder of the change of the base's weights that the segments were judged on."""
 
     def of_domain(self) -> tuple[Segment, ...]:
         """The segments of its own domain."""

@@ -149,6 +149,11 @@ class TrainingResult:
             raise LearningError(f"{what}: expected segments that the job names, got {_named(unknown)}")
         if self.base_delta is not None and (missing := sorted(exams.keys() - set(places))):
             raise LearningError(f"{what}: it changes the base and gives no adapter on it of {_named(missing)}")
+        folders = (*(each.folder for each in self.adapters), self.state, self.base_delta)
+        inside = job.output.resolve()
+        if elsewhere := [str(each) for each in folders if each and not each.resolve().is_relative_to(inside)]:
+            # Whoever takes it in takes it away.
+            raise LearningError(f"{what}: expected folders below {job.output}, got {', '.join(elsewhere)}")
         # Of its own domain's exams the job's examples may have answered all otherwise.
         others = {
             place for place in (*places, *(exams if self.base_delta is not None else ())) if place[0] != job.domain

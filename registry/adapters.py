@@ -54,8 +54,9 @@ class AdapterFacts(Record):
     """Full names of the versions of other segments that the same training has made: they come into service with it."""
     state: Sha256 | Literal[""] = ""
     """sha256 of the folder with the state that the training left its method; empty where it left none."""
-    state_before: Sha256 | Literal[""] = ""
-    """The state that the training began with."""
+    trained_on: int | None = Field(default=None, ge=0)
+    """Number of the manifest that was in force when its training began, 0 before the first; None where the method has
+    several lanes, whose trainings take nothing from other domains."""
     exam_rows: int = Field(default=0, ge=0)
     """Examples in its exam."""
     exam_digest: str = ""

@@ -96,7 +96,7 @@ def retain(
         manifests=frozenset(unknown | {manifest.number for manifest in kept}),
         routers=frozenset(manifest.router.path for manifest in kept if manifest.router),
         adapters=frozenset(adapter.name for adapter in stay),
-        folders=_folders(kept, adapters if unknown else _unpublished(stay, manifests)),
+        folders=_folders(kept, adapters if unknown else _unpublished(stay, kept, manifests)),
         removed={of: stone.version for of, stone in gone.items()},
         outlived=frozenset(outlived) if unknown else None,
     )
@@ -108,12 +108,12 @@ def _folders(manifests: Sequence[Manifest], adapters: Sequence[Adapter]) -> froz
     return frozenset(named | {name for each in adapters for name in (each.facts.state, each.facts.base_delta)}) - {""}
 
 
-def _unpublished(adapters: Sequence[Adapter], manifests: Sequence[Manifest]) -> list[Adapter]:
-    """The accepted versions that may still come into service for the first time: those that wait, and the newest."""
+def _unpublished(adapters: Sequence[Adapter], kept: Sequence[Manifest], manifests: Sequence[Manifest]) -> list[Adapter]:
+    """The versions that may still bring a state or a base into service: those that wait, and those whose training began
+    on a manifest that is kept; any other is out of date, or was published."""
     waiting = set(manifests[-1].withdrawn.values()) if manifests else set()
-    accepted = [adapter for adapter in adapters if adapter.facts.status == "accepted"]
-    newest = {adapter.domain: adapter.name for adapter in accepted}
-    return [adapter for adapter in accepted if adapter.name in waiting or adapter.name == newest[adapter.domain]]
+    began = {each.number for each in kept} | ({0} if all(each.parent is None for each in kept[-1:]) else set())
+    return [each for each in adapters if each.name in waiting or each.facts.trained_on in began]
 
 
 def _kept_adapters(

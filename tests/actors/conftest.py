@@ -21,6 +21,7 @@ from learning.template import PromptTemplate
 from streaming.records import EndOfDomain
 from tests.actors.clock import ImpatientLoop, clock, skew
 from tests.actors.house import House, HouseParts, records_of
+from tests.actors.lane import LaneHouse
 from tests.actors.remembering import RememberingLearner
 from tests.actors.router_rows import add, registry, start  # noqa: F401 - fixtures
 
@@ -131,6 +132,20 @@ def build(parts: HouseParts, tmp_path: Path) -> Iterator[Callable[..., House]]:
         house = House(tmp_path / name, parts, **options)  # type: ignore[arg-type]
         built.append(house)
         return house
+
+    yield _build
+    for house in built:
+        house.down()
+
+
+@pytest.fixture
+def lane(parts: HouseParts, tmp_path: Path) -> Iterator[Callable[..., LaneHouse]]:
+    """As `build`, of houses whose learner has one lane."""
+    built: list[LaneHouse] = []
+
+    def _build(name: str = "home", **options: object) -> LaneHouse:
+        built.append(LaneHouse(tmp_path / name, parts, **options))  # type: ignore[arg-type]
+        return built[-1]
 
     yield _build
     for house in built:

@@ -149,6 +149,11 @@ class MemoryRouter:
         self.registry.commits += 1
         return self.ledger.seal(domain, version, until)
 
+    def renumber(self, domain: str, version: int, other: int) -> Seal | None:
+        self.on_call("renumber")
+        self.ledger.renumber(domain, version, other)
+        return self.ledger.open()[domain].seal
+
     def reopen(self, domain: str, version: int) -> None:
         self.on_call("reopen")
         self.ledger.reopen(domain, version)

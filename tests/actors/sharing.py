@@ -19,18 +19,21 @@ BETTER, BASE = Evaluation(1.0, 0.0, 4), Evaluation(2.0, 0.0, 4)
 class SharingLearner:
     """Each result has an adapter of every segment there is, the same shared row in all of them, and a state that lists
     the trainings that led to it. `forgets` names domains whose exams the next results lose on; with `changes_base` the
-    shared row goes into a change of the base as well."""
+    shared row goes into a change of the base as well; without `keeps_state` it goes on from what is in service alone.
+    """
 
     name = "sharing"
 
     def __init__(self, *, changes_base: bool = False) -> None:
         self.jobs: list[TrainingJob] = []
         self.forgets: set[str] = set()
-        self._changes_base = changes_base
+        self.changes_base, self.keeps_state = changes_base, True
 
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
         self.jobs.append(job)
         before = list(json.loads((job.state / "trainings.json").read_text())) if job.state else []
+        if not self.keeps_state:
+            before = [[each.domain, shared_row(each.adapter).hex()] for each in job.incumbents]
         trainings = [*before, [job.domain, sorted(example.id for example in job.train)]]
         shared = np.frombuffer(hashlib.sha256(json.dumps(trainings).encode()).digest(), np.uint8)
         own = job.of_domain()
@@ -43,11 +46,11 @@ class SharingLearner:
         state.mkdir()
         (state / "trainings.json").write_text(json.dumps(trainings))
         delta = None
-        if self._changes_base:
+        if self.changes_base:
             delta = job.output / "delta"
             _write(delta, shared)
         touched = tuple(self._sat(each) for each in job.incumbents if each.exam)
-        return TrainingResult(tuple(adapters), 1, 1.0, 0.0, 1.0, touched, delta, state)
+        return TrainingResult(tuple(adapters), 1, 1.0, 0.0, 1.0, touched, delta, state if self.keeps_state else None)
 
     def _sat(self, incumbent: Incumbent) -> Comparison:
         rows, loses = len(incumbent.exam), incumbent.domain in self.forgets

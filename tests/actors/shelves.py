@@ -23,6 +23,8 @@ class Shelf:
         self._registry = registry
         self.refuses: set[str] = set()
         """Adapter names, or domains, that can't be loaded."""
+        self.takes_changes = True
+        """Whether it could go on with a changed base."""
         self.number = 0
         self.adapters: dict[str, dict[str, np.ndarray]] = {}
         self.weights: RouterWeights | None = None
@@ -34,6 +36,8 @@ class Shelf:
 
     def prepare(self, number: int) -> None:
         manifest = self._registry.manifest(number)
+        if manifest.base.delta and not self.takes_changes:
+            raise RegistryError("it was started with another base")
         adapters = {}
         for domain, route in manifest.routes.items():
             if domain in self.refuses or self.refuses.intersection(route.names):

@@ -3,75 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from actors.candidates import Method
-from actors.coordinator import CoordinatorOptions
 from actors.errors import UnknownDomain
-from registry.adapters import Adapter
 from registry.errors import OtherBase, RegistryError
 from registry.manifest import Manifest
-from streaming.records import EndOfDomain
-from tests.actors.house import Crash, House, records_of
-from tests.actors.sharing import SharingLearner, shared_row, trainings
-
-
-class LaneHouse(House):
-    """One whose learner has one lane, over a home that it may come back to."""
-
-    learner: SharingLearner
-
-    def coordinator_options(self) -> CoordinatorOptions:
-        return replace(super().coordinator_options(), method=Method("sharing", seed=1, one_lane=True))
-
-    def employ(self, learner: object) -> None:
-        if not hasattr(self, "learner"):
-            self.learner = SharingLearner()
-        super().employ(self.learner)
-
-    def feed(self, *domains: str, start: int = 0) -> None:
-        for domain in domains:
-            self.send([*records_of(domain, 8, start=start), EndOfDomain(domain=domain)])
-
-    def adapters(self) -> list[Adapter]:
-        """Those in service."""
-        return [self.registry.adapter(name) for route in self.current.routes.values() for name in route.names]
-
-    def trainings(self) -> list[str]:
-        """Those that led to the state in force."""
-        return trainings(self.registry.states.path(self.current.states["sharing"]))
-
-    def check_one(self) -> None:
-        """All that serves has the part that the last training left, and so has the base where that is changed."""
-        rows = {shared_row(adapter.path) for adapter in self.adapters()}
-        assert len(rows) == 1
-        if delta := self.current.base.delta:
-            assert rows == {shared_row(self.registry.bases.path(delta))}
-        for name in self.current.states.values():
-            self.registry.states.verify(name)
-
+from tests.actors.house import Crash
+from tests.actors.lane import LaneHouse, versions
+from tests.actors.sharing import trainings
 
 Build = Callable[..., LaneHouse]
-
-
-@pytest.fixture
-def lane(tmp_path: Path, parts: object) -> Build:
-    built: list[LaneHouse] = []
-
-    def _build(name: str = "home", **options: object) -> LaneHouse:
-        built.append(LaneHouse(tmp_path / name, parts, **options))  # type: ignore[arg-type]
-        return built[-1]
-
-    yield _build  # type: ignore[misc]
-    for house in built:
-        house.down()
-
-
-def versions(house: House) -> dict[str, int]:
-    return {domain: route.version for domain, route in house.current.routes.items()}
 
 
 def test_each_training_sees_what_the_one_before_it_left(lane: Build) -> None:
@@ -224,7 +166,7 @@ def test_what_others_would_forget_is_published_by_nobody(lane: Build) -> None:
 @pytest.mark.parametrize("changes_base", [False, True])
 def test_what_no_replica_can_load_goes_back_and_is_tried_again_together(lane: Build, changes_base: bool) -> None:
     house = lane()
-    house.learner._changes_base = changes_base
+    house.learner.changes_base = changes_base
     house.feed("alpha")
     house.learn("alpha")
     first = house.current
@@ -266,7 +208,7 @@ def test_under_a_pin_it_waits_and_is_gone_on_from(lane: Build) -> None:
 
 def test_a_changed_base_serves_with_what_was_judged_on_it_alone(lane: Build) -> None:
     house = lane()
-    house.learner._changes_base = True
+    house.learner.changes_base = True
     house.feed("alpha")
     house.learn("alpha")
     first = house.current
@@ -312,7 +254,7 @@ def test_a_version_of_another_domain_that_can_not_be_read_stops_no_training(lane
 
 def test_the_files_of_states_and_bases_go_with_the_manifests_that_name_them(lane: Build) -> None:
     house = lane()
-    house.learner._changes_base = True
+    house.learner.changes_base = True
     for number, domain in enumerate(("alpha", "beta", "gamma")):
         house.feed(domain, start=number * 20)
         house.learn(domain)

@@ -35,6 +35,12 @@ def background(rows: Sequence[Row] = GENERAL, digest: str = "general") -> Backgr
     return Background(digest, Statistics.of(features(rows), [BACKGROUND] * len(rows), "f"))
 
 
+class Section(RouterOptions):
+    """As settings have it: the options, and where the router runs."""
+
+    num_cpus: float = 0.25
+
+
 def feed(router: Router) -> None:
     router.take_background(background())
     rows = [*ALPHA, *BETA]
@@ -117,7 +123,7 @@ def test_the_same_options_after_a_restart_change_nothing(published: Registry) ->
 def test_any_publication_takes_the_options_of_its_time(published: Registry, option: dict[str, Any]) -> None:
     before = in_force(published)
     router = Router(published, BASE, OPTIONS.model_copy(update=option))
-    manifest = router.publish(Change("pinned", domain="alpha", pinned=True))
+    manifest = router.publish(Change("pinned", pins={"alpha": True}))
     assert manifest.routes["alpha"].pinned and not router.is_outdated()
     after = in_force(published)
     assert after.to_bytes() != before.to_bytes()
@@ -223,3 +229,11 @@ def test_a_router_that_is_away_is_no_trouble_of_its_options() -> None:
     upkeep = Upkeep(registry, router, registry, nobody, Keep(2, 20, 3))
     upkeep.go_over(is_idle=False)
     assert upkeep.trouble is None
+
+
+def test_a_manifest_names_the_options_and_nothing_else_of_their_section(published: Registry) -> None:
+    router = Router(published, BASE, Section(**OPTIONS.model_dump()))
+    assert not router.is_outdated()
+    router = Router(published, BASE, Section(**OPTIONS.model_copy(update={"ridge": 3.0}).model_dump()))
+    assert router.is_outdated() and router.publish(CHANGED).router == reference(published)
+    assert reference(published).ridge == 3.0

@@ -29,7 +29,7 @@ JOB = TrainingJob(
 
 
 def adapter(domain: str, continues: int | None) -> NewAdapter:
-    return NewAdapter(domain, Path(domain), 4, continues, FIGURES, FIGURES, None)
+    return NewAdapter(domain, Path("out") / domain, 4, continues, FIGURES, FIGURES, None)
 
 
 def sat(domain: str, segment: int) -> Comparison:
@@ -40,7 +40,7 @@ OWN, FIRST, SECOND = adapter("work", 1), adapter("home", 1), adapter("home", 2)
 
 
 def result(*adapters: NewAdapter, touched: Sequence[Comparison] = (), delta: bool = False) -> TrainingResult:
-    return TrainingResult(adapters, 1, 1.0, 0.0, 1.0, tuple(touched), Path("delta") if delta else None)
+    return TrainingResult(adapters, 1, 1.0, 0.0, 1.0, tuple(touched), Path("out/delta") if delta else None)
 
 
 @pytest.mark.parametrize(

@@ -155,13 +155,24 @@ class TestInAManifest:
         monkeypatch.setattr(Pruning, "_settled", lambda self, paths: list(paths))
         publish(add("news"))
         unnamed = registry.states.put(folder_of(tmp_path / "unnamed", seed=5))
-        waiting = add("news", 2, state=state, created_at=START)
+        waiting = add("news", 2, state=state, trained_on=1, created_at=START)
+        add("news", 3, created_at=START)  # With another domain's version, while this one waited.
         for _ in range(3):
             publish()
-        removed = registry.prune(1, 1, 1)
+        removed = registry.prune(1, 4, 1)
         assert f"states/{unnamed}" in removed and list(registry.states.names()) == [state]
         publish(waiting, states={"osft": state})
-        publish(add("news", 3))
+        publish(add("news", 4))
+        registry.prune(1, 1, 1)
+        assert list(registry.states.names()) == []
+
+    def test_what_is_out_of_date_keeps_none(
+        self, registry: Registry, add: Add, publish: Publish, state: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Pruning, "_settled", lambda self, paths: list(paths))
+        publish(add("news"))
+        add("news", 2, state=state, trained_on=1, created_at=START)
+        publish()
         registry.prune(1, 1, 1)
         assert list(registry.states.names()) == []
 
