@@ -4,6 +4,7 @@ EXTRA ?= cpu
 PYTHON ?= python3
 OUT ?= runs/demo
 NAME ?=
+WORKERS ?= 2
 ARGS ?=
 export PYTHON TORCH_INDEX_URL
 
@@ -12,10 +13,13 @@ BIN := .venv/bin
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 PYTEST := $(QUIET) $(BIN)/python -m pytest -q --durations=5 $(ARGS)
 
-# $(call part,NAME,MARKER EXPRESSION): one part of the suite with its time; a part without tests is no failure.
+# What starts nothing runs beside each other, file by file.
+BESIDE := -n $(WORKERS) --dist loadfile
+
+# $(call part,NAME,MARKER EXPRESSION,OPTIONS): one part of the suite with its time; one without tests is no failure.
 define part
 	@echo "== $(1)"; start=$$(date +%s); code=0; \
-	$(PYTEST) -m "$(2)" || code=$$?; \
+	$(PYTEST) $(3) -m "$(2)" || code=$$?; \
 	echo "== $(1): $$(( $$(date +%s) - start )) s"; \
 	test $$code -eq 0 -o $$code -eq 5
 endef
@@ -26,7 +30,8 @@ endef
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
-	@echo "EXTRA=cpu|gpu chooses the environment, PYTHON the interpreter, ARGS goes to pytest or the benchmark."
+	@echo "EXTRA=cpu|gpu chooses the environment, PYTHON the interpreter, ARGS goes to pytest or the benchmark;"
+	@echo "WORKERS (2) is how many processes test beside each other what starts nothing."
 
 venv: ## set up .venv from requirements/EXTRA.lock; does nothing if nothing has changed
 	@scripts/setup.sh $(EXTRA)
@@ -46,10 +51,10 @@ types: venv ## mypy --strict over all packages
 	@$(BIN)/mypy
 
 quick: venv ## tests that start nothing: no Ray, no engine, no broker
-	$(call part,quick,not (slow or broker or ray or vllm))
+	$(call part,quick,not (slow or broker or ray or vllm),$(BESIDE))
 
 slow: venv ## longer tests that start nothing
-	$(call part,slow,slow and not (broker or ray or vllm))
+	$(call part,slow,slow and not (broker or ray or vllm),$(BESIDE))
 
 broker: venv ## tests against a Kafka-protocol broker
 	$(call part,broker,broker and not (ray or vllm))

@@ -327,6 +327,10 @@ class Coordinator:
         change = Change(reason, puts={adapter.domain: adapter.name})
         manifest = self.publisher.publish(lambda: change)
         stage.timings["publication_seconds"] = time.monotonic() - started
+        for domain, route in manifest.routes.items():
+            # The same training may have made newer ones of other domains.
+            if (known := self._stages.get(domain)) is not None and known.state == "published":
+                known.detail = route.adapter
         waits = manifest.withdrawn.get(adapter.domain) == adapter.name
         stage.succeed("published", f"{adapter.name} waits for the end of the pin" if waits else adapter.name)
 

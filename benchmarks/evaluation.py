@@ -17,6 +17,9 @@ import httpx
 
 from serving.api import SystemStatus
 
+_STATUS_PATIENCE_S = 60.0
+_STATUS_PAUSE_S = 1.0
+
 
 @dataclass(frozen=True)
 class Question:
@@ -103,8 +106,13 @@ class Asker:
         return list(await asyncio.gather(*(self.ask(q, model or q.domain) for q in questions)))
 
     async def status(self) -> SystemStatus:
-        """The whole system's state. Raises httpx.HTTPError."""
-        answer = await self._http.get("/v1/status", timeout=60)
+        """The whole system's state; asked again for a while where nobody has the time to answer. Raises
+        httpx.HTTPError."""
+        deadline = time.monotonic() + _STATUS_PATIENCE_S
+        while (answer := await self._http.get("/v1/status", timeout=60)).status_code == 503:
+            if time.monotonic() >= deadline:
+                break
+            await asyncio.sleep(_STATUS_PAUSE_S)
         answer.raise_for_status()
         return SystemStatus.model_validate_json(answer.content)
 

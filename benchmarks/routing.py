@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
     "small_base": sections.small_base,
     "layers": sections.layers,
     "ridge": sections.ridges,
+    "scaling": sections.scalings,
     "width": sections.widths,
     "heads_and_abstention": sections.heads_and_abstention,
     "background": sections.backgrounds,

@@ -32,7 +32,7 @@ class Bench:
     minilm: Model
     smollm2: Model
     stories: Model
-    _kept: dict[tuple[FeatureMap, str], dict[str, Float64]] = field(default_factory=dict)
+    _kept: dict[tuple[FeatureMap, str, tuple[str, ...]], dict[str, Float64]] = field(default_factory=dict)
 
     @cached_property
     def clinc(self) -> Corpus:
@@ -43,18 +43,25 @@ class Bench:
         """The features that the preset takes, at some width."""
         return FeatureMap(self.minilm, (4, 5, 6), ("mean",), width, seed)
 
-    def features(self, of: FeatureMap, corpus: Corpus) -> dict[str, Float64]:
-        """Features of a corpus, under its name, and of the texts that are no domain's."""
-        key = of, corpus.name
+    def features(self, of: FeatureMap, corpus: Corpus, scaling: tuple[str, ...] = ()) -> dict[str, Float64]:
+        """Features of a corpus and of texts that are no domain's; `scaling` or the calibration text sets the scale."""
+        key = of, corpus.name, scaling
         if key not in self._kept:
-            apply = self.pooled.features(of)
+            apply = self.pooled.features(of, scaling)
             fixed = {name: apply(part) for name, part in texts.fixed().items()}
             self._kept = {key: {**fixed, "corpus": apply(corpus.texts)}}
         return self._kept[key]
 
-    def rows(self, of: FeatureMap, corpus: Corpus, split: Split, background: str = "general") -> Rows:
+    def rows(
+        self,
+        of: FeatureMap,
+        corpus: Corpus,
+        split: Split,
+        background: str = "general",
+        scaling: tuple[str, ...] = (),
+    ) -> Rows:
         """One split's rows; `background` names the text that stands for no domain."""
-        found = self.features(of, corpus)
+        found = self.features(of, corpus, scaling)
         all_ND = found["corpus"]
         return Rows(
             all_ND[split.fit],

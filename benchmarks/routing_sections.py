@@ -77,6 +77,16 @@ def ridges(bench: Bench) -> Iterator[Row]:
         yield {"ridge": ridge, "held_out_novelty": novelty(bench, bench.shipped(SMALL), choice), "figures": found}
 
 
+def scalings(bench: Bench) -> Iterator[Row]:
+    """Whose mean and scale standardise: those of the text of ours, or of what the stream begins with."""
+    split = texts.split(bench.clinc, 0)
+    for of in (FeatureMap(bench.stories, (0, 2, 3), ("mean", "max", "std"), 2048), bench.shipped(SMALL)):
+        for first in (0, 512, 256, 2):
+            rows = bench.rows(of, bench.clinc, split, scaling=bench.clinc.texts[:first])
+            found = figures(served(learnt(rows, RouterSetting()), rows, "top"), rows)
+            yield {**of.described(), "scaled_by": f"first {first}" if first else "calibration text", "figures": found}
+
+
 def widths(bench: Bench) -> Iterator[Row]:
     """Narrower expansions than the shipped one; 0 is the pooled states themselves."""
     for width in (0, 512, 1024, 2048):

@@ -19,6 +19,9 @@ for _key, _value in {
 }.items():
     os.environ.setdefault(_key, _value)
 
+# Where tests run beside each other, their runner says how wide its screen is; ours has none.
+os.environ.pop("COLUMNS", None)
+
 REPOSITORY = Path(__file__).parents[1]
 
 

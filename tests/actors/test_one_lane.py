@@ -27,6 +27,9 @@ def test_each_training_sees_what_the_one_before_it_left(lane: Build) -> None:
         ["alpha", "beta"],
     ]
     assert versions(house) == {"alpha": 3, "beta": 2, "gamma": 1}
+    assert {each.domain: each.detail for each in house.coordinator.domains()} == {
+        domain: route.adapter for domain, route in house.current.routes.items()
+    }
     house.check_one()
     seen = [(each.domain, len(each.exam)) for each in house.learner.jobs[-1].incumbents]
     assert seen == [("alpha", 2), ("beta", 2)], "with their exams"

@@ -106,6 +106,8 @@ def test_pooled_texts_are_chosen_by_depth_and_pooling(tmp_path: Path, monkeypatc
     inputs = calibrating[:, 1, 1].astype(np.float64)
     expected = (whole[:, 1, 1] - inputs.mean(axis=0)) / inputs.std(axis=0)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    scaled = store.features(FeatureMap(model, (5,), ("max",), width=0), ("x", "y"))(["x", "y"])
+    np.testing.assert_allclose(scaled, [[-1.0] * 4, [1.0] * 4], rtol=1e-6)
 
 
 def test_general_text_and_general_questions_have_nothing_in_common() -> None:
