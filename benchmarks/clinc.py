@@ -1,7 +1,8 @@
 """Ten domains of real messages, streamed through Kafka into `anabranch up` on a small pretrained model.
 
 One claim: routing accuracy, exact match by name and routed, and abstention (AUROC of the top score, out-of-scope
-messages against in-domain ones), as a client of the running service gets them. Needs the clinc150 data and the
+messages against in-domain ones, and how many of either are left to the base), as a client of the running service gets
+them. A message of a domain that is left to the base counts as routed wrong. Needs the clinc150 data and the
 stories260K model in ../shared. Run it with `python -m benchmarks.clinc`.
 """
 
@@ -72,7 +73,9 @@ def _run(kind: BrokerKind, limit: int, data: Path, folder: Path, stack: ExitStac
         "routing_accuracy": _mean([a.routed_right for a in routed.values()]),
         "exact_match_by_name": _mean([a.exact_match for a in by_name.values()]),
         "exact_match_routed": _mean([a.exact_match for a in routed.values()]),
-        "abstention_auroc": round(auroc(inside, outer), 4),
+        "left_to_the_base": _left(inside),
+        "out_of_scope_left_to_the_base": _left(outer),
+        "abstention_auroc": round(auroc(_scores(inside), _scores(outer)), 4),
         "failed_requests": sum(a.failed for a in [*by_name.values(), *routed.values()]),
         "questions": sum(len(q) for q in questions.values()),
         "out_of_scope_questions": len(outside),
@@ -110,23 +113,28 @@ def _wait_until_served(url: str, domains: list[str], timeout_s: float = 2400) ->
 
 async def _ask(
     url: str, questions: dict[str, list[Question]], outside: list[Question]
-) -> tuple[dict[str, Accuracy], dict[str, Accuracy], list[float], list[float]]:
+) -> tuple[dict[str, Accuracy], dict[str, Accuracy], list[Outcome], list[Outcome]]:
     asker = Asker(url, max_tokens=16)
     by_name: dict[str, Accuracy] = {}
     routed: dict[str, Accuracy] = {}
-    inside: list[float] = []
+    inside: list[Outcome] = []
     for domain, asked in questions.items():
         by_name[domain] = score(asked, await asker.ask_all(asked, None))
         replies = await asker.ask_all(asked, "auto")
         routed[domain] = score(asked, replies)
-        inside += _scores(replies)
-    outer = _scores(await asker.ask_all(outside, "auto"))
+        inside += replies
+    outer = await asker.ask_all(outside, "auto")
     await asker.close()
     return by_name, routed, inside, outer
 
 
 def _scores(replies: list[Outcome]) -> list[float]:
     return [reply.score for reply in replies if reply.score is not None]
+
+
+def _left(replies: list[Outcome]) -> float:
+    """Share of the replies that the base gave."""
+    return _mean([float(reply.domain == "base") for reply in replies])
 
 
 def _mean(values: list[float]) -> float:
