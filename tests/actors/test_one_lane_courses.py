@@ -146,7 +146,7 @@ class Course:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_course_comes_to_rest_and_is_right(lane: Callable[..., LaneHouse], seed: int) -> None:
     run(lane(), seed)
 
