@@ -132,7 +132,6 @@ class Candidates:
                 f"{order.domain} v{order.seal.version}: expected one adapter, as method {self._method.name} is not of "
                 f"one lane, got {', '.join(more)} as well"
             )
-
         if result.base_delta is not None and order.left_out:
             raise LearningError(
                 f"{order.domain} v{order.seal.version}: it changes the base, and there is no adapter on it of "

@@ -182,8 +182,8 @@ class Learner(Protocol):
     """Turns a job into a result; the same job and seed give the same result.
 
     A method's options say by `one_lane` whether a job has to see what the one before it left. Then one is trained at a
-    time, in the order in which domains close, and is published before the next begins; it may touch every domain and
-    keep a state. Else domains are trained in parallel and know nothing of each other.
+    time, the least recently trained domain first, and is published before the next begins; it may touch every domain
+    and keep a state. Else domains are trained in parallel and know nothing of each other.
     """
 
     @property

@@ -44,7 +44,8 @@ class SetaLearner(LowRankLearner):
         self._seta = options
 
     def _begin(self, model: PeftModel, shape: AdapterShape, start: Start | None, job: TrainingJob) -> Penalty | None:
-        before, rank, tensors = self._before(job), self._shared_rank(job), tensors_of(model)
+        before, tensors = self._before(job), tensors_of(model)
+        rank = self._shared_rank(before)
         if shape.rank <= rank:
             raise LearningError(f"rank: expected more than the {rank} that domains share so far, got {shape.rank}")
         with torch.no_grad():
@@ -68,7 +69,8 @@ class SetaLearner(LowRankLearner):
         job: TrainingJob,
         train: Sequence[EncodedExample],
     ) -> Callable[[TokenBudget], Beyond]:
-        before, rank = self._before(job), self._shared_rank(job)
+        before = self._before(job)
+        rank = self._shared_rank(before)
         mark(job.output, rank)
         shared = SharedPart.of(tensors_of(model), shape, rank)
         shared = shared.needing(self._fisher(model, rank, spread(train, self._seta.anchor_examples)))
@@ -115,9 +117,8 @@ class SetaLearner(LowRankLearner):
                 touched.append(Comparison(incumbent.domain, incumbent.segment, before, after))
         return Beyond(tuple(adapters), tuple(touched), state)
 
-    def _shared_rank(self, job: TrainingJob) -> int:
+    def _shared_rank(self, before: SharedPart | None) -> int:
         """As the state has it, where there is one: the parts of adapters in service can't be told apart otherwise."""
-        before = self._before(job)
         return before.rank if before is not None else self._seta.shared_rank
 
     @staticmethod

@@ -29,7 +29,7 @@ _RANK = "shared_rank"
 
 @dataclass(frozen=True)
 class SharedPart:
-    """Tensors by PEFT's names: A_s float32[rank, in], s B_s float32[out, rank]; `need`, as large, of each."""
+    """Tensors by PEFT's names, on the CPU: A_s float32[rank, in], s B_s float32[out, rank]; `need` is as large."""
 
     rank: int
     tensors: dict[str, Tensor]
@@ -38,7 +38,7 @@ class SharedPart:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], shape: AdapterShape, rank: int) -> SharedPart:
         """That of an adapter, of which nothing is needed yet."""
-        weights = {name: part.detach().clone() for name, part in slices(tensors, rank)}
+        weights = {name: part.detach().cpu().clone() for name, part in slices(tensors, rank)}
         scaled = {name: part * shape.scale if name.endswith(_B) else part for name, part in weights.items()}
         return cls(rank, scaled, {name: torch.zeros_like(part) for name, part in scaled.items()})
 
@@ -57,9 +57,7 @@ class SharedPart:
         """Writes the two files into a new folder."""
         folder.mkdir()
         needed = {f"{name}{_NEED}": part for name, part in self.need.items()}
-        save_file(
-            {name: part.cpu().contiguous() for name, part in {**self.tensors, **needed}.items()}, folder / _WEIGHTS
-        )
+        save_file({name: part.contiguous() for name, part in {**self.tensors, **needed}.items()}, folder / _WEIGHTS)
         (folder / _FACTS).write_text(json.dumps({_RANK: self.rank}) + "\n", encoding="utf-8")
 
     @torch.no_grad()
@@ -81,7 +79,7 @@ class SharedPart:
     def needing(self, fisher: Mapping[str, Tensor]) -> SharedPart:
         """The same part with a domain's need of it added: `fisher` of all its tensors, in any unit."""
         mean = sum(float(part.sum()) for part in fisher.values()) / sum(part.numel() for part in fisher.values())
-        unit = {name: part / mean if mean > 0.0 else torch.zeros_like(part) for name, part in fisher.items()}
+        unit = {name: part.cpu() / (mean or 1.0) for name, part in fisher.items()}
         return SharedPart(self.rank, self.tensors, {name: self.need[name] + unit[name] for name in self.need})
 
     def over(self, before: SharedPart) -> SharedPart:
