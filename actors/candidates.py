@@ -205,7 +205,8 @@ class Candidates:
         route = current.routes.get(domain)
         adapters = {number: self._registry.adapter(each.adapter) for number, each in self._state(name, route).items()}
         return tuple(
-            Segment(domain, number, each.name, each.path, each.facts.exam_digest) for number, each in adapters.items()
+            Segment(domain, number, each.name, each.path, each.facts.exam_digest, each.facts.rank > 0)
+            for number, each in adapters.items()
         )
 
     def _state(self, name: str, route: Route | None) -> Mapping[int, Placed]:

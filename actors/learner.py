@@ -99,7 +99,8 @@ class LearnerWorker:
                 exam = self._limits.chosen(segment.domain, _exam(segment))
             except (OSError, ActorError) as error:
                 troubles.append(in_words(error))
-            incumbents.append(Incumbent(segment.domain, segment.number, segment.adapter, exam))
+            adapter = segment.folder if segment.has_adapter else None
+            incumbents.append(Incumbent(segment.domain, segment.number, adapter, exam))
         return tuple(incumbents), "; ".join(troubles)
 
     def progress(self) -> Progress | None:
@@ -116,7 +117,7 @@ def _exam(segment: Segment) -> list[Example]:
     """Return a segment's exam; raises `ActorError` or `OSError` where it is not what was kept."""
     if not segment.exam_digest:
         return []
-    content = (segment.adapter / EXAM).read_bytes()
+    content = (segment.folder / EXAM).read_bytes()
     if hashlib.sha256(content).hexdigest() != segment.exam_digest:
         raise ActorError(f"exam of {segment.name}: it is not what was kept, so nothing was compared; restore it")
     return exam_from_bytes(content, f"exam of {segment.name}")

@@ -18,10 +18,12 @@ class Segment:
     number: int
     name: str
     """Full name of its version."""
-    adapter: Path
-    """That version's folder."""
+    folder: Path
+    """That version's, with its exam."""
     exam_digest: str = ""
     """sha256 of the exam's file in it; empty where it has none."""
+    has_adapter: bool = True
+    """Whether there is an adapter in it; else the base answers for the segment."""
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,10 @@ def train(folder: Path, changes: dict[str, Any], steps: int) -> dict[str, Any]:
 
     from learning.completion_loss import CompletionLoss, EncodedExample
     from learning.lora_options import LoraOptions
-    from learning.low_rank_training import LowRankTraining
+    from learning.optimiser import rate_groups
     from learning.output_layer import OutputLayer
     from learning.token_budget import TokenBudget
+    from learning.training import Training
 
     options = LoraOptions(batch_size=_ROWS, max_steps=steps, max_epochs=steps, **changes)
     torch.manual_seed(0)
@@ -104,7 +105,9 @@ def train(folder: Path, changes: dict[str, Any], steps: int) -> dict[str, Any]:
     budget = TokenBudget(options.batch_size, options.micro_batch_tokens)
     folder.mkdir()
     with footprint(folder) as found:
-        training = LowRankTraining(options, model, loss, budget, options.learning_rate)
+        trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+        groups = rate_groups(trained, options.learning_rate, options.b_rate)
+        training = Training(options, model, loss, budget, groups)
         training.to_the_end(examples, [], 0, None)
     model.save_pretrained(str(folder))
     return {

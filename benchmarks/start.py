@@ -102,7 +102,7 @@ def publish(settings: Settings, folder: Path) -> dict[str, Path]:
             domain=domain,
             version=1,
             status="accepted",
-            rank=settings.learner.rank,
+            rank=settings.learner.adapter_rank,
             base_digest=builders.base_revision(settings).digest,
             learner="none",
             train_examples=0,
@@ -123,7 +123,7 @@ def _write_adapter(settings: Settings, folder: Path) -> None:
     chosen = settings.learner
     base = AutoModelForCausalLM.from_pretrained(settings.base.model)
     layers = list(range(chosen.frozen_layers, base.config.num_hidden_layers))
-    config = LoraConfig(r=chosen.rank, target_modules=list(chosen.targets), layers_to_transform=layers)
+    config = LoraConfig(r=chosen.adapter_rank, target_modules=list(chosen.targets), layers_to_transform=layers)
     get_peft_model(base, config).save_pretrained(str(folder))
 
 

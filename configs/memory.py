@@ -31,7 +31,7 @@ ENGINE_SHARE = 0.92
 """vLLM's own gpu_memory_utilization."""
 _BATCHED_TOKENS = 2048
 """vLLM's own max_num_batched_tokens inside a process."""
-_ADAPTER_BYTES = 20
+_TRAINED_BYTES = 20
 _LOGIT_BYTES = 16
 
 CACHE = "key-value cache"
@@ -43,16 +43,11 @@ def cache_bytes_per_token(settings: Settings, shape: ModelShape) -> int:
     return 2 * shape.layers * shape.key * WIDTH[settings.base.dtype]
 
 
-def adapter_weights(shape: ModelShape, rank: int, modules: tuple[str, ...], layers: int) -> int:
-    """Weights of an adapter on these linear modules of so many layers; a name that is none of them counts nothing."""
-    return rank * layers * sum(sum(widths) for name, widths in shape.linear.items() if name in modules)
-
-
 def engine(settings: Settings, shape: ModelShape, gpu_bytes: int) -> Terms:
     """An engine on one of its GPUs. Where the cache has no size it is what the share leaves, be that below nothing."""
     serving, width = settings.serving, WIDTH[settings.base.dtype]
     parts = int(serving.engine.get("tensor_parallel_size", 1))
-    every = adapter_weights(shape, serving.kernel_rank, tuple(shape.linear), shape.layers)
+    every = serving.kernel_rank * shape.layers * sum(sum(widths) for widths in shape.linear.values())
     both_ends = 2 * serving.kernel_rank * (shape.vocabulary + shape.hidden)
     tokens = max(int(serving.engine.get("max_num_batched_tokens", _BATCHED_TOKENS)), serving.max_num_seqs)
     working = tokens * _passing(shape) * width + 8 * serving.max_num_seqs * shape.vocabulary
@@ -94,10 +89,12 @@ def learner(settings: Settings, shape: ModelShape) -> Terms:
         each * units
         for each, units in zip(SAVED[width], (shape.hidden, shape.query, shape.key, shape.inner), strict=True)
     )
+    # A name that is none of the model's counts nothing.
+    trained = sum(options.weights_trained(*widths) for name, widths in shape.linear.items() if name in options.targets)
     kept = layers * tokens * shape.hidden * width if options.gradient_checkpointing else (layers - 1) * whole_layer
     return {
         "base weights": shape.weights * width,
-        "adapter and optimiser": _ADAPTER_BYTES * adapter_weights(shape, options.rank, options.targets, layers),
+        "trained weights and optimiser": _TRAINED_BYTES * layers * trained,
         "activations": kept + 2 * whole_layer,
         "logits": _LOGIT_BYTES * shape.vocabulary * min(options.logit_chunk, tokens),
         "set aside": ASIDE,

@@ -6,18 +6,17 @@ environment. What this module does not know: files, the command line, and how an
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, create_model, model_validator
 
 from configs.choice import ByKind
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
-from learning.lora_options import LoraOptions
-from learning.low_rank_options import LowRankOptions
+from learning.methods import OPTIONS
 from learning.options import Count, Dtype, Options, Seed, disagreement
 from learning.router_options import RouterOptions
-from learning.seta_options import SetaOptions
+from learning.training_options import TrainingOptions
 from serving.options import MAX_PROMPTS, EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -165,8 +164,8 @@ class RouterSettings(Section, RouterOptions):
     """CPUs that Ray reserves for the router."""
 
 
-class LearnerSection(Section):
-    """What the workers of every method have: the workers that train the closed domains."""
+class LearnerSection(Section, TrainingOptions):
+    """The workers that train the closed domains, whatever their method."""
 
     workers: Count = 1
     """Domains trained at the same time."""
@@ -177,10 +176,6 @@ class LearnerSection(Section):
     seed: Seed = 0
     """Seed of every training: its initialisation and its order."""
 
-
-class LowRankSection(LearnerSection, LowRankOptions):
-    """What the methods have in common that train low-rank adapters."""
-
     @model_validator(mode="after")
     def _stands_where_it_runs(self) -> Self:
         if self.device.startswith("cpu") != (self.num_gpus == 0):
@@ -189,26 +184,22 @@ class LowRankSection(LearnerSection, LowRankOptions):
                 f"expected {0 if self.device == 'cpu' else 'a share'} because device is {self.device}, "
                 f"got {self.num_gpus}",
             )
-        return self
-
-
-class LoraSection(LowRankSection, LoraOptions):
-    """The workers that train one low-rank adapter per closed domain."""
-
-
-class SetaSection(LowRankSection, SetaOptions):
-    """The worker that trains, one domain after another, adapters with a part that all domains share."""
-
-    @model_validator(mode="after")
-    def _works_alone(self) -> Self:
-        if self.workers != 1:
+        if self.one_lane and self.workers != 1:
             raise disagreement(
                 "workers", f"expected 1 because kind is {self.kind}, which trains one after another, got {self.workers}"
             )
         return self
 
 
-LEARNERS: dict[str, type[LoraSection | SetaSection]] = {"lora": LoraSection, "seta": SetaSection}
+def _learner_section(options: type[TrainingOptions]) -> type[LearnerSection]:
+    """A method's options with what the workers of every method have."""
+    name = options.__name__.removesuffix("Options") + "Section"
+    bases: Any = (options, LearnerSection)
+    section: Any = create_model(name, __base__=bases, __module__=__name__, __doc__=options.__doc__)
+    return cast(type[LearnerSection], section)
+
+
+LEARNERS = {kind: _learner_section(options) for kind, options in OPTIONS.items()}
 """The learner's sections by `kind`, one for each of `learning.methods`."""
 
 
@@ -286,7 +277,9 @@ class Settings(Section):
     closing: Closing = Closing()
     features: FeatureOptions = FeatureOptions()
     router: RouterSettings = RouterSettings()
-    learner: Annotated[LoraSection | SetaSection, ByKind(LEARNERS, default="lora")] = LoraSection()
+    learner: Annotated[LearnerSection, ByKind(LEARNERS, default="lora")] = Field(
+        default_factory=lambda: LEARNERS["lora"].model_validate({})
+    )
     gate: Gate = Gate()
     registry: RegistrySettings = RegistrySettings()
     serving: Serving = Serving()
@@ -294,7 +287,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _at_most("learner.rank", self.learner.rank, "serving.max_lora_rank", self.serving.max_lora_rank)
+        _at_most("learner.rank", self.learner.adapter_rank, "serving.max_lora_rank", self.serving.max_lora_rank)
         if self.features.model is None:
             self._check_features_of_base()
         if self.features.device.startswith("cuda"):

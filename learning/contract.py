@@ -32,8 +32,8 @@ class Incumbent:
     domain: str
     segment: int
     """From 1 on; a domain's segments have an adapter and a column of the router each."""
-    adapter: Path
-    """Its folder."""
+    adapter: Path | None
+    """Its folder; None where the base answers for it, as it is or as `TrainingJob.base_delta` changes it."""
     exam: Sequence[Example] = ()
     """Examples held out of everything it learned; none where no exam is kept."""
 
@@ -90,11 +90,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class NewAdapter:
-    """An adapter that a job has made, and how it compares: one of the job's own domain on the job's held-out examples,
-    one of another domain on the exam of the segment that it continues."""
+    """What a job has made for a segment, and how it compares: one of the job's own domain on the job's held-out
+    examples, one of another domain on the exam of the segment that it continues."""
 
     domain: str
-    folder: Path
+    folder: Path | None
+    """None where the base, as the result changes it, answers for the segment by itself; its `rank` is 0 then."""
     rank: int
     continues: int | None
     """The segment whose adapter it began from and would replace; None where it began from the base: a segment of its
@@ -150,6 +151,10 @@ class TrainingResult:
             raise LearningError(f"{what}: expected segments that the job names, got {_named(unknown)}")
         if self.base_delta is not None and (missing := sorted(exams.keys() - set(places))):
             raise LearningError(f"{what}: it changes the base and gives no adapter on it of {_named(missing)}")
+        if wrong := sorted({each.domain for each in self.adapters if (each.folder is None) != (each.rank == 0)}):
+            raise LearningError(f"{what}: expected rank 0 where there is no adapter and only there, got {wrong}")
+        if self.base_delta is None and any(each.folder is None for each in self.adapters):
+            raise LearningError(f"{what}: it neither changes the base nor gives an adapter")
         folders = (*(each.folder for each in self.adapters), self.state, self.base_delta)
         inside = job.output.resolve()
         if elsewhere := [str(each) for each in folders if each and not each.resolve().is_relative_to(inside)]:

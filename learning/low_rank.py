@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from learning.adapter_shape import AdapterShape, StoredAdapter
-from learning.checkpoint import resolve
+from learning.base_delta import RevisableModel
 from learning.completion_loss import CompletionLoss, EncodedExample, encode
 from learning.contract import (
     Comparison,
@@ -38,13 +38,13 @@ from learning.contract import (
 from learning.errors import LearningError
 from learning.evaluation import evaluate
 from learning.low_rank_options import LowRankOptions
-from learning.low_rank_training import LowRankTraining, Penalty
-from learning.lower_layers import DTYPES
+from learning.optimiser import rate_groups
 from learning.output_layer import OutputLayer
 from learning.paired_bootstrap import lower_bound
 from learning.repeats import in_force, spread, without_repeats
 from learning.template import PromptTemplate
 from learning.token_budget import TokenBudget
+from learning.training import Penalty, Training
 
 _CONFIDENCE = 0.95
 """Of the base being better than a segment, before a domain's new examples begin from it."""
@@ -69,10 +69,8 @@ class LowRankLearner:
     name: str
 
     def __init__(self, model_path: str, template: PromptTemplate, options: LowRankOptions) -> None:
-        self._base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            resolve(model_path), dtype=DTYPES[options.dtype]
-        )
-        self._base.to(torch.device(options.device)).requires_grad_(False).eval()  # type: ignore[arg-type]
+        self._revisable = RevisableModel(model_path, options.dtype, options.device)
+        self._base: PreTrainedModel = self._revisable.model
         layers = int(self._base.config.get_text_config().num_hidden_layers)
         if options.frozen_layers >= layers:
             raise LearningError(
@@ -98,12 +96,8 @@ class LowRankLearner:
         The same job, seed and thread count give the same adapter on a CPU. Raises `LearningError` when no example is
         left to train on, an incumbent does not fit this base, or memory runs out with a single example.
         """
-        if job.base_delta is not None:
-            raise LearningError(
-                f"training {job.domain} v{job.version}: {self.name} trains on the model as it is, but in service is "
-                "a changed one; train with the method that changed it, or begin a new home"
-            )
         started = time.perf_counter()
+        self._revisable.stand_on(job.base_delta)
         material = self._material(job)
         with _threads(self._options.threads), torch.random.fork_rng():
             budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
@@ -115,7 +109,9 @@ class LowRankLearner:
                 penalty = self._begin(model, shape, start, job)
                 torch.manual_seed(job.seed)  # dropout shall not depend on what was drawn for the start
                 rate = self._options.learning_rate * (self._options.continue_rate if start else 1.0)
-                training = LowRankTraining(self._options, model, self._loss, budget, rate, penalty)
+                trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+                groups = rate_groups(trained, rate, self._options.b_rate)
+                training = Training(self._options, model, self._loss, budget, groups, penalty)
                 training.to_the_end(material.train, material.watched, job.seed, on_progress)
                 candidate = evaluate(self._loss, budget, model, material.judged)
                 after = evaluate(self._loss, budget, model, start.exam if start else ())
@@ -197,18 +193,21 @@ class LowRankLearner:
         """The segment of the job's domain that answers its held-out examples best; the newest of equals."""
         found: list[Start] = []
         for incumbent in sorted(job.of_domain(), key=lambda incumbent: -incumbent.segment):
-            found.append(self._measured(incumbent, material, job.seed, budget))
+            if incumbent.adapter is not None:
+                found.append(self._measured(incumbent, incumbent.adapter, material, job.seed, budget))
         finite = [start for start in found if math.isfinite(start.held_out.loss)]
         return min(finite, key=lambda start: start.held_out.loss, default=None)
 
-    def _measured(self, incumbent: Incumbent, material: _Material, seed: int, budget: TokenBudget) -> Start:
-        adapter = StoredAdapter.read(incumbent.adapter)
+    def _measured(
+        self, incumbent: Incumbent, folder: Path, material: _Material, seed: int, budget: TokenBudget
+    ) -> Start:
+        adapter = StoredAdapter.read(folder)
         exam = material.exams[incumbent.segment]
         with self._adapted(adapter.shape, seed) as model:
             set_tensors(model, adapter.fitted(tensors_of(model), adapter.shape))
             return Start(
                 segment=incumbent.segment,
-                folder=incumbent.adapter,
+                folder=folder,
                 adapter=adapter,
                 held_out=evaluate(self._loss, budget, model, material.judged),
                 exam=exam,

@@ -6,23 +6,22 @@ A new method is its learner (`learning.contract.Learner`) with an options model 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from learning.errors import LearningError
 from learning.lora_options import LoraOptions
 from learning.seta_options import SetaOptions
+from learning.training_options import TrainingOptions
 
 if TYPE_CHECKING:
     from learning.contract import Learner
     from learning.template import PromptTemplate
 
-MethodOptions: TypeAlias = LoraOptions | SetaOptions
-"""The options of any method."""
-
-OPTIONS: dict[str, type[MethodOptions]] = {"lora": LoraOptions, "seta": SetaOptions}
+OPTIONS: dict[str, type[TrainingOptions]] = {"lora": LoraOptions, "seta": SetaOptions}
 """Options by kind."""
 
 
-def learner(model_path: str, template: PromptTemplate, options: MethodOptions) -> Learner:
+def learner(model_path: str, template: PromptTemplate, options: TrainingOptions) -> Learner:
     """The learner that `options` are for; takes the seconds that loading the base model takes."""
     match options:
         case LoraOptions():
@@ -33,3 +32,5 @@ def learner(model_path: str, template: PromptTemplate, options: MethodOptions) -
             from learning.seta import SetaLearner
 
             return SetaLearner(model_path, template, options)
+        case _:
+            raise LearningError(f"learner.kind: expected one of {sorted(OPTIONS)}, got {options.kind!r}")

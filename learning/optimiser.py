@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch import nn
 
 Schedule = Literal["cosine", "constant", "linear"]
+Group: TypeAlias = dict[str, Any]
+"""An optimiser's group: `params`, and as `peak` their greatest step size."""
 
 
 def rate_factor(schedule: Schedule, step: int, steps: int, warmup_steps: int) -> float:
@@ -30,16 +32,12 @@ def rate_factor(schedule: Schedule, step: int, steps: int, warmup_steps: int) ->
     return 1.0 - done if schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
 
 
-def rate_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, b_rate: float
-) -> list[dict[str, Any]]:
+def rate_groups(parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, b_rate: float) -> list[Group]:
     """An optimiser's groups with a step size and, as `peak`, its greatest one; B's is `b_rate` times A's.
 
     Of the two factors of B A, B starts at zero and may take the larger steps (LoRA+, arXiv 2402.12354).
     """
-    groups: list[dict[str, Any]] = [
-        {"params": [], "lr": rate, "peak": rate} for rate in (learning_rate, learning_rate * b_rate)
-    ]
+    groups: list[Group] = [{"params": [], "lr": rate, "peak": rate} for rate in (learning_rate, learning_rate * b_rate)]
     for name, parameter in parameters:
         groups[int(".lora_B." in name)]["params"].append(parameter)
     return [group for group in groups if group["params"]]

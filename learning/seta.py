@@ -26,12 +26,12 @@ from learning.contract import Comparison, Incumbent, NewAdapter, TrainingJob
 from learning.errors import LearningError
 from learning.evaluation import evaluate
 from learning.low_rank import Beyond, LowRankLearner, Start, save_adapter, set_tensors, tensors_of
-from learning.low_rank_training import Penalty
 from learning.repeats import spread
 from learning.seta_options import SetaOptions
 from learning.shared_part import SharedPart, mark, own_part, shared_rank_of, slices
 from learning.template import PromptTemplate
 from learning.token_budget import TokenBudget
+from learning.training import Penalty
 
 
 class SetaLearner(LowRankLearner):
@@ -98,7 +98,7 @@ class SetaLearner(LowRankLearner):
         """In live mode, every other segment with the shared part as it is now, and what its exam says of that."""
         adapters, touched = [], []
         for place, incumbent in enumerate(others if self._seta.mode == "live" else ()):
-            if shared_rank_of(incumbent.adapter) != shared.rank:
+            if incumbent.adapter is None or shared_rank_of(incumbent.adapter) != shared.rank:
                 # Of another method, or from before a state was dropped: it has no part in this one.
                 continue
             folder = job.output / "beside" / str(place)

@@ -2,14 +2,15 @@
 
 `adapters/<domain>@v<N>-<digest8>/` holds `adapter_config.json`, `adapter_model.safetensors` and, of our own,
 `anabranch.json` with the facts of its training and a checksum of them, and `exam.jsonl`: the examples held out of all
-that the version's segment has learned. What this module does not know: which adapter is in service, what an exam says.
+that the version's segment has learned. A version of rank 0 has no adapter: the base, as it was changed with it, answers
+for it, and it is known by that change. What this module does not know: which adapter is in service, what an exam says.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,8 @@ class AdapterFacts(Record):
     """What the gate decided; only an accepted version may be routed to."""
     reason: str = ""
     """The gate's words."""
-    rank: int = Field(ge=1)
+    rank: int = Field(ge=0)
+    """0 where there is no adapter and the base answers for the segment by itself."""
     base_digest: str
     """Digest of the base model that the adapter was trained on."""
     base_delta: Sha256 | Literal[""] = ""
@@ -106,7 +108,7 @@ class Adapter:
 
     def verify(self) -> None:
         """Read the files again; DigestMismatch unless they are what was added."""
-        found = digest_of(*_read(self.path))
+        found = _digest_in(self.path, self.facts)
         if found != self.digest:
             raise DigestMismatch(
                 f"adapter {self.name} in {self.path}: expected sha256 {self.digest}, got {found}; "
@@ -146,8 +148,8 @@ class AdapterStore:
         self._read: dict[str, tuple[tuple[int, int, int], Adapter]] = {}
         """What was read under each name and the file it was read from: a name never means other content."""
 
-    def add(self, domain: str, version: int, folder: Path, facts: AdapterFacts, exam: bytes = b"") -> Adapter:
-        """Copy a PEFT folder in, with its exam, whole or not at all.
+    def add(self, domain: str, version: int, folder: Path | None, facts: AdapterFacts, exam: bytes = b"") -> Adapter:
+        """Copy a PEFT folder in, with its exam, whole or not at all; None for a version of rank 0.
 
         The same content for the same (domain, version) returns what is there, so that an interrupted caller may try
         again; other content, or another verdict on it, raises RegistryError. No other version is looked at.
@@ -157,10 +159,18 @@ class AdapterStore:
                 f"adapter {domain} version {version}: the facts speak of {facts.domain} version {facts.version}; "
                 "give the facts of this version"
             )
-        config, weights = _read(folder)
-        _check_config(folder / CONFIG, config, facts)
-        check_layout(weights, str(folder / WEIGHTS))
-        digest = digest_of(config, weights)
+        if (folder is None) != (facts.rank == 0):
+            raise RegistryError(
+                f"adapter {domain} version {version}: expected a folder unless its rank is 0, got {folder} and rank "
+                f"{facts.rank}; correct the facts"
+            )
+        files: dict[str, bytes] = {}
+        if folder is not None:
+            config, weights = _read(folder)
+            _check_config(folder / CONFIG, config, facts)
+            check_layout(weights, str(folder / WEIGHTS))
+            files = {CONFIG: config, WEIGHTS: weights}
+        digest = digest_of(files, facts)
         exam_digest = hashlib.sha256(exam).hexdigest() if exam else ""
         stored = _Stored(digest=digest, facts=facts.model_copy(update={"exam_digest": exam_digest}))
         name = adapter_name(domain, version, digest)
@@ -174,8 +184,8 @@ class AdapterStore:
                 return found
             try:
                 staged.mkdir()
-                write_file(staged / CONFIG, config)
-                write_file(staged / WEIGHTS, weights)
+                for file, content in files.items():
+                    write_file(staged / file, content)
                 if exam:
                     write_file(staged / EXAM, exam)
                 write_file(staged / FACTS, stored.to_bytes())
@@ -277,13 +287,18 @@ def parsed_name(name: str) -> tuple[str, int] | None:
     return (match["domain"], int(match["version"])) if match else None
 
 
-def digest_of(config: bytes, weights: bytes) -> str:
-    """sha256 over the two PEFT files, each with its name and length, so that no byte can move between them."""
+def digest_of(files: Mapping[str, bytes], facts: AdapterFacts) -> str:
+    """sha256 over the PEFT files, each with its name and length, so that no byte can move between them; of a version
+    that has none, over the name of the change by which the base answers for it."""
     digest = hashlib.sha256()
-    for name, content in ((CONFIG, config), (WEIGHTS, weights)):
+    for name, content in (files or {"base_delta": facts.base_delta.encode()}).items():
         digest.update(f"{name}:{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def _digest_in(folder: Path, facts: AdapterFacts) -> str:
+    return digest_of(dict(zip((CONFIG, WEIGHTS), _read(folder), strict=True)) if facts.rank else {}, facts)
 
 
 def _read(folder: Path) -> tuple[bytes, bytes]:

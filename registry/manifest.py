@@ -48,8 +48,9 @@ class Placed(Record):
     adapter: str
     """Full immutable name, `domain@vN-digest8`."""
     digest: Sha256
-    """sha256 over the adapter's files."""
-    rank: int = Field(ge=1)
+    """sha256 over the adapter's files, or over what stands for them."""
+    rank: int = Field(ge=0)
+    """0 where the manifest's base answers by itself."""
     version: int = Field(ge=1)
 
 

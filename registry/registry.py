@@ -67,7 +67,9 @@ class Registry:
 
     # Adapters
 
-    def add_adapter(self, domain: str, version: int, folder: Path, facts: AdapterFacts, exam: bytes = b"") -> Adapter:
+    def add_adapter(
+        self, domain: str, version: int, folder: Path | None, facts: AdapterFacts, exam: bytes = b""
+    ) -> Adapter:
         """Copy a PEFT folder in under its immutable name, whole or not at all; see `AdapterStore.add`."""
         return self._adapters.add(domain, version, folder, facts, exam)
 

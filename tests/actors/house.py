@@ -450,7 +450,7 @@ class House:
 
 def newest(order: TrainingOrder) -> Path | None:
     """The folder of the newest version that a training goes on from or stands beside."""
-    folders = [segment.adapter for segment in order.segments]
+    folders = [segment.folder for segment in order.segments]
     return max(folders, key=lambda folder: (parsed_name(folder.name) or ("", 0))[1], default=None)
 
 

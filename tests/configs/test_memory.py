@@ -97,7 +97,7 @@ def test_the_learner_by_hand(budget: str, checkpointing: str, chunk: int, tokens
     )
     assert memory.learner(chosen, SMALL) == {
         "base weights": 2 * WHOLE,
-        "adapter and optimiser": 20 * 2 * 2 * (16 + 24),
+        "trained weights and optimiser": 20 * 2 * 2 * (16 + 24),
         "activations": activations,
         "logits": 16 * 100 * min(chunk, tokens),
         "set aside": ASIDE,

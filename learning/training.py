@@ -1,8 +1,8 @@
-"""The optimisation of one adapter: steps of AdamW over batches in pieces, the best state kept.
+"""The optimisation of what a method trains: steps of AdamW over batches in pieces, the best state kept.
 
 A step's gradient is that of the whole batch, whatever pieces it is taken in: each piece adds the sum of its tokens'
-losses over the tokens of the batch. A training that diverges ends there, and says so. Does not know where adapter and
-examples come from, nor what becomes of the outcome.
+losses over the tokens of the batch. A training that diverges ends there, and says so. Does not know what is trained,
+where examples come from, nor what becomes of the outcome.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from learning.completion_loss import CompletionLoss, EncodedExample
 from learning.contract import Evaluation, Progress
 from learning.divergence import Divergence
 from learning.evaluation import evaluate
-from learning.low_rank_options import LowRankOptions
-from learning.optimiser import batches, rate_factor, rate_groups
+from learning.optimiser import Group, batches, rate_factor
 from learning.token_budget import TokenBudget
+from learning.training_options import TrainingOptions
 
 _CLIP_NORM = 1.0
 
@@ -31,30 +30,40 @@ Penalty = Callable[[], Tensor]
 """float32[]: what is added to the loss of a step, in nats a completion token, to be differentiated."""
 
 
-class LowRankTraining:
-    """Trains what in `model` requires a gradient.
+class Constraint(Protocol):
+    """What holds the parameters of a training where they may be."""
 
-    `rate` is the peak step size of the A matrices; `penalty` is added to each step's loss, and not to what is reported.
+    def before_step(self) -> None:
+        """May change the gradients, of all examples of the batch and not clipped yet."""
+
+    def after_step(self) -> None:
+        """May change the parameters."""
+
+
+class Training:
+    """Trains the parameters of `groups`, which are parts of `model`, each group with its `peak` step size.
+
+    `penalty` is added to each step's loss, and not to what is reported; `constraint` sees each step.
     """
 
     def __init__(
         self,
-        options: LowRankOptions,
-        model: PeftModel,
+        options: TrainingOptions,
+        model: nn.Module,
         loss: CompletionLoss,
         budget: TokenBudget,
-        rate: float,
+        groups: Sequence[Group],
         penalty: Penalty | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self._options = options
         self._model = model
         self._loss = loss
         self._budget = budget
         self._penalty = penalty
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._parameters = [parameter for _, parameter in named]
-        groups = rate_groups(named, rate, options.b_rate)
-        self._optimiser = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)
+        self._constraint = constraint
+        self._parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        self._optimiser = torch.optim.AdamW(list(groups), weight_decay=options.weight_decay, fused=True)
         # float16 has too little room below for the gradients of a mean over many tokens.
         self._scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=options.dtype == "float16")
         self._kept: list[Tensor] = []
@@ -122,9 +131,13 @@ class LowRankTraining:
             self._scaler.scale(self._penalty()).backward()  # type: ignore[no-untyped-call]
         if math.isfinite(loss):  # else the weights would be lost as well
             self._scaler.unscale_(self._optimiser)
+            if self._constraint is not None:
+                self._constraint.before_step()
             torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP_NORM)
             self._scaler.step(self._optimiser)
             self._scaler.update()
+            if self._constraint is not None:
+                self._constraint.after_step()
         self._optimiser.zero_grad()
         self.losses.append(loss)
         self.examples_seen += len(batch)
@@ -139,7 +152,8 @@ class LowRankTraining:
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        base: Any = self._model.get_base_model()
+        # PEFT's wrapper has what is trained inside, and passes neither of the two on.
+        base: Any = getattr(self._model, "get_base_model", lambda: self._model)()
         if self._options.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self._model.train()
