@@ -4,6 +4,10 @@
                   commit N   --->  every replica that is prepared swaps one reference
                   who could not prepare in time is fenced: it stops serving, it is never mixed in
 
+One by one: where a replica can't hold N beside what it serves (the base itself changes), it prepares N by serving it.
+Then each gets its turn when the one before it has done, so that the others answer meanwhile; the first shows whether it
+can be done at all, and goes back by itself if not.
+
 Replicas pull: each holds one long call to `next_directive`, which says where it stands and returns what it shall do. So
 a replica can come and go by itself, nobody keeps addresses, and a new one is led to the manifest in force by the same
 directives. A replica that is silent for too long is forgotten and not waited for; it serves on with what it has, and
@@ -36,6 +40,8 @@ class _Member:
     """When it was first found behind what the directory leads to; None while it is not."""
     forgiven: int = 0
     """A manifest that it could not prepare and is to try again."""
+    told: int = 0
+    """The manifest that it was told last to prepare."""
 
 
 class ReplicaDirectory:
@@ -50,6 +56,7 @@ class ReplicaDirectory:
     ) -> None:
         self._committed = in_force()
         self._preparing: int | None = None
+        self._one_by_one = False
         self._silence, self._timeout = silence_seconds, prepare_timeout_seconds
         self._members: dict[str, _Member] = {}
         self._changed = asyncio.Condition()
@@ -71,7 +78,7 @@ class ReplicaDirectory:
                     break
             member.seen = time.monotonic()
             if directive.action == "prepare":
-                member.forgiven = 0
+                member.forgiven, member.told = 0, directive.number
             return directive
 
     async def leave(self, replica: str) -> None:
@@ -96,8 +103,9 @@ class ReplicaDirectory:
             for name, member in self._live().items()
         }
 
-    async def publish(self, number: int) -> PublicationReport:
-        """Bring every live replica to manifest `number`.
+    async def publish(self, number: int, one_by_one: bool = False) -> PublicationReport:
+        """Bring every live replica to manifest `number`, each with as much time to prepare it as all would have at once
+        where they go one by one.
 
         Raises `PublicationFailed` when there are replicas and none of them could prepare it; all stay where they were.
         Who could not before tries again.
@@ -105,13 +113,14 @@ class ReplicaDirectory:
         async with self._publishing:
             started = time.monotonic()
             number = max(number, self._committed)
-            self._preparing = number
+            self._preparing, self._one_by_one = number, one_by_one
             for member in self._live().values():
                 self._note_lag(member)
+                member.told = 0
                 member.forgiven = number
                 member.standing = self._forgiven(member, member.standing)
             try:
-                await self._wait_for(lambda m: self._is_prepared(m, number) or m.standing.failed == number)
+                await self._wait_for(lambda m: self._has_tried(m, number), len(self._serving()) if one_by_one else 1)
                 ready = [name for name, m in self._serving().items() if self._is_prepared(m, number)]
                 if self._serving() and not ready:
                     reasons = {n: m.standing.failure or "no answer in time" for n, m in self._serving().items()}
@@ -143,6 +152,8 @@ class ReplicaDirectory:
             if publishing or (standing.serves and not self._is_served(wanted)):
                 return Directive("stay", standing.serves)
             return Directive("fence", standing.serves, standing.failure)
+        if publishing and self._one_by_one and any(self._is_at_it(other, wanted) for other in self._live().values()):
+            return Directive("stay", standing.serves)
         return Directive("prepare", wanted)
 
     def _wanted(self) -> int:
@@ -163,6 +174,14 @@ class ReplicaDirectory:
         elif member.behind_since is None:
             member.behind_since = time.monotonic()
 
+    def _is_at_it(self, member: _Member, number: int) -> bool:
+        """Tell whether a replica has been told to prepare a manifest, or does, and has not said what came of it."""
+        at_it = member.told == number or member.standing.preparing == number
+        return at_it and not self._has_tried(member, number)
+
+    def _has_tried(self, member: _Member, number: int) -> bool:
+        return self._is_prepared(member, number) or member.standing.failed == number
+
     @staticmethod
     def _is_prepared(member: _Member, number: int) -> bool:
         return member.standing.prepared == number or member.standing.serves >= number
@@ -181,8 +200,8 @@ class ReplicaDirectory:
                 failure = member.standing.failure if member.standing.failed == number else "no answer in time"
                 member.fenced = f"manifest {number}: {failure}"
 
-    async def _wait_for(self, done: Callable[[_Member], bool]) -> None:
-        deadline = time.monotonic() + self._timeout
+    async def _wait_for(self, done: Callable[[_Member], bool], times: int = 1) -> None:
+        deadline = time.monotonic() + self._timeout * max(1, times)
         async with self._changed:
             self._changed.notify_all()
             while not all(done(member) for member in self._serving().values()):

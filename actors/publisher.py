@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from actors.change import Change
 from actors.errors import PublicationFailed, in_words
@@ -67,7 +68,7 @@ class Publisher:
             current = self._registry.current()
             if current is not None and self._is_behind(in_force, current):
                 try:
-                    self._directory.publish(current.number)
+                    self._lead_to(current)
                 except PublicationFailed:
                     self._put_back(current)
                     raise
@@ -120,8 +121,15 @@ class Publisher:
             # Of what is new nobody can tell any more.
             return
         if (change := put_back(failed, before)) is not None:
-            self._router.publish(change)
-            self._directory.publish(self._current_number())
+            self._lead_to(self._router.publish(change))
+
+    def _lead_to(self, manifest: Manifest) -> None:
+        """Have the directory lead the replicas there: one by one where one of them has to change its base for it."""
+        bases = set()
+        for number in self._served():
+            with suppress(UnknownManifest):
+                bases.add(self._registry.manifest(number).base.weights)
+        self._directory.publish(manifest.number, one_by_one=bool(bases - {manifest.base.weights}))
 
     def _before(self, failed: Manifest) -> Manifest | None:
         """Return the manifest that the replicas serve on, where none says so the one before; None before the first."""

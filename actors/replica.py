@@ -85,7 +85,9 @@ class Replica:
                 await asyncio.sleep(min(self._beat, 0.5))
                 continue
             failing, self._heard, self.service.trouble = False, asked, None
-            await self._obey(directive)
+            if self.fatal is None:
+                # What was prepared meanwhile may have broken it.
+                await self._obey(directive)
 
     def _go_alone(self, why: str) -> None:
         """Serve on without the directory, and go to the manifest in force by the registry."""
@@ -124,10 +126,15 @@ class Replica:
         try:
             await self.service.prepare(number)
         except Exception as error:
+            if self.service.fenced:
+                self._give_up(in_words(error))
+                return
             # Whatever it was, this replica serves on as it was; the directory decides what follows.
             self._standing = Standing(serves=self._serves(), failed=number, failure=in_words(error))
         else:
-            self._standing = Standing(serves=self._serves(), prepared=number)
+            # On another base it serves it by now: there is no standing prepared beside it.
+            serves = self._serves()
+            self._standing = Standing(serves=serves, prepared=None if serves == number else number)
 
     async def _commit(self, number: int) -> None:
         try:

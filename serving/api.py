@@ -80,6 +80,8 @@ class RouteResult(Body):
 
     manifest: int
     """Number of the manifest that decided; 0 before the first."""
+    base: str = ""
+    """Which change of the base's weights it is for, by sha256; empty for the model as it is."""
     decisions: tuple[RouteDecision, ...]
     """One for each text in order."""
 

@@ -19,14 +19,14 @@ class LoadedAdapter:
     """An adapter under the identity that the engine knows it by.
 
     `name`: `domain@vN-<digest8>`. `number`: the engine's id, never used again in this process, because engines key
-    caches by it. `folder`: the immutable PEFT folder, which the engine may read again at any time. `rank`: of the PEFT
-    configuration.
+    caches by it. `folder`: the immutable PEFT folder, which the engine may read again at any time; None where there is
+    no adapter and the base answers under this name. `rank`: of the PEFT configuration; 0 without one.
     """
 
     name: str
     number: int
     domain: str
-    folder: Path
+    folder: Path | None
     rank: int
 
 
@@ -71,6 +71,13 @@ class Engine(Protocol):
 
     async def unload(self, adapter: LoadedAdapter) -> None:
         """Forget the adapter; no error if the engine does not hold it, or no longer. Raises EngineFailed."""
+
+    async def change_base(self, delta: Path | None) -> None:
+        """Give the base the weights of a change (`learning.base_delta`), or its own for None; what is loaded stays.
+
+        To be called while no request is under way: one that is would be answered by both. Raises EngineFailed, and the
+        base may be anything then; Unavailable once the engine is dead.
+        """
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
         """Generate one token, as any request does: it waits while other adapters hold all slots of the batch.

@@ -1,4 +1,4 @@
-"""vLLM worker extension: each row of a batch gets the share of its own adapter and of no other; a worker dies with its
+"""Within vLLM's workers: each row of a batch gets the share of its own adapter and of no other; a worker dies with its
 parent.
 
 vLLM marks a row of the batch that belongs to no adapter with slot -1. Its GPU kernels skip such rows (Chen et al.,
@@ -9,7 +9,7 @@ plain products: y_g += scale * (x_g A_g^T) B_g^T; no group, no share.
 On every platform the model's head and embeddings take no adapter: vLLM maps one row a request there, and prompt log
 probabilities bring one row a token, which ends the engine. An adapter that has weights for them is refused at loading.
 
-vLLM imports this module in every worker, by `worker_extension_cls`; it knows nothing of requests or manifests.
+What it mends is installed when it is imported in a worker; it knows nothing of requests or manifests.
 """
 
 from __future__ import annotations
@@ -127,10 +127,6 @@ def die_with(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="parent-watch", daemon=True).start()
-
-
-class LoraRows:
-    """The class that vLLM mixes into its workers; it adds no method: importing this module is what counts."""
 
 
 def _install() -> None:

@@ -6,6 +6,7 @@ Which adapter answers is decided elsewhere and given as a name. Knows no manifes
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from prometheus_client import generate_latest
@@ -51,6 +52,21 @@ class _OwnErrors:
             )
 
 
+class _Models(OpenAIServingModels):
+    """Names that the base answers under, beside its own; an answer carries the one that was asked for."""
+
+    def __init__(self, llm: AsyncLLM, model: str) -> None:
+        super().__init__(llm, [BaseModelPath(name=BASE, model_path=model)])
+        self.answered_by_base = {BASE}
+        self.asked: ContextVar[str] = ContextVar("asked", default=BASE)
+
+    def is_base_model(self, model_name: str) -> bool:
+        return model_name in self.answered_by_base
+
+    def model_name(self, lora_request: LoRARequest | None = None) -> str:
+        return self.asked.get() if lora_request is None else lora_request.lora_name
+
+
 class _Chat(_OwnErrors, OpenAIServingChat):
     pass
 
@@ -64,7 +80,7 @@ class OpenAILayer:
 
     def __init__(self, llm: AsyncLLM, options: EngineOptions, chat_template: str) -> None:
         self._tokenizer = llm.get_tokenizer()
-        self._models = OpenAIServingModels(llm, [BaseModelPath(name=BASE, model_path=options.model)])
+        self._models = _Models(llm, options.model)
         auto_tools = options.tool_call_parser is not None
         self._renderer = OnlineRenderer(
             llm.model_config,
@@ -94,11 +110,16 @@ class OpenAILayer:
         """Compile the chat template once, before the first request waits for it."""
         self._renderer.warmup()
 
-    def serve(self, request: LoRARequest) -> None:
-        self._models.lora_requests[request.lora_name] = request
+    def serve(self, name: str, request: LoRARequest | None) -> None:
+        """Let `name` be asked for; None is answered by the base."""
+        if request is None:
+            self._models.answered_by_base.add(name)
+        else:
+            self._models.lora_requests[name] = request
 
     def forget(self, name: str) -> None:
         self._models.lora_requests.pop(name, None)
+        self._models.answered_by_base.discard(name)
 
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
         try:
@@ -121,6 +142,7 @@ class OpenAILayer:
 
     async def generate(self, call: Call, model: str) -> Answer:
         request = call.parsed.model_copy(update={"model": model})
+        self._models.asked.set(model)
         create = self._chat.create_chat_completion if call.kind == "chat" else self._completion.create_completion
         try:
             answer = await create(request)

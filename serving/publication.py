@@ -4,10 +4,16 @@
     commit(n):  swap one reference; requests that started before keep their lease
     sweep:      unload each version that neither the current nor a prepared manifest names and no lease holds
 
+Weights of two bases don't lie beside each other: a manifest on another change of the base comes into force in its
+prepare. Everything that can be is looked at first; then requests wait at the door, those in flight finish on the base
+they began on, the engine takes the other weights, what is new is loaded and probed. Where that fails the weights from
+before are put back, and it was as any other failed prepare.
+
     who             waits for                      unblocked by
     prepare         the loading lock               the prepare or sweep before it
+                    of a base: requests in flight  their end, or `drain_seconds`; then it has failed
     commit          nothing                        -
-    a request       nothing of this                -
+    a request       a changing base                its end, however it ends
     sweep           the loading lock               the last release, commit or failed prepare
 
 What counts against a version is what was read of it and what the engine said of it. Storage that is away for a moment
@@ -21,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +38,7 @@ from learning.errors import LearningError
 from learning.served_router import ServedRouter
 from registry.errors import DigestMismatch, RegistryError
 from registry.manifest import column
+from serving.admission import Admission
 from serving.engine import Engine, LoadedAdapter
 from serving.errors import EngineFailed, NotPrepared, PrepareFailed, Unavailable
 from serving.leases import Leases
@@ -48,12 +56,18 @@ T = TypeVar("T")
 _PAUSES = (0.2, 1.0, 3.0)
 # Seconds that a probe waits for a slot in the batch; far below the time that a replica has to prepare.
 _PROBE_PATIENCE = 10.0
+DRAIN_SECONDS = 30.0
+"""How long a change of the base waits for the requests in flight."""
+# Seconds that a request waits longer than that for the change itself: the weights are read from storage.
+_CHANGE_PATIENCE = 60.0
+_LOOK_AGAIN = 0.02
 
 
 class Publication:
     """The manifests one replica stands on and is about to stand on.
 
-    `base` is what the engine runs: manifests and adapters of another digest are refused, one that names none included.
+    `base` is what the engine was started with: manifests and adapters of another digest are refused, one that names
+    none included. Those of a change of it wait up to `drain_seconds` for requests in flight.
     `extractor_for(manifest)` gives the feature extractor that the manifest's router was trained with; it is asked in a
     thread, for each manifest.
     """
@@ -65,15 +79,22 @@ class Publication:
         extractor_for: Callable[[Manifest], FeatureExtractor],
         max_lora_rank: int,
         base: BaseRevision,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self.current: ServedManifest = NOTHING_PUBLISHED
         self.leases = Leases(self._sweep_soon)
+        self.admission = Admission(drain_seconds + _CHANGE_PATIENCE)
+        """What requests pass before they take a lease."""
+        self.broken: str | None = None
+        """Why the engine can answer nothing any more, or None."""
         self.unload_failure: str | None = None
         self._engine = engine
         self._registry = registry
         self._extractor_for = extractor_for
         self._max_lora_rank = max_lora_rank
         self._base = base
+        """What the engine runs."""
+        self._drain_seconds = drain_seconds
         self._prepared: dict[int, ServedManifest] = {}
         self._loaded: dict[str, LoadedAdapter] = {}
         self._numbers = itertools.count(1)
@@ -90,7 +111,10 @@ class Publication:
         return tuple(sorted(self._prepared))
 
     async def prepare(self, number: int) -> None:
-        """Make `commit(number)` possible. Idempotent. Raises PrepareFailed; then everything is as it was."""
+        """Make `commit(number)` possible; one on another change of the base is served from then on. Idempotent.
+
+        Raises PrepareFailed; then everything is as it was, unless `broken` says otherwise.
+        """
         async with self._loading:
             if number == self.current.number or number in self._prepared:
                 return
@@ -101,7 +125,7 @@ class Publication:
                     "publish an older version as a new manifest instead",
                 )
             try:
-                self._prepared[number] = await self._build(number)
+                await self._prepare(f"manifest {number}", number)
             except asyncio.CancelledError:
                 self._sweep_soon()
                 raise
@@ -132,15 +156,30 @@ class Publication:
         while self._sweeping is not None and not self._sweeping.done():
             await asyncio.shield(self._sweeping)
 
-    async def _build(self, number: int) -> ServedManifest:
-        where = f"manifest {number}"
+    async def _prepare(self, where: str, number: int) -> None:
         manifest = await _read(where, "check the registry's folder", partial(self._registry.manifest, number))
-        if manifest.base.weights != self._base.weights:
+        if manifest.base.digest != self._base.digest:
             raise PrepareFailed(
                 where,
                 f"it is for the base {_named(manifest.base)}, this replica's engine runs {_named(self._base)}",
                 "start the replica with the manifest's base, or take another home for another base",
             )
+        scorer = await _read(where, "restore the registry's folder", partial(self._scorer, manifest))
+        if manifest.base.weights == self._base.weights:
+            self._prepared[number] = await self._build(manifest, scorer)
+            return
+        delta = await _read(where, "restore the registry's folder", partial(self._checked_change, manifest))
+        self.admission.close(f"{where} changes the base of this replica")
+        try:
+            await self._drain(where)
+            self.current = await self._on_changed_base(manifest, scorer, delta)
+        finally:
+            self.admission.open()
+        self._prepared = {}
+        self._sweep_soon()
+
+    async def _build(self, manifest: Manifest, scorer: Scorer | None) -> ServedManifest:
+        """Load and probe what is new in a manifest on the base that the engine runs."""
         by_domain: dict[str, ServedDomain] = {}
         new: list[LoadedAdapter] = []
         for domain, route in sorted(manifest.routes.items()):
@@ -153,9 +192,50 @@ class Publication:
                 by_column[column(domain, segment)] = adapter
             newest = by_column[column(domain, route.segment)]
             by_domain[domain] = ServedDomain(newest, MappingProxyType(by_column))
-        scorer = await _read(where, "restore the registry's folder", partial(self._scorer, manifest))
         await asyncio.gather(*(self._probe(adapter) for adapter in new))
-        return ServedManifest(number, manifest, scorer, MappingProxyType(by_domain))
+        return ServedManifest(manifest.number, manifest, scorer, MappingProxyType(by_domain))
+
+    def _checked_change(self, manifest: Manifest) -> Path | None:
+        """The folder of the manifest's change of the base, after its bytes and all adapters on it were checked."""
+        for route in manifest.routes.values():
+            for placed in route.segments.values():
+                self._checked(placed)
+        return self._change_of(manifest.base)
+
+    def _change_of(self, base: BaseRevision) -> Path | None:
+        if not base.delta:
+            return None
+        self._registry.bases.verify(base.delta)
+        return self._registry.bases.path(base.delta)
+
+    async def _drain(self, where: str) -> None:
+        deadline = time.monotonic() + self._drain_seconds
+        while left := len(self.leases):
+            if time.monotonic() > deadline:
+                raise PrepareFailed(
+                    where,
+                    f"it changes the base, and {left} requests are in flight for {self._drain_seconds:g} s",
+                    "they are not cut off, it is tried again; raise serving.drain_seconds where answers take longer",
+                )
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _on_changed_base(self, manifest: Manifest, scorer: Scorer | None, delta: Path | None) -> ServedManifest:
+        where, before = f"manifest {manifest.number}", self._base
+        try:
+            await self._engine.change_base(delta)
+            self._base = manifest.base
+            served = await self._build(manifest, scorer)
+            await self._engine.probe(None)
+        except BaseException as error:
+            try:
+                self._base = before
+                await self._engine.change_base(await asyncio.to_thread(self._change_of, before))
+            except Exception as worse:
+                self.broken = f"{where} could not be taken ({error}), nor could the base before ({worse})"
+            if isinstance(error, EngineFailed | Unavailable):
+                raise _failed(where, f"the base can't be changed: {error}", "train it again", error) from error
+            raise
+        return served
 
     async def _load(self, domain: str, placed: Placed) -> LoadedAdapter:
         remedy = "restore the folder or roll the domain back"
@@ -176,7 +256,7 @@ class Publication:
             raise _failed(adapter.name, str(error), misfit, error) from error
         return adapter
 
-    def _checked(self, placed: Placed) -> tuple[Path, int]:
+    def _checked(self, placed: Placed) -> tuple[Path | None, int]:
         """The adapter's folder and rank, after its bytes and configuration have been checked."""
         adapter = self._registry.adapter(placed.adapter)
         adapter.verify()
@@ -193,6 +273,8 @@ class Publication:
                 f"this replica's engine runs {_named(self._base)}",
                 "train the domain again on this base",
             )
+        if adapter.facts.rank == 0:
+            return None, 0
         rank = _rank(Path(adapter.path) / "adapter_config.json", placed.adapter)
         if rank > self._max_lora_rank:
             raise PrepareFailed(

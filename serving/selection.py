@@ -120,6 +120,8 @@ def stamp(served: ServedManifest, choices: Sequence[Choice]) -> Mapping[str, str
         "x-anabranch-adapter": _listed([choice.version for choice in choices]),
         "x-anabranch-manifest": str(served.number),
     }
+    if base := _base(served):
+        headers["x-anabranch-base"] = base[:8]
     scores = [_number(choice.score) for choice in choices]
     if any(score is not None for score in scores):
         headers["x-anabranch-score"] = _listed(["" if score is None else f"{score:.6f}" for score in scores])
@@ -132,8 +134,13 @@ def routing(served: ServedManifest, choices: Sequence[Choice]) -> RouteResult:
     """The whole of it: one decision per prompt, in order."""
     return RouteResult(
         manifest=served.number,
+        base=_base(served),
         decisions=tuple(_decision(served, index, choice) for index, choice in enumerate(choices)),
     )
+
+
+def _base(served: ServedManifest) -> str:
+    return served.manifest.base.delta if served.manifest else ""
 
 
 def _listed(values: Sequence[str]) -> str:

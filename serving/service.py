@@ -19,7 +19,7 @@ from serving.errors import PrepareFailed, Refused, Unavailable
 from serving.metrics import ReplicaMetrics
 from serving.openai_body import bad_request, ended_by, with_prompts
 from serving.options import MAX_PROMPTS, EngineOptions
-from serving.publication import Publication
+from serving.publication import DRAIN_SECONDS, Publication
 from serving.reply import LeasedEvents, Reply
 from serving.score_queue import ScoreQueue
 from serving.selection import Choice, by_content, by_name, by_segment, routing, stamp
@@ -48,6 +48,7 @@ class RoutedService:
         base: BaseRevision,
         *,
         max_prompts: int = MAX_PROMPTS,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self.engine = engine
         self.metrics = ReplicaMetrics()
@@ -58,7 +59,7 @@ class RoutedService:
         self._registry = registry
         self._template = template
         self._queue = ScoreQueue()
-        self._publication = Publication(engine, registry, extractor_for, max_lora_rank, base)
+        self._publication = Publication(engine, registry, extractor_for, max_lora_rank, base, drain_seconds)
         self.metrics.leases.set_function(lambda: len(self._publication.leases))
         self.metrics.loaded.set_function(lambda: len(self._publication.loaded))
         self.metrics.manifest_number.set_function(lambda: self._publication.current.number)
@@ -73,6 +74,7 @@ class RoutedService:
         base: BaseRevision,
         *,
         max_prompts: int = MAX_PROMPTS,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> RoutedService:
         """Start vLLM and stand on the registry's current manifest before returning.
 
@@ -87,7 +89,16 @@ class RoutedService:
         begin(options)
         template = await asyncio.to_thread(_template, options)
         engine = await VllmEngine.start(options, template.chat_template)
-        service = cls(engine, registry, extractor_for, template, options.max_lora_rank, base, max_prompts=max_prompts)
+        service = cls(
+            engine,
+            registry,
+            extractor_for,
+            template,
+            options.max_lora_rank,
+            base,
+            max_prompts=max_prompts,
+            drain_seconds=drain_seconds,
+        )
         try:
             await service.catch_up()
         except BaseException:
@@ -111,15 +122,17 @@ class RoutedService:
         return self._publication.current.manifest
 
     async def prepare(self, number: int) -> None:
-        """Load what manifest `number` needs, beside what is in use. Idempotent.
+        """Load what manifest `number` needs, beside what is in use; serve it, if that changes the base. Idempotent.
 
-        Raises PrepareFailed; then the service is exactly as it was.
+        Raises PrepareFailed; then the service is exactly as it was, or fenced where that could not be.
         """
         started = time.monotonic()
         try:
             await self._publication.prepare(number)
         except PrepareFailed:
             self.metrics.prepare_failures.inc()
+            if self._publication.broken is not None:
+                self.fence(self._publication.broken)
             raise
         self.metrics.prepare_seconds.observe(time.monotonic() - started)
 
@@ -196,6 +209,8 @@ class RoutedService:
         self._check_open()
         call = self.engine.parse(kind, ended_by(body, self._template.terminator))
         self._check_count(call.prompts, "prompt")
+        await self._publication.admission.enter()
+        self._check_open()
         lease = self._publication.leases.take(self._publication.current)
         try:
             choices = await self._choose(lease.served, call)

@@ -76,23 +76,47 @@ class VllmEngine:
     async def load(self, adapter: LoadedAdapter) -> None:
         from vllm.lora.request import LoRARequest
 
+        if adapter.folder is None:
+            self._layer.serve(adapter.name, None)
+            return
         request = LoRARequest(adapter.name, adapter.number, str(adapter.folder))
+        await self._add(request)
+        self._requests[adapter.name] = request
+        self._layer.serve(adapter.name, request)
+
+    async def _add(self, request: LoRARequest) -> None:
         try:
             await self._llm.add_lora(request)
         except Exception as error:
             self._check_alive()
-            raise EngineFailed(f"vLLM can't load {adapter.name} from {adapter.folder}: {error}") from error
-        self._requests[adapter.name] = request
-        self._layer.serve(request)
+            raise EngineFailed(f"vLLM can't load {request.lora_name} from {request.lora_path}: {error}") from error
 
     async def unload(self, adapter: LoadedAdapter) -> None:
         try:
-            # False means that vLLM had already evicted it to make room, which is as good.
-            await self._llm.remove_lora(adapter.number)
+            if adapter.folder is not None:
+                # False means that vLLM had already evicted it to make room, which is as good.
+                await self._llm.remove_lora(adapter.number)
         except Exception as error:
             raise EngineFailed(f"vLLM can't unload {adapter.name}: {error}") from error
         self._requests.pop(adapter.name, None)
         self._layer.forget(adapter.name)
+
+    async def change_base(self, delta: Path | None) -> None:
+        try:
+            # A probe that was given up may still be on its way out.
+            await self._llm.pause_generation(mode="wait", clear_cache=True)
+            try:
+                await self._llm.collective_rpc("change_base", args=(None if delta is None else str(delta),))
+                if not await self._llm.reset_prefix_cache():
+                    raise RuntimeError("the prefix cache of the base before could not be dropped")
+            finally:
+                await self._llm.resume_generation()
+        except Exception as error:
+            self._check_alive()
+            raise EngineFailed(f"vLLM can't take the change {delta} of its base: {error}") from error
+        for request in self._requests.values():
+            # vLLM forgets all adapters with the weights they stood beside.
+            await self._add(request)
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
         from vllm import SamplingParams, TokensPrompt
@@ -102,7 +126,7 @@ class VllmEngine:
         # Token ids, because what a tokenizer makes of a text is another matter; every vocabulary has these.
         prompt = TokensPrompt(prompt_token_ids=[0, 1, 2, 3])
         params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0)
-        lora = None if adapter is None else self._requests[adapter.name]
+        lora = None if adapter is None else self._requests.get(adapter.name)
         found: list[float] = []
         try:
             async for output in self._llm.generate(prompt, params, f"probe-{self._probes}", lora_request=lora):
@@ -198,7 +222,7 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "max_lora_rank": options.kernel_rank,
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": options.enforce_eager,
-        "worker_extension_cls": "serving.lora_rows.LoraRows",
+        "worker_extension_cls": "serving.worker.EngineWorker",
         "enable_log_requests": False,
     }
     if options.kv_cache_bytes is not None:

@@ -369,7 +369,7 @@ class MemoryReplicas:
         self._answer()
         return {"r": ReplicaStatus(manifest=self.served)}
 
-    def publish(self, number: int) -> PublicationReport:
+    def publish(self, number: int, one_by_one: bool = False) -> PublicationReport:
         self._answer()
         self.asked.append(number)
         if self.deaf:

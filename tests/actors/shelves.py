@@ -68,7 +68,7 @@ class Replicas:
     def in_force(self) -> int:
         return self._in_force
 
-    def publish(self, number: int) -> PublicationReport:
+    def publish(self, number: int, one_by_one: bool = False) -> PublicationReport:
         ready, failures = [], {}
         for index, shelf in enumerate(self.shelves):
             try:

@@ -70,7 +70,7 @@ def test_a_second_version_nobody_can_load_leaves_the_first(build: Build) -> None
     house.replicas.shelves[0].refuses = {"alpha"}
     publish = house.replicas.publish
 
-    def only_the_first_loads(number: int) -> Any:
+    def only_the_first_loads(number: int, one_by_one: bool = False) -> Any:
         served = house.registry.manifest(number).routes["alpha"].adapter
         house.replicas.shelves[0].refuses = set() if served == one else {served}
         return publish(number)
@@ -92,7 +92,7 @@ def test_a_manifest_that_was_committed_when_the_coordinator_died_is_in_force(bui
     house.learn("beta")
     publish = house.replicas.publish
 
-    def dies(_number: int) -> Any:
+    def dies(_number: int, one_by_one: bool = False) -> Any:
         raise Crash
 
     house.replicas.publish = dies  # type: ignore[method-assign]
@@ -139,7 +139,7 @@ def test_a_publication_that_fails_for_a_while_is_tried_until_it_works(build: Bui
     publish = house.replicas.publish
     errors = [ConnectionError("the directory is away"), PublicationFailed("no replica could"), OSError("disk full")] * 3
 
-    def fails(number: int) -> Any:
+    def fails(number: int, one_by_one: bool = False) -> Any:
         # What puts the old manifest back in force goes through.
         if errors and "alpha" in house.registry.manifest(number).routes:
             raise errors.pop(0)

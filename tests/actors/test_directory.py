@@ -367,3 +367,67 @@ async def test_how_long_a_replica_lags(directory: ReplicaDirectory, join: Join) 
     lags = {name: replica.lag_seconds for name, replica in (await directory.replicas()).items()}
     assert lags["late"] > 0 and lags["good"] == 0
     late.hangs = False
+
+
+async def test_one_by_one_each_has_its_turn_while_the_others_serve(directory: ReplicaDirectory, join: Join) -> None:
+    """What a replica prepares by serving it: the base itself changes."""
+    members = [join(name) for name in "abc"]
+    await known(directory, 3)
+    at_it: set[str] = set()
+    most: list[int] = []
+
+    def takes_its_time(member: Member) -> Callable[[Directive], None]:
+        async def change(number: int) -> None:
+            await asyncio.sleep(0.1)
+            at_it.discard(member.name)
+            member.standing = Standing(number)
+
+        def obey(directive: Directive) -> None:
+            assert directive.action in ("stay", "prepare")
+            if directive.action == "prepare":
+                at_it.add(member.name)
+                most.append(len(at_it))
+                member.standing = Standing(member.serves, preparing=directive.number)
+                changing.append(asyncio.create_task(change(directive.number)))
+
+        return obey
+
+    changing: list[asyncio.Task[None]] = []
+    for member in members:
+        member.obey = takes_its_time(member)  # type: ignore[method-assign]
+    report = await directory.publish(1, one_by_one=True)
+    assert (report.replicas, report.fenced) == (3, {}) and most == [1, 1, 1]
+    assert [member.serves for member in members] == [1, 1, 1]
+
+
+async def test_one_by_one_the_first_that_can_not_keeps_nobody_from_trying(
+    directory: ReplicaDirectory, join: Join
+) -> None:
+    a, b = join("a"), join("b")
+    await known(directory, 2)
+    a.refuses = b.refuses = {1}
+    with pytest.raises(PublicationFailed, match="a can't"):
+        await directory.publish(1, one_by_one=True)
+    assert (a.serves, b.serves, a.fenced, b.fenced) == (0, 0, None, None)
+    b.refuses = set()
+    report = await directory.publish(2, one_by_one=True)
+    assert report.replicas == 2
+
+
+async def test_one_by_one_a_replica_that_dies_in_its_turn_gives_it_up(directory: ReplicaDirectory, join: Join) -> None:
+    a, b = join("a"), join("b")
+    await known(directory, 2)
+    told = asyncio.Event()
+
+    def dies(directive: Directive) -> None:
+        if directive.action == "prepare":
+            told.set()
+            a.hangs = True
+
+    a.obey = dies  # type: ignore[method-assign]
+    b.hangs = True
+    publishing = asyncio.create_task(directory.publish(1, one_by_one=True))
+    await told.wait()
+    b.hangs = False
+    report = await publishing
+    assert (report.replicas, b.serves) == (1, 1)

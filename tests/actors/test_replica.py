@@ -32,6 +32,9 @@ class Service:
         self.refuses: dict[int, Exception] = {}
         self.prepare_seconds = 0.0
         self.prepared: set[int] = set()
+        self.on_another_base: set[int] = set()
+        """Manifests that are served as soon as they are prepared."""
+        self.breaks_at: int | None = None
         self.stopped = False
 
     @property
@@ -40,6 +43,11 @@ class Service:
 
     async def prepare(self, number: int) -> None:
         await asyncio.sleep(self.prepare_seconds)
+        if number == self.breaks_at:
+            self.fence("neither base")
+            raise PrepareFailed(f"manifest {number}", "neither base", "replace it")
+        if number in self.on_another_base:
+            self.manifest = SimpleNamespace(number=number)
         if number in self.refuses:
             raise self.refuses[number]
         self.prepared.add(number)
@@ -345,3 +353,20 @@ async def test_leaving(directory: ReplicaDirectory, start: Start) -> None:
     with pytest.raises(ConnectionError):
         await other.replica.leave()
     assert other.service.stopped, "the engine goes down whether the directory hears of it or not"
+
+
+async def test_another_base_is_served_as_soon_as_it_is_prepared(directory: ReplicaDirectory, start: Start) -> None:
+    one, two = await start("one"), await start("two")
+    for stand in (one, two):
+        stand.service.on_another_base = {1}
+    report = await directory.publish(1, one_by_one=True)
+    assert (report.replicas, one.service.serves, two.service.serves) == (2, 1, 1)
+    assert not any(standing.prepared for stand in (one, two) for standing in stand.line.standings)
+
+
+async def test_one_that_can_take_neither_base_is_to_be_replaced(directory: ReplicaDirectory, start: Start) -> None:
+    one, two = await start("one"), await start("two")
+    one.service.breaks_at, two.service.on_another_base = 1, {1}
+    await directory.publish(1, one_by_one=True)
+    assert "neither base" in str(one.replica.fatal) and two.service.serves == 1
+    assert one.service.fenced is not None

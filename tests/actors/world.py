@@ -462,7 +462,7 @@ class MoodyReplicas(Replicas):
         self._answer()
         return super().in_force()
 
-    def publish(self, number: int) -> Any:
+    def publish(self, number: int, one_by_one: bool = False) -> Any:
         self._answer()
         return super().publish(number)
 

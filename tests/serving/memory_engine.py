@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -49,8 +50,12 @@ class MemoryEngine:
         self.aborted = 0
         self.failure: str | None = None
         self.context_tokens = 100
+        self.base = ""
+        """Name of the change that it runs on."""
         self.gate = asyncio.Event()
         self.gate.set()
+        self.changing = asyncio.Event()
+        self.changing.set()
 
     async def load(self, adapter: LoadedAdapter) -> None:
         await asyncio.sleep(0)
@@ -70,6 +75,18 @@ class MemoryEngine:
             raise EngineFailed(f"{adapter.name} stays")
         self.present.pop(adapter.name, None)
         self.log.append(("unload", adapter.name))
+
+    async def change_base(self, delta: Path | None) -> None:
+        assert self.running == 0, "the base was changed under a request"
+        await asyncio.sleep(0)
+        self._check_alive()
+        self.base = "changing"
+        await self.changing.wait()
+        name = delta.name if delta is not None else ""
+        if self.bad.get(name or "base") == "change":
+            raise EngineFailed(f"{delta} is none of its own")
+        self.base = name
+        self.log.append(("change", name))
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
         await asyncio.sleep(0)

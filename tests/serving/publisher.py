@@ -43,8 +43,8 @@ class Publisher:
         self._epoch: Epoch | None = None
 
     def adapter(self, domain: str, version: int, *, rank: int = 2, folder: Path | None = None) -> Adapter:
-        """A version in the registry; without a PEFT folder, one that only a memory engine takes."""
-        if folder is None:
+        """A version in the registry, on the base of now; without a PEFT folder, one that only a memory engine takes."""
+        if folder is None and rank:
             folder = self._scratch / f"{domain}-{version}"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "adapter_config.json").write_text(f'{{"r": {rank}, "peft_type": "LORA"}}')
@@ -56,12 +56,19 @@ class Publisher:
             status="accepted",
             rank=rank,
             base_digest=self.base.digest,
+            base_delta=self.base.delta,
             learner="test",
             train_examples=1,
             held_out_examples=1,
             created_at=datetime.now(UTC),
         )
         return self.registry.add_adapter(domain, version, folder, facts)
+
+    def change_base(self, folder: Path | None) -> str:
+        """Let what follows be on a change of the base, which is put into the registry, or on the base as it was."""
+        delta = self.registry.bases.put(folder) if folder is not None else ""
+        self.base = self.base.model_copy(update={"delta": delta})
+        return delta
 
     def publish(
         self,
