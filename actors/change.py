@@ -27,7 +27,8 @@ class Change:
     replica could load: the domain is served by the version before, or not at all, until that one, or another, can be.
     `removes` are the domains that leave the sums and the ledger as well, each with the highest number that was given to
     a version of it: none up to that may ever be served again. `fence` says where the stream ends: rows and markers of
-    the removed domains below it are gone too, counted or not, read or not.
+    the removed domains below it are gone too, counted or not, read or not. `states` are those that methods go on from,
+    where they go back as well.
     """
 
     reason: str
@@ -37,6 +38,7 @@ class Change:
     withdraws: Mapping[str, str] = field(default_factory=dict)
     removes: Mapping[str, int] = field(default_factory=dict)
     fence: Watermarks = field(default_factory=dict)
+    states: Mapping[str, str] | None = None
 
 
 def next_routes(
@@ -154,6 +156,8 @@ def _seen(adapter: Adapter, manifest: Manifest | None) -> dict[str, str]:
 
 def next_states(current: Manifest | None, change: Change, settled: Sequence[Adapter]) -> dict[str, str]:
     """Return the methods' states after a change; none after a removal, as what they have of a domain is unknown."""
+    if change.states is not None:
+        return dict(change.states)
     states = dict(current.states) if current is not None and not change.removes else {}
     return states | {each.facts.learner: each.facts.state for each in settled if each.facts.state}
 

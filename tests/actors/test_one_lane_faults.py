@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.errors import UnknownDomain
 from actors.spool_file import delete_file
 from learning.contract import TrainingJob, TrainingResult
-from registry.errors import OtherBase
 from tests.actors.house import Crash, records_of
 from tests.actors.lane import LaneHouse, versions
 from tests.actors.sharing import shared_row
@@ -347,16 +347,34 @@ def test_after_going_back_it_goes_on_from_what_was_in_force_then(lane: Build) ->
     house.check_never_half()
 
 
-def test_a_rollback_of_all_that_there_is_takes_the_base_along(lane: Build) -> None:
-    house = grown(lane, "alpha", changes_base=True)
-    first = house.current
+def test_a_rollback_takes_the_base_along_and_with_it_all_that_stood_on_it(lane: Build) -> None:
+    house = grown(lane, "alpha", "beta", changes_base=True)
+    before = house.current
     house.feed("alpha", start=20)
-    house.learn("alpha", 2)
-    assert house.coordinator.rollback("alpha").base == first.base
+    house.learn("alpha", before.routes["alpha"].version + 1)
+    manifest = house.coordinator.rollback("alpha")
+    assert (manifest.base, manifest.states) == (before.base, before.states)
+    assert {d: r.adapter for d, r in manifest.routes.items()} == {d: r.adapter for d, r in before.routes.items()}
+    assert {domain for domain, route in manifest.routes.items() if route.pinned} == {"alpha"}
+    assert before.routes["beta"].adapter in manifest.reason
     house.check_one()
     house.coordinator.unpin("alpha")
+    house.feed("gamma")
+    house.learn("gamma")
+    house.check_one()
+    assert house.learner.jobs[-1].base_delta == house.registry.bases.path(before.base.delta)
+
+
+def test_a_base_on_which_a_domain_has_nothing_is_not_gone_back_to(lane: Build) -> None:
+    house = grown(lane, "alpha", changes_base=True)
+    first = house.current.routes["alpha"].adapter
     house.feed("beta")
     house.learn("beta")
+    in_force = house.current
+    with pytest.raises(UnknownDomain, match="there is nothing of beta"):
+        house.coordinator.rollback("alpha", first)
+    assert house.current == in_force
+    house.coordinator.remove("beta")
+    with pytest.raises(UnknownDomain, match="can't be served"):
+        house.coordinator.rollback("alpha", first)
     house.check_one()
-    with pytest.raises(OtherBase):
-        house.coordinator.rollback("alpha")
