@@ -98,6 +98,7 @@ class FrontDoor:
             builders.extractor_for(settings),
             builders.base_revision(settings),
             max_prompts=settings.serving.max_prompts,
+            drain_seconds=settings.serving.drain_seconds,
         )
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))

@@ -239,8 +239,21 @@ class Serving(Section, EngineKnobs):
     """GPUs, or a share of one, that Ray reserves for each replica."""
     prepare_timeout_seconds: Seconds = 60.0
     """Seconds a replica has to load a new manifest before it is fenced off."""
+    drain_seconds: Seconds = 30.0
+    """Seconds a replica that has to change its base waits for the requests in flight, while new ones wait; they are not
+    cut off, it is tried again later."""
     max_prompts: Count = MAX_PROMPTS
     """Prompts or texts in one request; a longer batch is refused, so that nobody's routing waits for it."""
+
+    @model_validator(mode="after")
+    def _changes_its_base_in_time(self) -> Self:
+        if self.drain_seconds >= self.prepare_timeout_seconds:
+            raise disagreement(
+                "drain_seconds",
+                f"expected less than prepare_timeout_seconds ({self.prepare_timeout_seconds:g}), got "
+                f"{self.drain_seconds:g}",
+            )
+        return self
 
 
 class RaySettings(Section):

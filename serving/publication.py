@@ -16,32 +16,29 @@ before are put back, and it was as any other failed prepare.
     a request       a changing base                its end, however it ends
     sweep           the loading lock               the last release, commit or failed prepare
 
-What counts against a version is what was read of it and what the engine said of it. Storage that is away for a moment
-is read again; an engine that is too busy to answer a probe, or that dies under it, has proved nothing.
+What counts against a version is what was read of it (`serving.reading`) and what the engine said of it; an engine that
+is too busy to answer a probe, or that dies under it, has proved nothing.
 
-Knows the engine port and the registry; nothing of HTTP or of other replicas.
+Knows the engine port; nothing of HTTP or of other replicas.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from learning.errors import LearningError
-from learning.served_router import ServedRouter
-from registry.errors import DigestMismatch, RegistryError
 from registry.manifest import column
 from serving.admission import Admission
 from serving.engine import Engine, LoadedAdapter
 from serving.errors import EngineFailed, NotPrepared, PrepareFailed, Unavailable
 from serving.leases import Leases
+from serving.reading import ManifestReader, read
 from serving.scorer import Scorer
 from serving.served import NOTHING_PUBLISHED, ServedDomain, ServedManifest
 
@@ -50,10 +47,6 @@ if TYPE_CHECKING:
     from registry.manifest import BaseRevision, Manifest, Placed
     from registry.registry import Registry
 
-T = TypeVar("T")
-
-# Seconds before each further try of a read that failed.
-_PAUSES = (0.2, 1.0, 3.0)
 # Seconds that a probe waits for a slot in the batch; far below the time that a replica has to prepare.
 _PROBE_PATIENCE = 10.0
 DRAIN_SECONDS = 30.0
@@ -89,9 +82,7 @@ class Publication:
         """Why the engine can answer nothing any more, or None."""
         self.unload_failure: str | None = None
         self._engine = engine
-        self._registry = registry
-        self._extractor_for = extractor_for
-        self._max_lora_rank = max_lora_rank
+        self._reader = ManifestReader(registry, extractor_for, max_lora_rank, base)
         self._base = base
         """What the engine runs."""
         self._drain_seconds = drain_seconds
@@ -157,18 +148,14 @@ class Publication:
             await asyncio.shield(self._sweeping)
 
     async def _prepare(self, where: str, number: int) -> None:
-        manifest = await _read(where, "check the registry's folder", partial(self._registry.manifest, number))
-        if manifest.base.digest != self._base.digest:
-            raise PrepareFailed(
-                where,
-                f"it is for the base {_named(manifest.base)}, this replica's engine runs {_named(self._base)}",
-                "start the replica with the manifest's base, or take another home for another base",
-            )
-        scorer = await _read(where, "restore the registry's folder", partial(self._scorer, manifest))
+        remedy = "restore the registry's folder"
+        manifest = await read(where, "check the registry's folder", partial(self._reader.manifest, number))
+        scorer = await read(where, remedy, partial(self._reader.scorer, manifest))
         if manifest.base.weights == self._base.weights:
             self._prepared[number] = await self._build(manifest, scorer)
             return
-        delta = await _read(where, "restore the registry's folder", partial(self._checked_change, manifest))
+        await read(where, remedy, partial(self._reader.check, manifest))
+        delta = await read(where, remedy, partial(self._reader.change, manifest.base))
         self.admission.close(f"{where} changes the base of this replica")
         try:
             await self._drain(where)
@@ -195,19 +182,6 @@ class Publication:
         await asyncio.gather(*(self._probe(adapter) for adapter in new))
         return ServedManifest(manifest.number, manifest, scorer, MappingProxyType(by_domain))
 
-    def _checked_change(self, manifest: Manifest) -> Path | None:
-        """The folder of the manifest's change of the base, after its bytes and all adapters on it were checked."""
-        for route in manifest.routes.values():
-            for placed in route.segments.values():
-                self._checked(placed)
-        return self._change_of(manifest.base)
-
-    def _change_of(self, base: BaseRevision) -> Path | None:
-        if not base.delta:
-            return None
-        self._registry.bases.verify(base.delta)
-        return self._registry.bases.path(base.delta)
-
     async def _drain(self, where: str) -> None:
         deadline = time.monotonic() + self._drain_seconds
         while left := len(self.leases):
@@ -229,7 +203,7 @@ class Publication:
         except BaseException as error:
             try:
                 self._base = before
-                await self._engine.change_base(await asyncio.to_thread(self._change_of, before))
+                await self._engine.change_base(await asyncio.to_thread(self._reader.change, before))
             except Exception as worse:
                 self.broken = f"{where} could not be taken ({error}), nor could the base before ({worse})"
             if isinstance(error, EngineFailed | Unavailable):
@@ -239,7 +213,7 @@ class Publication:
 
     async def _load(self, domain: str, placed: Placed) -> LoadedAdapter:
         remedy = "restore the folder or roll the domain back"
-        folder, rank = await _read(placed.adapter, remedy, partial(self._checked, placed))
+        folder, rank = await read(placed.adapter, remedy, partial(self._reader.adapter, placed))
         adapter = LoadedAdapter(placed.adapter, next(self._numbers), domain, folder, rank)
         # Noted before it is loaded: a cancellation in between must not leave it behind in the engine.
         self._loaded[adapter.name] = adapter
@@ -248,64 +222,13 @@ class Publication:
                 await self._engine.load(adapter)
             except EngineFailed:
                 # The engine reads the folder by itself, and it may have been away since.
-                await _read(placed.adapter, remedy, partial(self._checked, placed))
+                await read(placed.adapter, remedy, partial(self._reader.adapter, placed))
                 await self._engine.load(adapter)
         except (EngineFailed, Unavailable) as error:
             del self._loaded[adapter.name]
             misfit = "the adapter does not fit the base model or the engine; train it again"
             raise _failed(adapter.name, str(error), misfit, error) from error
         return adapter
-
-    def _checked(self, placed: Placed) -> tuple[Path | None, int]:
-        """The adapter's folder and rank, after its bytes and configuration have been checked."""
-        adapter = self._registry.adapter(placed.adapter)
-        adapter.verify()
-        if adapter.digest != placed.digest:
-            raise PrepareFailed(
-                placed.adapter,
-                f"its folder has digest {adapter.digest}, the manifest names {placed.digest}",
-                "the registry's folder was changed by hand; roll the domain back",
-            )
-        if adapter.facts.base_digest != self._base.digest:
-            raise PrepareFailed(
-                placed.adapter,
-                f"it was trained on the base {adapter.facts.base_digest or 'without a digest'}, "
-                f"this replica's engine runs {_named(self._base)}",
-                "train the domain again on this base",
-            )
-        if adapter.facts.rank == 0:
-            return None, 0
-        rank = _rank(Path(adapter.path) / "adapter_config.json", placed.adapter)
-        if rank > self._max_lora_rank:
-            raise PrepareFailed(
-                placed.adapter,
-                f"its rank is {rank}, the engine was started for at most {self._max_lora_rank}",
-                "raise serving.max_lora_rank and restart, or train with a lower rank",
-            )
-        return Path(adapter.path), rank
-
-    def _scorer(self, manifest: Manifest) -> Scorer | None:
-        """The manifest's scorer, masked to the columns that have an adapter."""
-        if manifest.router is None or not manifest.routes:
-            return None
-        where = f"manifest {manifest.number}"
-        try:
-            router = ServedRouter.from_bytes(self._registry.weights(manifest))
-            served = {column(domain, s) for domain, route in manifest.routes.items() for s in route.segments}
-            published = [name for name in router.domains if name in served]
-            if not published:
-                return None
-            extractor = self._extractor_for(manifest)
-        except LearningError as error:
-            raise PrepareFailed(where, f"its router can't be read: {error}", "publish again") from error
-        if not extractor.fingerprint == router.weights.fingerprint == manifest.router.fingerprint:
-            raise PrepareFailed(
-                where,
-                f"router fingerprint {router.weights.fingerprint} (manifest {manifest.router.fingerprint}), "
-                f"but this replica's features have {extractor.fingerprint}",
-                "start the replica with the base, template and feature settings that the router was trained with",
-            )
-        return Scorer(extractor, router.restrict(published))
 
     async def _probe(self, adapter: LoadedAdapter) -> None:
         """Raise PrepareFailed if the adapter is at fault, or the engine is dead.
@@ -348,42 +271,9 @@ class Publication:
         return [name for name in self._loaded if name not in wanted]
 
 
-async def _read(who: str, remedy: str, read: Callable[[], T]) -> T:
-    """The result of `read`, run in a thread, and again after a pause where storage did not give what it holds.
-
-    Raises PrepareFailed about `who` after the last try; at once for content that is not what was written.
-    """
-    pauses = iter(_PAUSES)
-    while True:
-        try:
-            return await asyncio.to_thread(read)
-        except (RegistryError, OSError) as error:
-            pause = None if isinstance(error, DigestMismatch) else next(pauses, None)
-            if pause is None:
-                raise PrepareFailed(who, str(error), remedy) from error
-        await asyncio.sleep(pause)
-
-
 def _failed(who: str, what: str, remedy: str, error: EngineFailed | Unavailable) -> PrepareFailed:
     """The failure as the adapter's fault, unless the engine is down."""
     if isinstance(error, Unavailable):
         remedy = "nothing is known against the adapter; the replica must be replaced"
         return PrepareFailed(who, f"the engine went down: {error}", remedy)
     return PrepareFailed(who, what, remedy)
-
-
-def _named(base: BaseRevision) -> str:
-    changed = f", changed by {base.delta}" if base.delta else ""
-    return f"{base.model} ({base.digest or 'without a digest'}{changed})"
-
-
-def _rank(config_path: Path, name: str) -> int:
-    """The largest rank that a PEFT configuration gives any module."""
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        pattern = config.get("rank_pattern") or {}
-        return max(int(rank) for rank in (config["r"], *pattern.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PrepareFailed(
-            name, f"its adapter_config.json can't be read: {error!r}", "it is no PEFT folder; train it again"
-        ) from error

@@ -190,7 +190,7 @@ async def test_a_damaged_change_is_refused_before_anybody_waits(
     damage: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serving.publication._PAUSES", (0.01,))
+    monkeypatch.setattr("serving.reading._PAUSES", (0.01,))
     on_it(publisher, 1, rank=2)
     await service.catch_up()
     path = registry.bases.path(publisher.change_base(changes(1)))

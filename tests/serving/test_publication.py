@@ -26,7 +26,7 @@ def publication(engine: MemoryEngine, registry: Registry) -> Publication:
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.publication._PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("serving.reading._PAUSES", (0.01, 0.02, 0.03))
     monkeypatch.setattr("serving.publication._PROBE_PATIENCE", 0.05)
 
 
