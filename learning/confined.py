@@ -26,7 +26,8 @@ class CoreLinear(nn.Module):
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, free: FreeDirections) -> None:
         super().__init__()
-        self._bias, self._weight = bias_O, weight_OI
+        self._bias = None if bias_O is None else bias_O.detach()  # no parameter of this module
+        self._weight = weight_OI
         self._left = None if free.left is None else free.left.float().contiguous()
         self._right = None if free.right is None else free.right.float().contiguous()
         self._factor = None if free.factor is None else free.factor.float()
@@ -71,7 +72,8 @@ class FactorLinear(nn.Module):
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, free: FreeDirections) -> None:
         super().__init__()
-        self._bias, self._kept = bias_O, weight_OI
+        self._bias = None if bias_O is None else bias_O.detach()  # no parameter of this module
+        self._kept = weight_OI
         self._left = None if free.kept_left is None else _Projector(free.kept_left, free.left)
         self._right = None if free.kept_right is None else _Projector(free.kept_right.T, _transposed(free.right))
         moving_OI = free.confined(weight_OI)
