@@ -67,6 +67,10 @@ class RevisableModel:
         for name, tensor in {**self._own, **changed}.items():
             there[name].copy_(tensor)
 
+    def own(self, name: str) -> Tensor:
+        """What the checkpoint has of a remembered tensor, on the CPU."""
+        return self._own[name]
+
     def remember(self, names: Mapping[str, Tensor]) -> None:
         """Keeps what the checkpoint has of these tensors, which are about to change for the first time."""
         there = self.model.state_dict()

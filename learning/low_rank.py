@@ -9,19 +9,18 @@ them better and an exam is there to be lost. Does not know of routing, publicati
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor, nn
+from peft import PeftModel
 from transformers import PreTrainedModel
 
+from learning.adapted import adapted, carrying, save_adapter, set_tensors, tensors_of
 from learning.adapter_shape import AdapterShape, StoredAdapter
 from learning.base_delta import RevisableModel
 from learning.completion_loss import CompletionLoss, EncodedExample, encode
@@ -29,19 +28,19 @@ from learning.contract import (
     Comparison,
     Evaluation,
     Example,
-    Incumbent,
     NewAdapter,
     Progress,
     TrainingJob,
     TrainingResult,
 )
-from learning.errors import LearningError
+from learning.cpu_threads import cpu_threads
 from learning.evaluation import evaluate
 from learning.low_rank_options import LowRankOptions
+from learning.material import Material
 from learning.optimiser import rate_groups
 from learning.output_layer import OutputLayer
 from learning.paired_bootstrap import lower_bound
-from learning.repeats import in_force, spread, without_repeats
+from learning.target_modules import target_modules
 from learning.template import PromptTemplate
 from learning.token_budget import TokenBudget
 from learning.training import Penalty, Training
@@ -71,14 +70,8 @@ class LowRankLearner:
     def __init__(self, model_path: str, template: PromptTemplate, options: LowRankOptions) -> None:
         self._revisable = RevisableModel(model_path, options.dtype, options.device)
         self._base: PreTrainedModel = self._revisable.model
+        target_modules(self._base, options)
         layers = int(self._base.config.get_text_config().num_hidden_layers)
-        if options.frozen_layers >= layers:
-            raise LearningError(
-                f"frozen_layers: expected 0 to {layers - 1} for this base model, got {options.frozen_layers}"
-            )
-        linear = {name.rsplit(".", 1)[-1] for name, part in self._base.named_modules() if isinstance(part, nn.Linear)}
-        if unknown := sorted(set(options.targets) - linear):  # PEFT passes over a name that matches nothing
-            raise LearningError(f"targets: {unknown} are no linear layers of this base model; it has {sorted(linear)}")
         self._options = options
         self._template = template
         self._shape = AdapterShape(
@@ -98,17 +91,17 @@ class LowRankLearner:
         """
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
-        material = self._material(job)
-        with _threads(self._options.threads), torch.random.fork_rng():
+        material = Material.of(job, self._template, self._options)
+        with cpu_threads(self._options.threads), torch.random.fork_rng():
             budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
             base = evaluate(self._loss, budget, self._base, material.judged)
-            best = self._best(job, material, budget)
+            best = self._best(job, material, base, budget)
             start = None if best is None or best.knows_less_than(base) else best
-            shape = self._shape.over(start.adapter.shape) if start else self._shape
+            shape = self._shape.over(start.adapter.shape) if start and start.adapter else self._shape
             with self._adapted(shape, job.seed) as model:
                 penalty = self._begin(model, shape, start, job)
                 torch.manual_seed(job.seed)  # dropout shall not depend on what was drawn for the start
-                rate = self._options.learning_rate * (self._options.continue_rate if start else 1.0)
+                rate = self._options.learning_rate * (self._options.continue_rate if start and start.adapter else 1.0)
                 trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
                 groups = rate_groups(trained, rate, self._options.b_rate)
                 training = Training(self._options, model, self._loss, budget, groups, penalty)
@@ -148,7 +141,7 @@ class LowRankLearner:
 
     def _begin(self, model: PeftModel, shape: AdapterShape, start: Start | None, job: TrainingJob) -> Penalty | None:
         """Sets the state of `model`, of `shape`, that a training begins with, and returns what is added to its loss."""
-        if start is not None:
+        if start is not None and start.adapter is not None:
             set_tensors(model, start.adapter.fitted(tensors_of(model), shape))
         return None
 
@@ -164,92 +157,28 @@ class LowRankLearner:
         again; None where there is no rest."""
         return None
 
-    def _material(self, job: TrainingJob) -> _Material:
-        """Encodes what is used of a job's examples."""
-        news = [*job.train, *job.held_out]
-        exams = {incumbent.segment: in_force(incumbent.exam, news) for incumbent in job.of_domain()}
-        judges = [*job.held_out, *(example for exam in exams.values() for example in exam)]
-        kept, repeated = without_repeats(job.train, judges)
-        train, held_out = self._encoded(kept), self._encoded(job.held_out)
-        if not train:
-            raise LearningError(
-                f"training {job.domain} v{job.version}: {repeated} of {len(job.train)} examples ask what a held-out "
-                f"one asks, and of the others none has a completion that fits into {self._options.max_tokens} tokens; "
-                "raise max_tokens or mend the examples"
-            )
-        judged = spread(held_out, self._options.judge_examples)
-        return _Material(
-            train=train,
-            judged=judged,
-            watched=spread(judged, self._options.evaluate_examples),
-            exams={segment: self._encoded(exam) for segment, exam in exams.items()},
-            skipped=repeated + len(kept) - len(train) + len(job.held_out) - len(held_out),
-        )
-
     def _encoded(self, examples: Sequence[Example]) -> list[EncodedExample]:
         return encode(examples, self._template, self._options.max_tokens)
 
-    def _best(self, job: TrainingJob, material: _Material, budget: TokenBudget) -> Start | None:
+    def _best(self, job: TrainingJob, material: Material, base: Evaluation, budget: TokenBudget) -> Start | None:
         """The segment of the job's domain that answers its held-out examples best; the newest of equals."""
         found: list[Start] = []
         for incumbent in sorted(job.of_domain(), key=lambda incumbent: -incumbent.segment):
-            if incumbent.adapter is not None:
-                found.append(self._measured(incumbent, incumbent.adapter, material, job.seed, budget))
+            exam = material.exams[incumbent.segment]
+            if incumbent.adapter is None:
+                before = evaluate(self._loss, budget, self._base, exam)
+                found.append(Start(incumbent.segment, None, None, base, exam, before))
+                continue
+            adapter = StoredAdapter.read(incumbent.adapter)
+            with carrying(self._base, adapter, job.seed) as model:
+                held_out = evaluate(self._loss, budget, model, material.judged)
+                before = evaluate(self._loss, budget, model, exam)
+            found.append(Start(incumbent.segment, incumbent.adapter, adapter, held_out, exam, before))
         finite = [start for start in found if math.isfinite(start.held_out.loss)]
         return min(finite, key=lambda start: start.held_out.loss, default=None)
 
-    def _measured(
-        self, incumbent: Incumbent, folder: Path, material: _Material, seed: int, budget: TokenBudget
-    ) -> Start:
-        adapter = StoredAdapter.read(folder)
-        exam = material.exams[incumbent.segment]
-        with self._adapted(adapter.shape, seed) as model:
-            set_tensors(model, adapter.fitted(tensors_of(model), adapter.shape))
-            return Start(
-                segment=incumbent.segment,
-                folder=folder,
-                adapter=adapter,
-                held_out=evaluate(self._loss, budget, model, material.judged),
-                exam=exam,
-                before=evaluate(self._loss, budget, model, exam),
-            )
-
-    @contextmanager
-    def _adapted(self, shape: AdapterShape, seed: int) -> Iterator[PeftModel]:
-        """The base with a new adapter of `shape`, its A drawn and its B zero; afterwards the bare base again."""
-        torch.manual_seed(seed)  # PEFT draws A from the global generator
-        model: PeftModel = get_peft_model(self._base, LoraConfig(**shape.config(self._options.dropout)))
-        try:
-            yield model.eval()
-        finally:
-            model.unload()
-            self._base.requires_grad_(False).train(False)
-            if hasattr(self._base, "peft_config"):
-                del self._base.peft_config
-
-
-def tensors_of(model: PeftModel) -> dict[str, Tensor]:
-    """The adapter's tensors by PEFT's names, as they are: changed in place, they change it."""
-    return dict(get_peft_model_state_dict(model))
-
-
-def set_tensors(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
-    """Sets the adapter's tensors."""
-    set_peft_model_state_dict(model, dict(tensors))
-
-
-@dataclass(frozen=True)
-class _Material:
-    """A job's examples, encoded."""
-
-    train: list[EncodedExample]
-    judged: list[EncodedExample]
-    """Held-out ones that judge the outcome."""
-    watched: list[EncodedExample]
-    """Those among them that are measured while training."""
-    exams: dict[int, list[EncodedExample]]
-    """Of each segment of the domain."""
-    skipped: int
+    def _adapted(self, shape: AdapterShape, seed: int) -> AbstractContextManager[PeftModel]:
+        return adapted(self._base, shape, seed, self._options.dropout)
 
 
 @dataclass(frozen=True)
@@ -257,8 +186,9 @@ class Start:
     """A segment that may go on, and its figures as it is in service."""
 
     segment: int
-    folder: Path
-    adapter: StoredAdapter
+    folder: Path | None
+    adapter: StoredAdapter | None
+    """None where the base answers for it: what goes on is a new adapter, which begins as nothing."""
     held_out: Evaluation
     exam: list[EncodedExample]
     before: Evaluation
@@ -270,25 +200,3 @@ class Start:
             return False
         worse = [its - theirs for its, theirs in zip(self.held_out.row_losses, base.row_losses, strict=True)]
         return base.loss < self.held_out.loss and lower_bound(worse, _CONFIDENCE) > 0.0
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Writes config and weights alone, with a config whose bytes do not depend on the order of a set."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder), safe_serialization=True)
-    (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
-    config["target_modules"] = sorted(config["target_modules"])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

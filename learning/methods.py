@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from learning.errors import LearningError
 from learning.lora_options import LoraOptions
+from learning.osft_options import OsftOptions
 from learning.seta_options import SetaOptions
 from learning.training_options import TrainingOptions
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from learning.contract import Learner
     from learning.template import PromptTemplate
 
-OPTIONS: dict[str, type[TrainingOptions]] = {"lora": LoraOptions, "seta": SetaOptions}
+OPTIONS: dict[str, type[TrainingOptions]] = {
+    "lora": LoraOptions,
+    "seta": SetaOptions,
+    "osft": OsftOptions,
+}
 """Options by kind."""
 
 
@@ -32,5 +37,9 @@ def learner(model_path: str, template: PromptTemplate, options: TrainingOptions)
             from learning.seta import SetaLearner
 
             return SetaLearner(model_path, template, options)
+        case OsftOptions():
+            from learning.osft import OsftLearner
+
+            return OsftLearner(model_path, template, options)
         case _:
             raise LearningError(f"learner.kind: expected one of {sorted(OPTIONS)}, got {options.kind!r}")

@@ -20,12 +20,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from learning.adapted import carrying, save_adapter, tensors_of
 from learning.adapter_shape import AdapterShape, StoredAdapter
 from learning.completion_loss import EncodedExample
 from learning.contract import Comparison, Incumbent, NewAdapter, TrainingJob
 from learning.errors import LearningError
 from learning.evaluation import evaluate
-from learning.low_rank import Beyond, LowRankLearner, Start, save_adapter, set_tensors, tensors_of
+from learning.low_rank import Beyond, LowRankLearner, Start
 from learning.repeats import spread
 from learning.seta_options import SetaOptions
 from learning.shared_part import SharedPart, mark, own_part, shared_rank_of, slices
@@ -49,7 +50,7 @@ class SetaLearner(LowRankLearner):
         if shape.rank <= rank:
             raise LearningError(f"rank: expected more than the {rank} that domains share so far, got {shape.rank}")
         with torch.no_grad():
-            if start is not None:
+            if start is not None and start.adapter is not None and start.folder is not None:
                 own = own_part(start.adapter, shared_rank_of(start.folder))
                 fresh = own_part(StoredAdapter(shape, tensors), rank)
                 for name, part in own.fitted(fresh.tensors, fresh.shape).items():
@@ -104,8 +105,7 @@ class SetaLearner(LowRankLearner):
             folder = job.output / "beside" / str(place)
             adapter = StoredAdapter.read(incumbent.adapter)
             exam = self._encoded(incumbent.exam)
-            with self._adapted(adapter.shape, job.seed) as model:
-                set_tensors(model, adapter.fitted(tensors_of(model), adapter.shape))
+            with carrying(self._base, adapter, job.seed) as model:
                 before = evaluate(self._loss, budget, model, exam)
                 shared.put_into(tensors_of(model), adapter.shape)
                 after = evaluate(self._loss, budget, model, exam)
