@@ -36,7 +36,7 @@ from learning.contract import (
 from learning.cpu_threads import cpu_threads
 from learning.evaluation import evaluate
 from learning.low_rank_options import LowRankOptions
-from learning.material import Material
+from learning.material import JobMaterial
 from learning.optimiser import rate_groups
 from learning.output_layer import OutputLayer
 from learning.paired_bootstrap import lower_bound
@@ -91,7 +91,7 @@ class LowRankLearner:
         """
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
-        material = Material.of(job, self._template, self._options)
+        material = JobMaterial.of(job, self._template, self._options)
         with cpu_threads(self._options.threads), torch.random.fork_rng():
             budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
             base = evaluate(self._loss, budget, self._base, material.judged)
@@ -160,7 +160,7 @@ class LowRankLearner:
     def _encoded(self, examples: Sequence[Example]) -> list[EncodedExample]:
         return encode(examples, self._template, self._options.max_tokens)
 
-    def _best(self, job: TrainingJob, material: Material, base: Evaluation, budget: TokenBudget) -> Start | None:
+    def _best(self, job: TrainingJob, material: JobMaterial, base: Evaluation, budget: TokenBudget) -> Start | None:
         """The segment of the job's domain that answers its held-out examples best; the newest of equals."""
         found: list[Start] = []
         for incumbent in sorted(job.of_domain(), key=lambda incumbent: -incumbent.segment):

@@ -16,7 +16,7 @@ from learning.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
-class Material:
+class JobMaterial:
     """A job's examples, encoded."""
 
     train: list[EncodedExample]
@@ -29,7 +29,7 @@ class Material:
     skipped: int
 
     @classmethod
-    def of(cls, job: TrainingJob, template: PromptTemplate, options: TrainingOptions) -> Material:
+    def of(cls, job: TrainingJob, template: PromptTemplate, options: TrainingOptions) -> JobMaterial:
         """Raises `LearningError` where nothing is left to train on."""
         news = [*job.train, *job.held_out]
         exams = {incumbent.segment: in_force(incumbent.exam, news) for incumbent in job.of_domain()}

@@ -35,7 +35,7 @@ from learning.errors import LearningError
 from learning.evaluation import evaluate
 from learning.free_directions import FreeDirections
 from learning.kept_directions import Basis, Kept, basis_of
-from learning.material import Material
+from learning.material import JobMaterial
 from learning.osft_options import OsftOptions
 from learning.output_layer import OutputLayer
 from learning.repeats import spread
@@ -73,7 +73,7 @@ class OsftLearner:
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
         self._revisable.remember({name + _WEIGHT: module.weight for name, module in self._modules.items()})
-        material = Material.of(job, self._template, self._options)
+        material = JobMaterial.of(job, self._template, self._options)
         budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
         with cpu_threads(self._options.threads), torch.random.fork_rng():
             places = self._places(job, material)
@@ -122,7 +122,7 @@ class OsftLearner:
             failure=training.failure,
         )
 
-    def _places(self, job: TrainingJob, material: Material) -> list[_Place]:
+    def _places(self, job: TrainingJob, material: JobMaterial) -> list[_Place]:
         """Every segment in service, the newest of the job's domain first."""
         found = []
         for incumbent in sorted(job.incumbents, key=lambda each: (each.domain != job.domain, -each.segment)):
@@ -149,7 +149,7 @@ class OsftLearner:
     def _trained(
         self,
         job: TrainingJob,
-        material: Material,
+        material: JobMaterial,
         basis: Basis,
         budget: TokenBudget,
         on_progress: Callable[[Progress], None] | None,
@@ -191,7 +191,7 @@ class OsftLearner:
                     f"{name}: expected a weight that can be decomposed, got {error}; restore the base"
                 ) from error
 
-    def _state(self, job: TrainingJob, material: Material, basis: Basis) -> Path | None:
+    def _state(self, job: TrainingJob, material: JobMaterial, basis: Basis) -> Path | None:
         """What the next training has to know of this domain, measured on the base as it is from now on."""
         examples = spread(material.train, self._options.basis_examples if basis.needs_inputs else 0)
         moments = measured(self._modules, self._loss, examples, gradients=basis.needs_gradients) if examples else {}

@@ -10,6 +10,7 @@ from configs.settings import LEARNERS, Serving, Settings
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.lora_options import LoraOptions
+from learning.osft_options import OsftOptions
 from learning.seta_options import SetaOptions
 from serving.options import EngineKnobs
 
@@ -50,11 +51,12 @@ def value(settings: Settings, key: str) -> object:
     [
         (LEARNERS["lora"], LoraOptions),
         (LEARNERS["seta"], SetaOptions),
+        (LEARNERS["osft"], OsftOptions),
         (Settings.model_fields["features"].annotation, FeatureOptions),
         (Settings.model_fields["gate"].annotation, Gate),
         (Serving, EngineKnobs),
     ],
-    ids=["lora", "seta", "features", "gate", "serving"],
+    ids=["lora", "seta", "osft", "features", "gate", "serving"],
 )
 def test_no_section_states_again_what_its_owner_states(section: Any, owner: Any) -> None:
     assert issubclass(section, owner)

@@ -10,8 +10,9 @@ from learning.gate import Gate
 from learning.lora_options import LoraOptions
 from learning.methods import OPTIONS
 from learning.options import Options
+from learning.osft_options import OsftOptions
 
-ALL = [LoraOptions, FeatureOptions, Gate]
+ALL = [LoraOptions, OsftOptions, FeatureOptions, Gate]
 
 
 @pytest.mark.parametrize("options", ALL)
@@ -58,6 +59,13 @@ def test_options_are_closed_and_frozen(options: type[Options]) -> None:
         (LoraOptions, {"logit_chunk": 0}),
         (LoraOptions, {"evaluate_examples": 0}),
         (LoraOptions, {"judge_examples": 0}),
+        (OsftOptions, {"ratio": 1.0}),
+        (OsftOptions, {"ratio": -0.1}),
+        (OsftOptions, {"trr": 1.0}),
+        (OsftOptions, {"energy": 0.0}),
+        (OsftOptions, {"softness": 0.0}),
+        (OsftOptions, {"form": "hooks"}),
+        (OsftOptions, {"rank": 4}),
         (Gate, {"exam_rows": -1}),
         (Gate, {"exam_bytes": 0}),
         (Gate, {"loss_tolerance": -0.1}),
@@ -80,6 +88,8 @@ def test_senseless_values_are_refused_at_their_key(options: type[Options], value
         (FeatureOptions, {"poolings": ("mean", "mean")}, "poolings"),
         (LoraOptions, {"patience": 2, "evaluate_every": 50, "max_steps": 50}, "evaluate_every"),
         (LoraOptions, {"warmup_steps": 10, "max_steps": 10, "evaluate_every": 5}, "warmup_steps"),
+        (OsftOptions, {"mrr": 0.9}, "mrr"),
+        (OsftOptions, {"form": "factors", "basis": "kronecker"}, "form"),
     ],
     ids=str,
 )
@@ -93,3 +103,19 @@ def test_contradictions_are_named_at_a_key(options: type[Options], values: dict[
 def test_methods_are_found_by_their_kind() -> None:
     for kind, options in OPTIONS.items():
         assert options.model_fields["kind"].default == kind
+
+
+@pytest.mark.parametrize(
+    ("chosen", "trained"),
+    [
+        ({"ratio": 0.25}, 6 * 6),
+        ({"ratio": None, "trr": 0.5}, 4 * 4),
+        ({"ratio": 0.25, "form": "factors"}, 6 * (12 + 8 + 1)),
+        ({"basis": "inputs"}, 12 * 8),
+        ({"basis": "inputs", "form": "factors"}, 8 * (12 + 8 + 1)),
+        ({"basis": "kronecker"}, 12 * 8),
+    ],
+)
+def test_osft_trains_so_many_weights_of_a_module(chosen: dict[str, Any], trained: int) -> None:
+    options = OsftOptions.model_validate(chosen)
+    assert options.weights_trained(12, 8) == trained and options.adapter_rank == 0
