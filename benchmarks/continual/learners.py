@@ -25,6 +25,7 @@ from benchmarks.continual.method import Learned, Task
 from benchmarks.continual.workbench import Workbench
 from learning.contract import Example, Incumbent, NewAdapter, Progress, TrainingJob, TrainingResult
 from learning.gate import Gate
+from learning.methods import OPTIONS
 from learning.repeats import spread
 from learning.training_options import TrainingOptions
 
@@ -44,7 +45,7 @@ class _Placed:
 def of_service(workbench: Workbench, label: str, settings: Mapping[str, Any], seed: int, folder: Path) -> ServiceMethod:
     """One of `learning.methods`; `settings` are its options, its `kind`, and `gate: true` for the service's gate."""
     given = {key: value for key, value in settings.items() if key != "gate"}
-    options = workbench.options(str(settings["kind"]), given)
+    options = workbench.options(OPTIONS[str(settings["kind"])], given)
     return ServiceMethod(workbench, label, options, seed, folder, Gate() if settings.get("gate") else None)
 
 

@@ -56,7 +56,9 @@ def _confusions(result: Mapping[str, Any], path: Path) -> Path:
 
 
 def _panels(panels: Mapping[str, Any], tasks: Sequence[str], path: Path, title: str) -> None:
-    columns = min(_COLUMNS, len(panels))
+    # As square as may be, up to a page's width.
+    columns = min(_COLUMNS, math.ceil(math.sqrt(len(panels)) * 1.2))
+    columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     side = 1.5 + 0.3 * len(tasks)
     names = max(len(task) for task in tasks) * 0.07

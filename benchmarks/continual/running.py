@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.continual.cells import Course, count_cells
+from benchmarks.continual.cells import CellStore, Course, count_cells
 from benchmarks.continual.courses import CourseRunner
 from benchmarks.continual.plan import ContinualPlan
 
@@ -27,7 +27,8 @@ def run_all(plan: ContinualPlan, console: Console, workers: int = 0) -> None:
         bar = bars.add_task("cells", total=cells, completed=_there(plan, courses))
         steps = bars.add_task("", total=None, visible=False)
         runner = _runner(plan)
-        if unfinished := [each for each in courses if count_cells(plan.work, each) < len(plan.orders[each.order])]:
+        unfinished = [each for each in courses if _cells(plan, each) < len(plan.orders[each.order])]
+        if unfinished:
             for order, seed in sorted({(each.order, each.seed) for each in unfinished}):
                 bars.update(steps, description=f"routers, order {order}, seed {seed}", visible=True, total=None)
                 runner.routes(order, seed)
@@ -70,6 +71,11 @@ def _runner(plan: ContinualPlan) -> CourseRunner:
     if key not in _runners or _runners[key].plan != plan:
         _runners[key] = CourseRunner(plan)
     return _runners[key]
+
+
+def _cells(plan: ContinualPlan, course: Course) -> int:
+    """Whole cells, of the same facts as the plan's."""
+    return len(CellStore(plan.work, course, plan.facts(course)).cells())
 
 
 def _there(plan: ContinualPlan, courses: list[Course]) -> int:

@@ -65,6 +65,7 @@ def _course(course: Course, order: Sequence[str], cells: Sequence[Mapping[str, A
             **by_matrix(scores),
             "fwt": forward_transfer(scores, zero),
             "changed": changed(answers),
+            "loss": statistics.fmean(cells[-1]["losses"][task] for task in order),
             "perplexity_change": math.expm1(cells[-1]["general_loss"] - before["general_loss"]),
             "weights_trained": max(cell["learned"]["weights_trained"] for cell in cells),
             "stored_bytes": cells[-1]["stored_bytes"],

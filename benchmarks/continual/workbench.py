@@ -15,7 +15,8 @@ from cluster.errors import ClusterError
 from learning.base_delta import RevisableModel
 from learning.completion_loss import EncodedExample, encode
 from learning.contract import Example, Learner
-from learning.methods import OPTIONS, learner
+from learning.lora_options import LoraOptions
+from learning.methods import learner
 from learning.template import PromptTemplate
 from learning.token_budget import TokenBudget
 from learning.training_options import TrainingOptions
@@ -53,16 +54,14 @@ class Workbench:
         """Completion tokens whose logits exist at a time."""
         return self._plain.logit_chunk
 
-    def options(self, kind: str, settings: Mapping[str, Any]) -> TrainingOptions:
-        """The options of one of the service's methods. Raises `ClusterError` on settings that are none."""
-        if kind not in OPTIONS:
-            raise ClusterError(f"method kind {kind!r}: the service has {sorted(OPTIONS)}")
-        model = OPTIONS[kind]
+    def options(self, model: type[TrainingOptions], settings: Mapping[str, Any]) -> TrainingOptions:
+        """A method's options, of which `settings` are some. Raises `ClusterError` on settings that are none."""
         try:
             return model.model_validate({**self.training, **settings})
         except ValidationError as error:
             first = error.errors()[0]
-            raise ClusterError(f"settings of {kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            where = ".".join(map(str, first["loc"]))
+            raise ClusterError(f"settings of {settings.get('kind', 'all methods')}: {where}: {first['msg']}") from None
 
     def learner(self, options: TrainingOptions) -> Learner:
         """The learner of these options, made once; it keeps nothing between jobs."""
@@ -87,4 +86,4 @@ class Workbench:
 
     @cached_property
     def _plain(self) -> TrainingOptions:
-        return self.options("lora", {})
+        return self.options(LoraOptions, {})
