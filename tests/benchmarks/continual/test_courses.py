@@ -90,7 +90,7 @@ def test_an_adapter_a_task_forgets_nothing_by_name(whole: ContinualPlan) -> None
     (lora,) = [course for course in result["courses"] if course["method"] == "lora"]
     assert lora["figures"]["bwt"] == 0.0 and lora["figures"]["changed"] == 0.0
     assert lora["figures"]["perplexity_change"] == 0.0 and lora["figures"]["fwt"] == 0.0
-    assert lora["figures"]["diagonal"] > 0.2, "something is learned"
+    assert lora["figures"]["diagonal"] > max(lora["zero"]), "something is learned"
     assert lora["stored_bytes"] == [place * 4 * lora["figures"]["weights_trained"] for place in (1, 2, 3)]
     # Layers 2 and 3: q and o 32 x 32, k and v 32 x 16, gate, up and down 32 x 48.
     assert lora["figures"]["weights_trained"] == 4 * 2 * (2 * 64 + 2 * 48 + 3 * 80)
