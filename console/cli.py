@@ -117,7 +117,9 @@ def _send(records: list[TaskRecord | EndOfDomain], url: str, stream: str | None,
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a file in benchmarks/.")]) -> None:
+def bench(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a file or package in benchmarks/.")]
+) -> None:
     """Run a benchmark; what follows the name is handed to it."""
     with one_line():
         import importlib.util
@@ -127,7 +129,9 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="Name
         from cluster.errors import ClusterError
 
         folder = Path(next(iter(benchmarks.__path__)))
-        there = [path.stem for path in sorted(folder.glob("*.py")) if "def main(" in path.read_text()]
+        files = [(path.stem, path) for path in folder.glob("*.py")]
+        packages = [(path.parent.name, path) for path in folder.glob("*/__main__.py")]
+        there = sorted(name for name, path in [*files, *packages] if "def main(" in path.read_text())
         if name not in there or importlib.util.find_spec(f"benchmarks.{name}") is None:
             raise ClusterError(f"no benchmark {name!r}; there are: {', '.join(there)}")
         sys.argv = [f"anabranch bench {name}", *context.args]

@@ -101,7 +101,13 @@ def test_feed_without_file() -> None:
 
 
 def test_unknown_benchmark() -> None:
-    assert "router" in refused("bench", "nothing")
+    line = refused("bench", "nothing")
+    assert "router" in line and "continual" in line
+
+
+def test_a_benchmark_may_be_a_package() -> None:
+    line = refused("bench", "continual", "--data", "no-such-folder", "--dry-run")
+    assert "no-such-folder: expected tasks" in line
 
 
 def test_config_validate() -> None:

@@ -1,0 +1,82 @@
+"""Runs all courses of a plan, in this process or several, with a bar that knows how long it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.continual.cells import CellStore, Course, count_cells
+from benchmarks.continual.courses import CourseRunner
+from benchmarks.continual.plan import ContinualPlan
+
+_LOOK_AGAIN_S = 1.0
+_runners: dict[str, CourseRunner] = {}
+"""Of this process, by the folder of the run."""
+
+
+def run_all(plan: ContinualPlan, console: Console, workers: int = 0) -> None:
+    """All cells that are not there yet; `workers` processes beside this one, or this one alone."""
+    courses = plan.courses()
+    cells = sum(len(plan.orders[course.order]) for course in courses)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+        bar = bars.add_task("cells", total=cells, completed=_there(plan, courses))
+        steps = bars.add_task("", total=None, visible=False)
+        runner = _runner(plan)
+        unfinished = [each for each in courses if _cells(plan, each) < len(plan.orders[each.order])]
+        if unfinished:
+            for order, seed in sorted({(each.order, each.seed) for each in unfinished}):
+                bars.update(steps, description=f"routers, order {order}, seed {seed}", visible=True, total=None)
+                runner.routes(order, seed)
+        if workers:
+            bars.update(steps, visible=False)
+            _beside(plan, unfinished, workers, lambda: bars.update(bar, completed=_there(plan, courses)))
+            return
+        for course in unfinished:
+            bars.update(steps, description=f"{course.label}, order {course.order}, seed {course.seed}")
+
+            def on_step(step: int, total: int) -> None:
+                bars.update(steps, completed=step, total=total)
+                bars.update(bar, completed=_there(plan, courses))
+
+            runner.run(course, on_step)
+            bars.update(bar, completed=_there(plan, courses))
+        bars.update(steps, visible=False)
+
+
+def _beside(plan: ContinualPlan, courses: list[Course], workers: int, on_look: Callable[[], None]) -> None:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: set[Future[None]] = {pool.submit(_run, plan, course) for course in courses}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=_LOOK_AGAIN_S, return_when=FIRST_COMPLETED)
+                for each in done:
+                    each.result()
+                on_look()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run(plan: ContinualPlan, course: Course) -> None:
+    _runner(plan).run(course)
+
+
+def _runner(plan: ContinualPlan) -> CourseRunner:
+    key = str(plan.work)
+    if key not in _runners or _runners[key].plan != plan:
+        _runners[key] = CourseRunner(plan)
+    return _runners[key]
+
+
+def _cells(plan: ContinualPlan, course: Course) -> int:
+    """Whole cells, of the same facts as the plan's."""
+    return len(CellStore(plan.work, course, plan.facts(course)).cells())
+
+
+def _there(plan: ContinualPlan, courses: list[Course]) -> int:
+    return sum(count_cells(plan.work, course) for course in courses)
