@@ -24,6 +24,7 @@ from learning.lora_options import LoraOptions
 from learning.output_layer import OutputLayer
 from learning.seta_options import SetaOptions
 from tests.benchmarks.continual.two_domains import COLOURS, HUES, SHAPES, TinyStream, answers, changed, same
+from tests.learning.colours import examples
 
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {"kind": "full"},
@@ -39,7 +40,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "sparse, common": {"kind": "sparse_seta", "split": "all_shared"},
     "sparse, whole": {"kind": "sparse_seta", "masked": False, "random_masks": True},
 }
-each_method = pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+LONGER = ("plain", "joint adapter", "sparse, common", "sparse, whole")
+"""Of whose parts the others have each."""
+each_method = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] if name in LONGER else [])
+        for name, options in METHODS.items()
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +94,15 @@ def test_one_model_answers_for_every_name(name: str, stream: TinyStream) -> None
     assert method.has_one_model and same(answers(method, "colours"), answers(method, "unheard of"))
 
 
+@pytest.mark.slow
 def test_it_learns(stream: TinyStream) -> None:
     targets = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
-    method = stream.method("full", max_steps=80, max_epochs=50.0, evaluate_every=40, targets=targets)
-    learned = method.learn(COLOURS)
+    method = stream.method("full", max_steps=200, max_epochs=50.0, evaluate_every=50, targets=targets)
+    learned = method.learn(replace(COLOURS, train=tuple(examples(160, 200))))
     loss = CompletionLoss(OutputLayer(stream.base.model), 1024)
     with method.answering("colours"):
         right = [each for _, each in loss.rows(encode(COLOURS.test, stream.template, 64))]
-    assert sum(right) >= 8 and learned.train_loss < 0.2
+    assert sum(right) >= 10 and learned.train_loss < 1.0
 
 
 @pytest.mark.parametrize(
@@ -201,7 +211,9 @@ def test_orthogonal_rows_cost_nothing_and_others_their_products() -> None:
 def test_orthogonal_adapters_read_other_directions_and_stay(stream: TinyStream) -> None:
     overlaps = []
     for weight in (0.0, 1.0):
-        method = stream.method("low_rank_sequence", after="orthogonal", orthogonality=weight, max_steps=15)
+        method = stream.method(
+            "low_rank_sequence", after="orthogonal", orthogonality=weight, max_steps=8, learning_rate=2e-2
+        )
         assert isinstance(method, LowRankSequence)
         method.learn(COLOURS)
         (first,) = method._adapters
