@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from configs.choice import KIND, sections_of
 from configs.document import parse
 from configs.errors import ConfigError
 from configs.problems import describe
@@ -30,13 +31,18 @@ def presets() -> tuple[str, ...]:
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Settings from a preset or a YAML file, with `a.b=c` overrides applied in order; c is read as YAML.
 
+    Where an override asks for another `kind` of a section, what its file says of other kinds alone is left out.
     Raises ConfigError with one line: what, where, expected, got, remedy.
     """
     path = _locate(str(name_or_path))
     tree = _read(path)
     written: dict[tuple[str, ...], str] = {}
+    of_file = {section: set(keys) for section, keys in tree.items() if isinstance(keys, dict)}
     for override in overrides:
         written[_apply(tree, override)] = override
+    for section, kind in [keys for keys in written if len(keys) == 2 and keys[1] == KIND and keys[0] in of_file]:
+        unasked = of_file[section] - {keys[1] for keys in written if keys[0] == section}
+        _leave_out(tree[section], unasked, section, str(tree[section][kind]))
     settings = _validate(tree, path, written)
     return _anchor(settings, path.parent, written)
 
@@ -85,6 +91,15 @@ def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
         node = below
     node[keys[-1]] = parse(text, where=f"--set {override}")
     return keys
+
+
+def _leave_out(section: dict[str, Any], unasked: set[str], name: str, kind: str) -> None:
+    """Take out of a section what its file says of another kind than was asked for at the command line."""
+    kinds = sections_of(Settings.model_fields[name]) if name in Settings.model_fields else {}
+    known = kinds[kind].model_fields.keys() if kind in kinds else section.keys()
+    for key in unasked - known:
+        if any(key in other.model_fields for other in kinds.values()):
+            del section[key]
 
 
 def _validate(tree: Mapping[str, Any], path: Path, written: Mapping[tuple[str, ...], str]) -> Settings:

@@ -1,11 +1,12 @@
 """The learning methods there are: a kind's options, and the learner made from them.
 
-A new method is its learner (`learning.contract.Learner`) with an options model of a `kind` of its own, one line in
-`OPTIONS` and one case in `learner`. Imports no method before it is asked for. Knows no settings and no placement.
+A new method is its learner (`learning.contract.Learner`) and an options model with a `kind` of its own; here it is one
+line. Imports no method before it is asked for. Knows no settings and no placement.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from learning.errors import LearningError
@@ -18,28 +19,22 @@ if TYPE_CHECKING:
     from learning.contract import Learner
     from learning.template import PromptTemplate
 
-OPTIONS: dict[str, type[TrainingOptions]] = {
-    "lora": LoraOptions,
-    "seta": SetaOptions,
-    "osft": OsftOptions,
+_LEARNERS: dict[type[TrainingOptions], str] = {
+    LoraOptions: "learning.lora.LoraLearner",
+    SetaOptions: "learning.seta.SetaLearner",
+    OsftOptions: "learning.osft.OsftLearner",
 }
+"""By options, where the learner is."""
+
+OPTIONS: dict[str, type[TrainingOptions]] = {options.model_fields["kind"].default: options for options in _LEARNERS}
 """Options by kind."""
 
 
 def learner(model_path: str, template: PromptTemplate, options: TrainingOptions) -> Learner:
     """The learner that `options` are for; takes the seconds that loading the base model takes."""
-    match options:
-        case LoraOptions():
-            from learning.lora import LoraLearner
-
-            return LoraLearner(model_path, template, options)
-        case SetaOptions():
-            from learning.seta import SetaLearner
-
-            return SetaLearner(model_path, template, options)
-        case OsftOptions():
-            from learning.osft import OsftLearner
-
-            return OsftLearner(model_path, template, options)
-        case _:
-            raise LearningError(f"learner.kind: expected one of {sorted(OPTIONS)}, got {options.kind!r}")
+    for made_with, place in _LEARNERS.items():
+        if isinstance(options, made_with):
+            module, name = place.rsplit(".", 1)
+            made: Learner = getattr(import_module(module), name)(model_path, template, options)
+            return made
+    raise LearningError(f"learner.kind: expected one of {sorted(OPTIONS)}, got {options.kind!r}")

@@ -20,13 +20,17 @@ from learning.methods import OPTIONS
 Maker = Callable[[Workbench, str, Mapping[str, Any], int, Path], ContinualMethod]
 RouterMaker = Callable[[str, Mapping[str, Any], int], TaskRouter]
 
-METHODS: dict[str, str] = {kind: "benchmarks.continual.learners:of_service" for kind in OPTIONS}
+METHODS: dict[str, str] = {
+    **{kind: "benchmarks.continual.learners:of_service" for kind in OPTIONS},
+    **dict.fromkeys(("full", "low_rank_sequence", "sparse_seta"), "benchmarks.continual.makers:of_baseline"),
+}
 """Maker by kind, as module:function. All kinds of the service are there."""
 ROUTERS: dict[str, str] = {
     "analytic": "benchmarks.continual.routers:analytic",
     "lda": "benchmarks.continual.routers:lda",
     "joint_ridge": "benchmarks.continual.routers:joint_ridge",
     "centroid": "benchmarks.continual.routers:centroid",
+    "growing": "benchmarks.continual.makers:growing",
     "linear": "benchmarks.continual.linear_gate:linear",
     "linear_joint": "benchmarks.continual.linear_gate:linear_joint",
 }

@@ -24,10 +24,10 @@ from benchmarks.continual.baseline_options import LowRankSequenceOptions
 from benchmarks.continual.full import OfRows
 from benchmarks.continual.one_model import TrainedPart, trainable
 from benchmarks.continual.sensitivity import added, anchored, fisher, of_mean_one
+from learning.adapted import set_tensors, tensors_of
 from learning.adapter_shape import AdapterShape
 from learning.base_delta import RevisableModel
 from learning.completion_loss import EncodedExample
-from learning.low_rank import set_tensors, tensors_of
 from learning.optimiser import rate_groups
 from learning.template import PromptTemplate
 from learning.training import Penalty

@@ -252,3 +252,16 @@ def test_a_features_model_is_looked_for_as_the_base_is(write: Callable[[str], Pa
     assert load(here, ["features.model=owner/other"]).features.model == "owner/other"
     assert load(here, ["features.model=encoder"]).features.model == "encoder", "not beside the file it is not from"
     assert load(here, ["features.model=null"]).features.model is None
+
+
+def test_another_kind_leaves_out_what_the_file_says_of_the_first() -> None:
+    written, chosen = load("laptop").learner, load("laptop", ["learner.kind=osft", "learner.batch_size=4"]).learner
+    assert (chosen.kind, chosen.adapter_rank, chosen.batch_size) == ("osft", 0, 4)
+    assert (chosen.learning_rate, chosen.max_steps) == (written.learning_rate, written.max_steps)
+    both = load("laptop", ["learner.kind=seta", "learner.shared_rank=4"]).learner
+    assert (both.kind, both.adapter_rank) == ("seta", written.adapter_rank)
+
+
+@pytest.mark.parametrize("override", ["learner.rank=8", "learner.patiance=8", "learner.shared_rank=4"])
+def test_what_was_asked_for_of_another_kind_is_refused(override: str) -> None:
+    assert override in refusal("laptop", (override, "learner.kind=osft"))
