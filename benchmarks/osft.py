@@ -2,9 +2,9 @@
 
 All train the same random Llama, 512 wide, 8 layers, with half of every weight's singular directions kept, by the same
 loop with AdamW. Steps are timed in one process, one of each by turns; memory in a process of its own each, less what
-the process held before it had a base. Rates are swept on held-out rows; at its best one each then trains 300 steps.
-With U_h and V_h from the weights as they were: |U_h^T dW| / |dW| and |dW V_h^T| / |dW|, of all weights together. Run
-it with `python -m benchmarks.osft`.
+the process held before it had a base. With 2 layers, rates are swept on held-out rows; at its best one each then trains
+300 steps. With U_h and V_h from the weights as they were: |U_h^T dW| / |dW| and |dW V_h^T| / |dW|, of all weights
+together. Run it with `python -m benchmarks.osft`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RESULT = Path(__file__).parent / "results" / "osft.json"
 WAYS = ("peft", "core", "factors")
 RATES = {"peft": (1e-4, 3e-4, 1e-3), "core": (3e-4, 1e-3, 3e-3), "factors": (1e-4, 3e-4, 1e-3)}
-_WIDTH, _INNER, _LAYERS, _VOCABULARY, _RATIO = 512, 1408, 8, 512, 0.5
+_WIDTH, _INNER, _LAYERS, _SHALLOW, _VOCABULARY, _RATIO = 512, 1408, 8, 2, 512, 0.5
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _ROWS, _TOKENS, _SHORT, _COMPLETION, _KEYS = 8, 64, 12, 4, 64
 
@@ -56,15 +56,21 @@ def measure(sweep_steps: int, steps: int, timed_steps: int) -> dict[str, Any]:
     seconds = apart(timed, timed_steps)
     found: dict[str, Any] = {}
     for way in WAYS:
-        memory = apart(trained, way, RATES[way][0], 2, _TOKENS)["peak_mib"]
-        losses = {rate: apart(trained, way, rate, sweep_steps, _SHORT)["held_out_loss"] for rate in RATES[way]}
+        memory = apart(trained, way, RATES[way][0], 2, _TOKENS, _LAYERS)["peak_mib"]
+        losses = {
+            rate: apart(trained, way, rate, sweep_steps, _SHORT, _SHALLOW)["held_out_loss"] for rate in RATES[way]
+        }
         best = min(losses, key=lambda rate, losses=losses: losses[rate])  # type: ignore[misc]
         found[way] = {
             "step_seconds": seconds[way],
             "peak_mib": memory,
             "held_out_loss_by_rate": {str(rate): loss for rate, loss in losses.items()},
             "best_rate": best,
-            **{key: each for key, each in apart(trained, way, best, steps, _SHORT, True).items() if key != "peak_mib"},
+            **{
+                key: each
+                for key, each in apart(trained, way, best, steps, _SHORT, _SHALLOW, True).items()
+                if key != "peak_mib"
+            },
         }
     ratios = {
         way: {
@@ -78,6 +84,7 @@ def measure(sweep_steps: int, steps: int, timed_steps: int) -> dict[str, Any]:
         "hardware": hardware,
         "base": {"width": _WIDTH, "inner": _INNER, "layers": _LAYERS, "vocabulary": _VOCABULARY, "kept": _RATIO},
         "timed_batch": {"rows": _ROWS, "tokens": _TOKENS},
+        "trained_layers": _SHALLOW,
         "trained_batch": {"rows": _ROWS, "tokens": _SHORT, "completion_tokens": _COMPLETION},
         "sweep_steps": sweep_steps,
         "steps": steps,
@@ -99,7 +106,7 @@ def timed(steps: int) -> dict[str, Any]:
     return {way: each[1:] for way, each in seconds.items()}
 
 
-def trained(way: str, rate: float, steps: int, tokens: int, overlaps: bool = False) -> dict[str, Any]:
+def trained(way: str, rate: float, steps: int, tokens: int, layers: int, overlaps: bool = False) -> dict[str, Any]:
     """One training in this process: peak memory, loss on rows it has not seen, and what its change overlaps."""
     import torch
 
@@ -107,7 +114,7 @@ def trained(way: str, rate: float, steps: int, tokens: int, overlaps: bool = Fal
     # What the first passes import and set up is no memory of the method.
     Way(way, rate, width=32).step(_rows(0, tokens))
     before = resident()
-    made = Way(way, rate)
+    made = Way(way, rate, layers=layers)
     CDLL("libc.so.6").malloc_trim(0)  # what decompositions held
     with tempfile.TemporaryDirectory(prefix="anabranch-osft-") as folder, footprint(Path(folder)) as found:
         for number in range(steps):
@@ -120,20 +127,20 @@ def trained(way: str, rate: float, steps: int, tokens: int, overlaps: bool = Fal
     return {
         "peak_mib": round((found.peak - before) / 2**20),
         "held_out_loss": round(loss, 4),
-        **(made.overlaps() if overlaps else {}),
+        **(made.overlaps(layers) if overlaps else {}),
     }
 
 
 class Way:
     """A model that trains one way, and its steps."""
 
-    def __init__(self, way: str, rate: float, width: int = _WIDTH) -> None:
+    def __init__(self, way: str, rate: float, width: int = _WIDTH, layers: int = _LAYERS) -> None:
         import torch
 
         from learning.completion_loss import CompletionLoss
         from learning.output_layer import OutputLayer
 
-        self._model = _base(width)
+        self._model = _base(width, layers)
         self.loss = CompletionLoss(OutputLayer(self._model), 1024)
         self._names = [name for name, _ in self._model.named_modules() if name.rsplit(".", 1)[-1] in _TARGETS]
         self._constraint: Any = None
@@ -179,11 +186,11 @@ class Way:
         self.optimiser.zero_grad()
         return float(loss.detach())
 
-    def overlaps(self) -> dict[str, float]:
+    def overlaps(self, layers: int) -> dict[str, float]:
         """What share of the change, by its norm, lies where nothing may change: of outputs, and of inputs."""
         import torch
 
-        begun = _base(_WIDTH)
+        begun = _base(_WIDTH, layers)
         squares = torch.zeros(3, dtype=torch.float64)
         for name in self._names:
             weight = begun.get_submodule(name).weight.data
@@ -196,14 +203,14 @@ class Way:
         return {"outputs_overlap": of_outputs / whole, "inputs_overlap": of_inputs / whole, "change_norm": whole}
 
 
-def _base(width: int) -> Any:
+def _base(width: int, layers: int) -> Any:
     """The model that all begin with."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     sizes = {"vocab_size": _VOCABULARY, "hidden_size": width, "intermediate_size": width * _INNER // _WIDTH}
-    heads = {"num_hidden_layers": _LAYERS, "num_attention_heads": 8, "max_position_embeddings": _TOKENS}
+    heads = {"num_hidden_layers": layers, "num_attention_heads": 8, "max_position_embeddings": _TOKENS}
     config = AutoConfig.for_model("llama", **sizes, **heads)
     return AutoModelForCausalLM.from_config(config).requires_grad_(False)  # type: ignore[no-untyped-call]
 

@@ -95,8 +95,11 @@ def test_exponents_without_a_point_are_numbers(write: Callable[[str], Path]) -> 
         ("gate: {min_gain: .nan}", ["gate.min_gain: expected a finite number"]),
         ("learner: {rnk: 1, alfa: 2}", ["learner.rnk", "(and 1 more problem)"]),
         ("learner: {kind: lora, rnk: 3}", ["learner.rnk: unknown key", "did you mean learner.rank?"]),
-        ("learner: {kind: ewc}", ["learner.kind: expected 'lora', 'seta' or 'osft', got 'ewc'; take one of these"]),
-        ("learner: {kind: lroa}", ["learner.kind: expected 'lora', 'seta' or 'osft', got 'lroa'; did you mean lora?"]),
+        ("learner: {kind: ewc}", ["learner.kind: expected 'lora' or 'seta' or 'osft', got 'ewc'; take one of these"]),
+        (
+            "learner: {kind: lroa}",
+            ["learner.kind: expected 'lora' or 'seta' or 'osft', got 'lroa'; did you mean lora?"],
+        ),
         ("learner: {warmup_steps: 2000}", ["learner.warmup_steps: expected less than max_steps (1000), got 2000"]),
         ("features: {standardise_examples: 256}", ["features.standardise_examples: unknown key, got 256; remove it:"]),
         ("router: {abstain_below: 0.3}", ["router.abstain_below: unknown key, got 0.3; remove it:", "router.keep"]),
