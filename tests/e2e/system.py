@@ -39,13 +39,19 @@ def run(
 class System:
     """`anabranch up` on a home folder of its own; everything it started goes down with it, however it ends.
 
-    `command`, where given, is started in its place and told the home and the overrides alone.
+    `command`, where given, is started in its place and told the home and the overrides alone; `beside` is the folder
+    that it is started in.
     """
 
     def __init__(
-        self, config: str, home: Path, overrides: Sequence[str] = (), command: Sequence[str] | None = None
+        self,
+        config: str,
+        home: Path,
+        overrides: Sequence[str] = (),
+        command: Sequence[str] | None = None,
+        beside: Path = REPOSITORY,
     ) -> None:
-        self.home = home
+        self.home, self._beside = home, beside
         sets = [f"home={home}", "serving.port=0", *overrides]
         self._command = [*COMMAND, "up", config, *(word for each in sets for word in ("--set", each))]
         if command is not None:
@@ -67,7 +73,7 @@ class System:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 self._command,
-                cwd=REPOSITORY,
+                cwd=self._beside,
                 stdout=log,
                 stderr=log,
                 text=True,

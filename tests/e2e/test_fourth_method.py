@@ -43,7 +43,7 @@ def test_the_documents_method_learns_and_serves(
     rows = (repository / "examples" / "stream" / f"{DOMAIN}.train.jsonl").read_text().splitlines()[:200]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
     quick = ["learner.kind=lora_fa", "learner.max_steps=60", "learner.patience=null", "features.expansion=256"]
-    # A script's own folder comes first: there the copy lies.
+    # The folders of a script and of its start come first, in Ray's workers too: there the copy lies.
     script = tmp_path / "anabranch_up.py"
     script.write_text(
         "import sys\n"
@@ -53,7 +53,7 @@ def test_the_documents_method_learns_and_serves(
         "    main()\n"
     )
     home = tmp_path / "home"
-    with System("demo", home, quick, command=[sys.executable, str(script), *quick]) as system:
+    with System("demo", home, quick, command=[sys.executable, str(script)], beside=tmp_path) as system:
         system.feed(tmp_path / "rows.jsonl")
         system.wait_until_published(DOMAIN)
         version = system.domain(DOMAIN)["version"]
