@@ -22,7 +22,7 @@ class OsftOptions(TrainingOptions):
     """Method; osft trains the base's own weights, orthogonally to directions that are kept, and makes no adapter."""
     form: Literal["core", "factors"] = "core"
     """core: a small matrix between fixed free directions, cheap in time and memory. factors: the free directions move
-    as well, as in the paper; learns more at the same rate, in about 1.7 times the time and memory."""
+    as well, as in the paper; it learns more at the same rate, in 1.7 times the time and 1.4 times the memory."""
     basis: Literal["weights", "inputs", "kronecker"] = "weights"
     """Which directions are kept. weights: the greatest singular ones of the weights (the paper's). inputs: those in
     which the inputs of earlier domains lie. kronecker: those along which earlier domains' loss curves, form core only.
