@@ -90,11 +90,14 @@ def learner(settings: Settings, shape: ModelShape) -> Terms:
         for each, units in zip(SAVED[width], (shape.hidden, shape.query, shape.key, shape.inner), strict=True)
     )
     # A name that is none of the model's counts nothing.
-    trained = sum(options.weights_trained(*widths) for name, widths in shape.linear.items() if name in options.targets)
+    modules = [widths for name, widths in shape.linear.items() if name in options.targets]
+    trained = sum(
+        _TRAINED_BYTES * options.weights_trained(*widths) + options.bytes_beside(*widths) for widths in modules
+    )
     kept = layers * tokens * shape.hidden * width if options.gradient_checkpointing else (layers - 1) * whole_layer
     return {
         "base weights": shape.weights * width,
-        "trained weights and optimiser": _TRAINED_BYTES * layers * trained,
+        "trained weights and optimiser": layers * trained,
         "activations": kept + 2 * whole_layer,
         "logits": _LOGIT_BYTES * shape.vocabulary * min(options.logit_chunk, tokens),
         "set aside": ASIDE,

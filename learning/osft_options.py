@@ -53,6 +53,23 @@ class OsftOptions(TrainingOptions):
             return rank * (inputs + outputs + 1)
         return rank * rank if self.basis == "weights" else inputs * outputs
 
+    def bytes_beside(self, inputs: int, outputs: int) -> int:
+        small, whole = min(inputs, outputs), inputs * outputs
+        kept = int((self.trr if self.ratio is None else self.ratio) * small)
+        # A narrow weight is trained as a float32 copy.
+        numbers = 0 if self.dtype == "float32" else whole
+        if self.form == "factors" and self.basis == "weights":
+            # What projects: those kept, or the free ones where these are fewer and span the rest.
+            numbers += sum(size * (min(kept, small - kept) if size == small else kept) for size in (inputs, outputs))
+        elif self.form == "factors":
+            numbers += inputs * inputs // 2
+        elif self.basis == "weights":
+            numbers += (small - kept) * (inputs + outputs) + (small - kept) ** 2
+        else:
+            numbers += inputs * inputs + whole
+            numbers += outputs * outputs + whole if self.basis == "kronecker" else 0
+        return 4 * numbers
+
     @model_validator(mode="after")
     def _can_be_met(self) -> Self:
         if self.form == "factors" and self.basis == "kronecker":

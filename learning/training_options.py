@@ -80,6 +80,10 @@ class TrainingOptions(Options):
         """How many weights are trained for a linear module of that shape."""
         return inputs * outputs
 
+    def bytes_beside(self, inputs: int, outputs: int) -> int:
+        """How much is held for a linear module of that shape while training, beside its weight and what is trained."""
+        return 0
+
     @property
     def adapter_rank(self) -> int:
         """Rank of the adapters that it makes; 0 where it makes none."""

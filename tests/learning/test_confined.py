@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from learning.confined import ConfinedModules, CoreLinear, FactorLinear, confined
 from learning.free_directions import FreeDirections, beside_rows, by_weight
+from learning.osft_options import OsftOptions
 
 SHAPES = {"square": (24, 24), "tall": (40, 16), "wide": (16, 40)}
 Optimiser = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -208,3 +209,17 @@ def test_modules_that_may_not_change_are_left_in_place() -> None:
     with confined(model, [("part", model.part.weight.data, by_weight(weight_OI, 15))], "core"):
         assert model.part is not there
     assert model.part is there
+
+
+@pytest.mark.parametrize("form", ["core", "factors"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+def test_what_is_held_beside_is_what_the_options_say(form: str, shape: tuple[int, int], ratio: float) -> None:
+    weight, options = weight_of(shape), OsftOptions.model_validate({"form": form, "ratio": ratio})
+    free = by_weight(weight, int(ratio * min(shape)))
+    module = (CoreLinear if form == "core" else FactorLinear)(weight.clone(), None, free)
+    trained = sum(each.numel() for each in module.parameters())
+    held = [part for each in vars(module).values() for part in (each, getattr(each, "_columns", None))]
+    beside = sum(4 * part.numel() for part in held if isinstance(part, Tensor) and part.shape != weight.shape)
+    outputs, inputs = shape
+    assert (trained, beside) == (options.weights_trained(inputs, outputs), options.bytes_beside(inputs, outputs))
