@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +50,17 @@ def encode(examples: Sequence[Example], template: PromptTemplate, max_tokens: in
     return encoded
 
 
+class RowFigures(NamedTuple):
+    """Of one example: what a model makes of its completion, teacher-forced."""
+
+    loss: float
+    """Sum of its cross-entropies in nats."""
+    exact: bool
+    """Whether greedy decoding gives the completion."""
+    likeliest: tuple[int, ...]
+    """The token that is likeliest at each of its positions, given the right ones before."""
+
+
 class CompletionLoss:
     """The loss of completions under a model, `chunk` completion tokens' logits at a time."""
 
@@ -66,21 +78,20 @@ class CompletionLoss:
         return torch.stack(sums).sum()
 
     @torch.inference_mode()
-    def rows(self, batch: Sequence[EncodedExample]) -> list[tuple[float, bool]]:
-        """Of each example: the sum of its cross-entropies in nats, and whether greedy decoding gives its completion."""
+    def rows(self, batch: Sequence[EncodedExample]) -> list[RowFigures]:
+        """Of each example."""
         states_NH, targets_N = self._states(batch)
-        losses, right = [], []
+        losses, likeliest = [], []
         pieces = zip(torch.split(states_NH, self._chunk), torch.split(targets_N, self._chunk), strict=True)
         for states_CH, targets_C in pieces:
             logits_CV = self._output.logits(states_CH)
             losses.append(cross_entropy(logits_CV, targets_C, reduction="none"))
-            right.append(logits_CV.argmax(-1) == targets_C)
+            likeliest.append(logits_CV.argmax(-1))
         counts = [example.completion_tokens for example in batch]
+        columns = (torch.split(torch.cat(each).cpu(), counts) for each in (losses, likeliest, [targets_N]))
         return [
-            (float(losses_T.double().sum()), bool(right_T.all()))
-            for losses_T, right_T in zip(
-                torch.split(torch.cat(losses).cpu(), counts), torch.split(torch.cat(right).cpu(), counts), strict=True
-            )
+            RowFigures(float(losses_T.double().sum()), bool((found_T == right_T).all()), tuple(found_T.tolist()))
+            for losses_T, found_T, right_T in zip(*columns, strict=True)
         ]
 
     def _chunk_loss(self, states_CH: Tensor, targets_C: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from learning.completion_loss import CompletionLoss, EncodedExample
+from learning.completion_loss import CompletionLoss, EncodedExample, RowFigures
 from learning.contract import Evaluation
 from learning.token_budget import TokenBudget
 
@@ -20,19 +20,26 @@ def evaluate(
     """
     if not examples:
         return Evaluation(0.0, 0.0, 0)
+    rows = row_figures(loss, budget, model, examples)
+    exact = tuple(row.exact for row in rows)
+    counts = [example.completion_tokens for example in examples]
+    return Evaluation(
+        loss=sum(row.loss for row in rows) / sum(counts),
+        exact_match=sum(exact) / len(exact),
+        examples=len(exact),
+        row_losses=tuple(row.loss / count for row, count in zip(rows, counts, strict=True)),
+        row_exact=exact,
+    )
+
+
+def row_figures(
+    loss: CompletionLoss, budget: TokenBudget, model: nn.Module, examples: Sequence[EncodedExample]
+) -> list[RowFigures]:
+    """Of each example in order, as `evaluate` takes them."""
     training = model.training
     model.eval()
     order = sorted(range(len(examples)), key=lambda index: -len(examples[index].ids))
     pieces = budget.each(loss.rows, [examples[index] for index in order])
     model.train(training)
     found = dict(zip(order, (row for piece in pieces for row in piece), strict=True))
-    sums = [found[index][0] for index in range(len(examples))]
-    exact = tuple(found[index][1] for index in range(len(examples)))
-    counts = [example.completion_tokens for example in examples]
-    return Evaluation(
-        loss=sum(sums) / sum(counts),
-        exact_match=sum(exact) / len(exact),
-        examples=len(exact),
-        row_losses=tuple(row / count for row, count in zip(sums, counts, strict=True)),
-        row_exact=exact,
-    )
+    return [found[index] for index in range(len(examples))]

@@ -17,6 +17,8 @@ from typing import Any
 from benchmarks.continual.method import ContinualMethod
 from cluster.errors import ClusterError
 
+ANSWER_DIGITS = 8
+"""By which one row's answer is told from another."""
 _FACTS = "course.json"
 ROUTER = "router "
 """Before the names of facts that not every run has to have."""
@@ -114,10 +116,10 @@ def packed(scores: list[float]) -> str | list[float]:
     return [round(score, 6) for score in scores]
 
 
-def unpacked(scores: str | list[float]) -> list[float]:
-    """The inverse.
+def told_apart(answers: str) -> list[str]:
+    """Eight digits of each row's answer.
 
-    >>> unpacked("10")
-    [1.0, 0.0]
+    >>> told_apart("0123456789abcdef")
+    ['01234567', '89abcdef']
     """
-    return [float(score) for score in scores]
+    return [answers[start : start + ANSWER_DIGITS] for start in range(0, len(answers), ANSWER_DIGITS)]

@@ -153,6 +153,7 @@ class CourseRunner:
             "scores": {task: mean_score(rows) for task, rows in by_name.items()},
             "losses": {task: mean_loss(rows) for task, rows in by_name.items()},
             "rows": {task: packed([row.score for row in rows]) for task, rows in by_name.items()},
+            "answers": {task: "".join(row.answer for row in rows) for task, rows in by_name.items()},
             "general_loss": general_loss,
             "routed": {
                 label: {

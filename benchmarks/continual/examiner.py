@@ -10,12 +10,13 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peft import PeftModel
 from torch import nn, uint8
 from transformers import AutoTokenizer, PreTrainedModel
 
+from benchmarks.continual.cells import ANSWER_DIGITS
 from benchmarks.continual.generating import generate
 from benchmarks.continual.method import Task
 from benchmarks.continual.metrics import METRICS
@@ -25,7 +26,7 @@ from learning import general
 from learning.checkpoint import resolve
 from learning.completion_loss import CompletionLoss, EncodedExample
 from learning.contract import Example
-from learning.evaluation import evaluate
+from learning.evaluation import evaluate, row_figures
 from learning.output_layer import OutputLayer
 
 GENERAL = "#general"
@@ -42,6 +43,8 @@ class RowResult:
     score: float
     loss: float
     tokens: int
+    answer: str
+    """Digits that tell one answer from another: of what was generated, else of the likeliest tokens, teacher-forced."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +106,31 @@ class Examiner:
 
     def _measured(self, model: PreTrainedModel, task: str, rows: Sequence[int]) -> list[RowResult]:
         encoded = [self._encoded[task][row] for row in rows]
-        figures = evaluate(self._loss(model), self._workbench.budget(), model, encoded)
-        counts = [each.completion_tokens for each in encoded]
-        losses = [mean * count for mean, count in zip(figures.row_losses, counts, strict=True)]
-        scores = [float(right) for right in figures.row_exact]
-        if task != GENERAL and METRICS[self._metrics[task]].score is not None:
-            scores = self._generated(model, self._metrics[task], [self._rows[task][row] for row in rows], encoded)
-        return [RowResult(*each) for each in zip(scores, losses, counts, strict=True)]
+        figures = row_figures(self._loss(model), self._workbench.budget(), model, encoded)
+        results = [
+            RowResult(float(row.exact), row.loss, each.completion_tokens, _digits(row.likeliest))
+            for row, each in zip(figures, encoded, strict=True)
+        ]
+        if task == GENERAL or METRICS[self._metrics[task]].score is None:
+            return results
+        answers = self._generated(model, self._metrics[task], [self._rows[task][row] for row in rows], encoded)
+        return [
+            replace(result, score=score, answer=_digits(answer))
+            for result, (answer, score) in zip(results, answers, strict=True)
+        ]
 
     def _generated(
         self, model: PreTrainedModel, metric: str, rows: Sequence[Example], encoded: Sequence[EncodedExample]
-    ) -> list[float]:
+    ) -> list[tuple[str, float]]:
+        """Answers and what they are worth."""
         of = METRICS[metric]
         longest = of.tokens or max(each.completion_tokens for each in encoded)
         tokenizer = AutoTokenizer.from_pretrained(resolve(self._workbench.base))
         prompts = [each.ids[: each.prompt_tokens] for each in encoded]
         terminator = self._workbench.template.terminator
         answers = generate(model, tokenizer, prompts, longest, terminator, self._workbench.rows)
-        return [of.of(answer, row.completion, row.prompt) for answer, row in zip(answers, rows, strict=True)]
+        scored = zip(answers, rows, strict=True)
+        return [(answer, of.of(answer, row.completion, row.prompt)) for answer, row in scored]
 
     def _loss(self, model: PreTrainedModel) -> CompletionLoss:
         return CompletionLoss(OutputLayer(model), self._workbench.logit_chunk)
@@ -134,6 +144,10 @@ def mean_score(results: Sequence[RowResult]) -> float:
 def mean_loss(results: Sequence[RowResult]) -> float:
     """Nats per completion token."""
     return math.fsum(each.loss for each in results) / sum(each.tokens for each in results)
+
+
+def _digits(answer: object) -> str:
+    return hashlib.sha256(repr(answer).encode()).hexdigest()[:ANSWER_DIGITS]
 
 
 def _general(workbench: Workbench) -> list[EncodedExample]:

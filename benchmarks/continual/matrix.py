@@ -47,11 +47,10 @@ def forgetting(matrix: Matrix) -> float:
     return _mean([max(matrix[at][task] for at in range(task, last)) - matrix[last][task] for task in range(last)])
 
 
-def changed(answers: Sequence[Sequence[Sequence[float]]]) -> float:
-    """Mean share of the rows of earlier tasks that a new one answers otherwise: `answers[t][i]` are row scores.
+def changed(answers: Sequence[Sequence[Sequence[object]]]) -> float:
+    """Mean share of the rows of earlier tasks that a new one answers otherwise: `answers[t][i]` are those of rows.
 
-    Over all pairs of a task and one learned before it, every pair alike; 0 for a single task. Of answers that are right
-    or wrong it counts those that turned: a wrong answer that became another wrong one is not seen.
+    Over all pairs of a task and one learned before it, every pair alike; 0 for a single task.
     """
     shares = []
     for at in range(1, len(answers)):

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.continual.cells import CellStore, Course, unpacked
+from benchmarks.continual.cells import CellStore, Course, told_apart
 from benchmarks.continual.matrix import (
     average_accuracy,
     backward_transfer,
@@ -54,7 +54,7 @@ def _of(label: str, courses: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 def _course(course: Course, order: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     before = cells[0]["before"]
     scores = [[cell["scores"][task] for task in order] for cell in cells]
-    answers = [[unpacked(cell["rows"][task]) for task in order] for cell in cells]
+    answers = [[told_apart(cell["answers"][task]) for task in order] for cell in cells]
     zero = [before["scores"][task] for task in order]
     routed = {label: _routed(order, cells, label) for label in cells[-1]["routed"] if _everywhere(label, cells)}
     return {

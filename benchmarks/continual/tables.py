@@ -11,7 +11,7 @@ _BY_NAME = {
     "bwt": "BWT",
     "fwt": "FWT",
     "forgetting": "forgetting",
-    "changed": "answers turned",
+    "changed": "answers changed",
     "perplexity_change": "perplexity",
 }
 _COSTS = {
@@ -33,8 +33,8 @@ def document(result: Mapping[str, Any]) -> str:
         f"{rows['test'] or 'all'} to test by. Measured on {result['judged_by']}. Mean ± standard deviation over orders "
         "and seeds.",
         "AA: mean score after the last task; diagonal: right after each was learned; BWT: divided by one task less; "
-        "answers turned: share of an earlier task's answers that a new task turns right or wrong; perplexity: change "
-        "on general text after the last task. A method that learns little forgets little: AA, diagonal and BWT "
+        "answers changed: share of an earlier task's answers that a new task changes, right or wrong; perplexity: its "
+        "change on general text after the last task. A method that learns little forgets little: AA, diagonal and BWT "
         "belong together.",
         "## By name",
         _by_name(result["methods"]),

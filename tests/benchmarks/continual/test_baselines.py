@@ -101,7 +101,7 @@ def test_it_learns(stream: TinyStream) -> None:
     learned = method.learn(replace(COLOURS, train=tuple(examples(160, 200))))
     loss = CompletionLoss(OutputLayer(stream.base.model), 1024)
     with method.answering("colours"):
-        right = [each for _, each in loss.rows(encode(COLOURS.test, stream.template, 64))]
+        right = [row.exact for row in loss.rows(encode(COLOURS.test, stream.template, 64))]
     assert sum(right) >= 10 and learned.train_loss < 1.0
 
 
@@ -179,7 +179,7 @@ def test_the_need_is_the_mean_of_squared_slopes(stream: TinyStream) -> None:
             ends = []
             for step in (1e-2, -1e-2):
                 parameter.view(-1)[place] = own.view(-1)[place] + step
-                ends.append(loss.rows([row])[0][0] / row.completion_tokens)
+                ends.append(loss.rows([row])[0].loss / row.completion_tokens)
             parameter.copy_(own)
             slopes.append((ends[0] - ends[1]) / 2e-2)
         assert float(found.view(-1)[place]) == pytest.approx(sum(each**2 for each in slopes) / len(rows), rel=0.02)
