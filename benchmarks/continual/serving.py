@@ -68,7 +68,7 @@ def serve_all(plan: ContinualPlan, console: Console) -> None:
         own = []
         for place, course in enumerate(wanted):
             console.print(f"own answers of {course.folder}", highlight=False)
-            own.append(_own(runner, course, Path(scratch) / str(place)))
+            own.append(own_answers(runner, course, Path(scratch) / str(place)))
         asyncio.run(_serve(runner, own, Path(scratch) / "registry", console))
 
 
@@ -76,7 +76,8 @@ def _is_whole(runner: CourseRunner, course: Course) -> bool:
     return len(runner.store(course).cells()) == len(runner.plan.orders[course.order])
 
 
-def _own(runner: CourseRunner, course: Course, folder: Path) -> OwnAnswers:
+def own_answers(runner: CourseRunner, course: Course, folder: Path) -> OwnAnswers:
+    """What a course has learned, deployed below a new folder, and its greedy answers without an engine."""
     with runner.restored(course) as (made, _, _):
         deployments = made.deployments(folder)
         answers: dict[str, Sequence[str]] = {}
@@ -106,7 +107,7 @@ def engine_options(runner: CourseRunner, own: Sequence[OwnAnswers]) -> EngineOpt
     prompts = [row.prompt for task in runner.tasks.values() for row in task.test]
     longest = max(len(runner.template.encode_prompt(prompt)) for prompt in prompts)
     answer = max(_most_tokens(runner, task) for task in runner.tasks.values())
-    slots = max(len(deployed.tasks) for one in own for deployed in one.deployments)
+    slots = max((len(deployed.tasks) for one in own for deployed in one.deployments), default=1)
     fitting = {
         "model": plan.base,
         "dtype": "float32",
