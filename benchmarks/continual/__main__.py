@@ -21,6 +21,7 @@ from benchmarks.continual.layouts import find_tasks
 from benchmarks.continual.plan import ORDERS, SETTINGS, ContinualPlan, labelled, orders_of, read_settings
 from benchmarks.continual.tasks import Limits
 from cluster.errors import ClusterError
+from learning.catalogue import CATALOGUE
 
 OUT = Path(__file__).parents[1] / "results" / "continual"
 
@@ -43,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = choose(plan, methods, console, options.workers) if options.choose else {}
     plan = replace(plan, methods=with_chosen(methods, chosen))
     run_all(plan, console, options.workers)
+    if options.serve:
+        from benchmarks.continual.serving import serve_all
+
+        serve_all(plan, console)
     result: dict[str, Any] = {
         "claim": __doc__.splitlines()[0] if __doc__ else "",
         "base": Path(plan.base).name,
@@ -93,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--held-out", type=float, default=0.1, help="share of training rows that is held out")
     made.add_argument("--gate", action="store_true", help="leave out what the service's gate rejects")
     made.add_argument("--choose", action="store_true", help="choose the sweeps' values on held-out rows first")
+    made.add_argument("--serve", action="store_true", help="serve by vLLM what was learned, and ask it")
     made.add_argument("--workers", type=int, default=0, help="processes beside this one; 0: all in this one")
     made.add_argument("--work", type=Path, default=Path("runs") / "continual", help="folder of cells")
     made.add_argument("--out", type=Path, default=OUT, help="folder of the result")
@@ -116,7 +122,7 @@ def planned(options: argparse.Namespace) -> tuple[ContinualPlan, dict[str, dict[
     base = options.base or settings.get("base")
     if base is None:
         raise ClusterError(f"expected --base DIR, as {options.settings} names none")
-    if options.base is None:
+    if options.base is None and base not in CATALOGUE:
         base = str((options.settings.parent / base).resolve())
     # A dry run of published orders needs no data.
     tasks = options.tasks or ([] if options.order else list(find_tasks(options.data, prefixed=options.prefixed)))
@@ -129,6 +135,7 @@ def planned(options: argparse.Namespace) -> tuple[ContinualPlan, dict[str, dict[
         prompt=settings.get("prompt") or {},
         training=settings.get("training") or {},
         features=settings.get("features") or {},
+        serving=settings.get("serving") or {},
         methods=labelled(methods, ()),
         routers={name: dict(there[name]) for name in wanted},
         limits=Limits(options.train, options.test, options.held_out),

@@ -19,7 +19,7 @@ from cluster.errors import ClusterError
 
 ANSWER_DIGITS = 8
 """By which one row's answer is told from another."""
-_FACTS = "course.json"
+_FACTS, _SERVED = "course.json", "served.json"
 ROUTER = "router "
 """Before the names of facts that not every run has to have."""
 
@@ -81,6 +81,16 @@ class CellStore:
         _write(self._cell(place), cell)
         if place:
             shutil.rmtree(self._state(place - 1), ignore_errors=True)
+
+    def served(self) -> dict[str, Any] | None:
+        """What came of serving what it had learned by the last cell; None where that was not done since."""
+        path = self._folder / _SERVED
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found if found.get("cells") == len(self.cells()) else None
+
+    def add_served(self, figures: Mapping[str, Any]) -> None:
+        """Keeps them."""
+        _write(self._folder / _SERVED, {"cells": len(self.cells()), **figures})
 
     def _cell(self, place: int) -> Path:
         return self._folder / f"cell-{place:03}.json"

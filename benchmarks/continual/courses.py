@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -41,22 +42,31 @@ class CourseRunner:
         self.plan = plan
         torch.set_num_threads(int(plan.training.get("threads") or torch.get_num_threads()))
         prompt = plan.prompt
-        self._template = PromptTemplate(plan.base, prompt.get("chat_template"), prompt.get("terminator"))
-        self._workbench = Workbench(plan.base, self._template, plan.training)
-        tasks = read_tasks(plan.data, self._template, plan.tasks, plan.limits, plan.metrics, prefixed=plan.prefixed)
-        self._tasks = {task.name: task for task in tasks}
+        self.template = PromptTemplate(plan.base, prompt.get("chat_template"), prompt.get("terminator"))
+        self._workbench = Workbench(plan.base, self.template, plan.training)
+        tasks = read_tasks(plan.data, self.template, plan.tasks, plan.limits, plan.metrics, prefixed=plan.prefixed)
+        self.tasks = {task.name: task for task in tasks}
+        """With the rows that a run of the plan takes."""
         self._examiner = Examiner(self._workbench, tasks, held_out=plan.held_out)
 
     def run(self, course: Course, on_step: OnStep = lambda step, steps: None) -> None:
         """All cells of a course that are not there yet."""
-        store = CellStore(self.plan.work, course, self.plan.facts(course))
-        order = self.plan.orders[course.order]
+        store = self.store(course)
+        with self.restored(course) as (made, done, scratch):
+            for place in range(done, len(self.plan.orders[course.order])):
+                store.add(place, self._cell(made, course, place, scratch, on_step), made)
+
+    @contextmanager
+    def restored(self, course: Course) -> Iterator[tuple[ContinualMethod, int, Path]]:
+        """A course's method as its last cell left it, how many tasks it has learned, and the folder that it owns."""
+        settings = self.plan.methods[course.label]
         with tempfile.TemporaryDirectory(prefix="anabranch-course-") as scratch:
-            settings = self.plan.methods[course.label]
             made = method(str(settings["kind"]), self._workbench, course.label, settings, course.seed, Path(scratch))
-            for place in range(store.restore(made), len(order)):
-                cell = self._cell(made, course, place, Path(scratch), on_step)
-                store.add(place, cell, made)
+            yield made, self.store(course).restore(made), Path(scratch)
+
+    def store(self, course: Course) -> CellStore:
+        """The course's cells."""
+        return CellStore(self.plan.work, course, self.plan.facts(course))
 
     def routes(self, order: int, seed: int) -> dict[str, dict[str, Any]]:
         """By router: its decisions after each task, bytes and seconds; computed once for an order and a seed."""
@@ -92,11 +102,11 @@ class CourseRunner:
 
     @cached_property
     def _features(self) -> TaskFeatures:
-        tasks = list(self._tasks.values())
+        tasks = list(self.tasks.values())
         texts = [
             text for task in tasks for text in (*(row.prompt for row in task.train), *self._examiner.prompts(task.name))
         ]
-        found = stream_features(self.plan.base, self._template, self.plan.features, texts, self.plan.work)
+        found = stream_features(self.plan.base, self.template, self.plan.features, texts, self.plan.work)
         return TaskFeatures(found, tasks, self._examiner.counts)
 
     def _cell(
@@ -105,7 +115,7 @@ class CourseRunner:
         order = self.plan.orders[course.order]
         before = self._before(order) if place == 0 else {}
         with footprint(scratch) as cost:
-            learned = made.learn(self._tasks[order[place]], on_step)
+            learned = made.learn(self.tasks[order[place]], on_step)
         started = time.perf_counter()
         measured = self._measured(made, course, place)
         return {

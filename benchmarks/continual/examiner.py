@@ -81,16 +81,14 @@ class Examiner:
 
     def meet(self, model: nn.Module) -> ModelIdentity:
         """Looks at a model, which is to be asked while it is as it is now."""
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
-        if not isinstance(plain, PreTrainedModel):
-            raise ClusterError(f"a method's model: expected one of transformers or PEFT, got {type(model).__name__}")
+        inner = plain(model)
         digest = hashlib.sha256()
-        for name, tensor in plain.state_dict().items():
+        for name, tensor in inner.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(uint8).numpy())
-        figures = evaluate(self._loss(plain), self._workbench.budget(), plain, self._probe[:_PROBE_ROWS])
+        figures = evaluate(self._loss(inner), self._workbench.budget(), inner, self._probe[:_PROBE_ROWS])
         digest.update(repr(figures.row_losses).encode())
-        return ModelIdentity(plain, digest.hexdigest())
+        return ModelIdentity(inner, digest.hexdigest())
 
     def sit(self, who: ModelIdentity, task: str, rows: Sequence[int] | None = None) -> list[RowResult]:
         """Results of the chosen rows of a task, or all, in their order."""
@@ -134,6 +132,14 @@ class Examiner:
 
     def _loss(self, model: PreTrainedModel) -> CompletionLoss:
         return CompletionLoss(OutputLayer(model), self._workbench.logit_chunk)
+
+
+def plain(model: nn.Module) -> PreTrainedModel:
+    """A method's model without PEFT's wrapper, its adapter inside. Raises `ClusterError` for one of another kind."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(inner, PreTrainedModel):
+        raise ClusterError(f"a method's model: expected one of transformers or PEFT, got {type(model).__name__}")
+    return inner
 
 
 def mean_score(results: Sequence[RowResult]) -> float:

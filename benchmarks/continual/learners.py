@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.continual.method import Learned, Task
+from benchmarks.continual.method import Deployment, Learned, Task
 from benchmarks.continual.workbench import Workbench
 from learning.contract import Example, Incumbent, NewAdapter, Progress, TrainingJob, TrainingResult
 from learning.gate import Gate
@@ -133,6 +133,19 @@ class ServiceMethod:
             + sum(tensor.nbytes for name in others for tensor in _tensors(self._folder / name))
             + (len(exams.encode()) if self._gate is not None else 0)
         )
+
+    def deployments(self, folder: Path) -> Sequence[Deployment]:
+        """One, of the adapters that answer by name and the base that they stand on."""
+        newest = {each.domain: each.adapter for each in sorted(self._placed, key=lambda each: each.segment)}
+        if not newest:
+            return []
+        adapters = {task: folder / f"adapter-{place}" for place, task in enumerate(newest) if newest[task]}
+        for task, copy in adapters.items():
+            shutil.copytree(self._folder / str(newest[task]), copy, ignore=_not_nested)
+        delta = folder / "base" if self._delta else None
+        if delta is not None:
+            shutil.copytree(self._folder / str(self._delta), delta)
+        return [Deployment(tuple(newest), adapters, delta)]
 
     def save(self, folder: Path) -> None:
         """What is in service, and where each part lies."""

@@ -8,13 +8,17 @@ O-LoRA (arXiv 2310.14152) holds the earlier ones and trains the new one under
 
 so that it reads directions that the others don't; its second term, a decay of the new adapter, is 0 in most of its
 authors' runs and left out. Earlier adapters stand in the weights while the new one trains, which is the same function.
-Does not know which rows are kept.
+They are deployed as one adapter under every task's name, the factors of several side by side, and as a change of the
+base where they have become part of it or their ranks come to more than `LARGEST_RANK`. Does not know which rows are
+kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -22,10 +26,11 @@ from torch import Tensor, nn
 
 from benchmarks.continual.baseline_options import LowRankSequenceOptions
 from benchmarks.continual.full import OfRows
+from benchmarks.continual.method import Deployment
 from benchmarks.continual.one_model import TrainedPart, trainable
 from benchmarks.continual.sensitivity import added, anchored, fisher, of_mean_one
-from learning.adapted import set_tensors, tensors_of
-from learning.adapter_shape import AdapterShape
+from learning.adapted import carrying, save_adapter, set_tensors, tensors_of
+from learning.adapter_shape import AdapterShape, StoredAdapter
 from learning.base_delta import RevisableModel
 from learning.completion_loss import EncodedExample
 from learning.optimiser import rate_groups
@@ -36,6 +41,8 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 _PEFT = "base_model.model."
 _NEED = "need/"
 _MERGED = "merged/"
+LARGEST_RANK = 64
+"""Of an adapter that is deployed: an engine keeps room for it in every module and every slot."""
 
 Adapter = dict[str, Tensor]
 """By PEFT's names, float32[r, in] and float32[out, r]."""
@@ -119,6 +126,23 @@ class LowRankSequence(OfRows):
                 product = self._shape.scale * (adapter[module + _B] @ adapter[name])
                 found[weight] = found[weight] + product if weight in found else product
         return found
+
+    def _deployed(self, tasks: tuple[str, ...], folder: Path) -> Deployment:
+        rank = len(self._adapters) * self._shape.rank
+        if self._merged or not 0 < rank <= LARGEST_RANK:
+            return super()._deployed(tasks, folder)
+        with torch.random.fork_rng(), carrying(self._base.model, self._summed(rank), self._seed) as model:
+            save_adapter(model, folder)
+        return Deployment(tasks, dict.fromkeys(tasks, folder))
+
+    def _summed(self, rank: int) -> StoredAdapter:
+        """The adapters side by side: [B_1 B_2] [A_1; A_2] is their sum."""
+        joined = {
+            name: torch.cat([each[name] for each in self._adapters], dim=0 if name.endswith(_A) else 1)
+            for name in self._adapters[0]
+        }
+        ranks = rank**0.5 if self._shape.rank_stabilised else rank
+        return StoredAdapter(replace(self._shape, rank=rank, alpha=self._shape.scale * ranks), joined)
 
     def _kept(self) -> dict[str, Tensor]:
         adapters = {f"{place}/{name}": part for place, each in enumerate(self._adapters) for name, part in each.items()}

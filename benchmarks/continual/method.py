@@ -6,7 +6,7 @@ that answers for a task's name, on that task's rows. Knows no method, no router 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,17 @@ class Learned:
     """Why it ended before its time, in words; empty where it went well."""
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """What an engine needs beside the base to answer for `tasks` as a method's own models do, for all at a time."""
+
+    tasks: tuple[str, ...]
+    adapters: Mapping[str, Path]
+    """PEFT folders by task; for a task that has none the base answers."""
+    base_delta: Path | None = None
+    """Folder of `learning.base_delta` with the weights that the base has meanwhile; None leaves it as it is."""
+
+
 class ContinualMethod(Protocol):
     """One method on one stream; the same seed and tasks give the same outcome on a CPU.
 
@@ -69,6 +80,13 @@ class ContinualMethod(Protocol):
     def stored_bytes(self) -> int:
         """Bytes that have to be kept beside the base to answer, and to go on learning: weights, indices, masks, and
         what is remembered of earlier tasks."""
+
+    def deployments(self, folder: Path) -> Sequence[Deployment]:
+        """Of all tasks that it answers for, written below a new folder.
+
+        Several where no one state of the base answers for all of them: such a method can be served one deployment after
+        another, and not as a whole.
+        """
 
     def save(self, folder: Path) -> None:
         """Writes all that it has learned into a new folder."""

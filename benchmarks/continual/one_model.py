@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.continual.kept_rows import KeptRows
-from benchmarks.continual.method import Learned, Task
-from learning.base_delta import RevisableModel
+from benchmarks.continual.method import Deployment, Learned, Task
+from learning.base_delta import RevisableModel, save_base_delta
 from learning.completion_loss import CompletionLoss, EncodedExample
 from learning.errors import LearningError
 from learning.optimiser import Group
@@ -110,6 +110,12 @@ class OneModel(ABC):
     def stored_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._kept().values()) + self._rows.stored_bytes()
 
+    def deployments(self, folder: Path) -> Sequence[Deployment]:
+        """A change of the base for all tasks, or one a task where they are answered by different weights."""
+        tasks = tuple(dict.fromkeys(self.tasks))
+        together = [tasks] if self.has_one_model and tasks else [(task,) for task in tasks]
+        return [self._deployed(each, folder / str(place)) for place, each in enumerate(together)]
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         save_file({name: part.cpu().contiguous() for name, part in sorted(self._kept().items())}, folder / TENSORS)
@@ -140,6 +146,14 @@ class OneModel(ABC):
     @abstractmethod
     def _take(self, kept: dict[str, Tensor]) -> None:
         """The inverse of `_kept`, after `tasks` are set."""
+
+    def _deployed(self, tasks: tuple[str, ...], folder: Path) -> Deployment:
+        """Of tasks that the same weights answer for, written into a new folder."""
+        weights = self._weights(tasks[0])
+        if not weights:
+            return Deployment(tasks, {})
+        save_base_delta(weights, folder)
+        return Deployment(tasks, {}, folder)
 
     def _of_this_task(self) -> TrainingOptions | None:
         """The options of the next training; None where there is none."""

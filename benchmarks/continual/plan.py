@@ -1,8 +1,9 @@
 """What a run is asked for: data, base, methods, orders, seeds, and the settings that they are made with.
 
 Settings are a YAML file: `prompt` (chat_template, terminator), `features` (`learning.feature_options`), `training`
-(what all methods share of `learning.training_options`), `methods` and `routers` by name, each with its `kind` and
-settings of its own, and of a method `sweep`: values by setting among which `--choose` chooses on held-out rows.
+(what all methods share of `learning.training_options`), `serving` (`serving.options.EngineKnobs`, for --serve),
+`methods` and `routers` by name, each with its `kind` and settings of its own, and of a method `sweep`: values by
+setting among which `--choose` chooses on held-out rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cluster.errors import ClusterError
 
 SETTINGS = Path(__file__).parents[1] / "continual.yaml"
 SWEEP = "sweep"
-_SECTIONS = {"base", "prompt", "features", "training", "methods", "routers"}
+_SECTIONS = {"base", "prompt", "features", "training", "methods", "routers", "serving"}
 
 ORDERS: dict[str, tuple[str, ...]] = {
     "trace-1": (
@@ -70,6 +71,8 @@ class ContinualPlan:
     limits: Limits = field(default_factory=Limits)
     metrics: Mapping[str, str] = field(default_factory=dict)
     prefixed: bool = False
+    serving: Mapping[str, Any] = field(default_factory=dict)
+    """Knobs of the engine that serves what was learned; no figure of learning depends on them."""
     held_out: bool = False
     """Whether held-out rows judge, as where settings are chosen, and not test rows."""
 

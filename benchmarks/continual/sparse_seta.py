@@ -10,6 +10,9 @@ task; an adaptive elastic anchor of what is shared; a gate that grows and a term
 Inferred here: F as the sensitivity, its density for each matrix, promotion (`sparse_experts`), the anchor's weights,
 what a domain trains, and that it answers with those shared weights alone that it chose itself, without which little
 was left of earlier domains in a trial. The gate stands apart, in `growing_gate`; asked by name there is none.
+
+Every domain answers in weights of its own, of full rank: an engine that has one base can't serve them together, as it
+can the low-rank form (`learning.seta`), and takes one domain's after another's.
 """
 
 from __future__ import annotations

@@ -29,9 +29,12 @@ def summarise(plan: ContinualPlan) -> dict[str, Any]:
     """Courses whose cells are all there, and what they come to; `unfinished` names the others."""
     courses, unfinished = [], []
     for course in plan.courses():
-        cells = CellStore(plan.work, course, plan.facts(course)).cells()
+        store = CellStore(plan.work, course, plan.facts(course))
+        cells = store.cells()
         if len(cells) == len(plan.orders[course.order]):
-            courses.append(_course(course, plan.orders[course.order], cells))
+            served = store.served()
+            whole = _course(course, plan.orders[course.order], cells)
+            courses.append({**whole, "served": served} if served else whole)
         else:
             unfinished.append(f"{course.label}, order {course.order}, seed {course.seed}")
     return {
@@ -116,7 +119,20 @@ def _method(label: str, courses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for name in routers
         },
         "failures": sum(len(course["failures"]) for course in mine),
+        "served": _served([course["served"] for course in mine if "served" in course]),
     }
+
+
+def _served(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of the courses that were served; nothing where none was."""
+    if not runs:
+        return {}
+    figures: list[dict[str, float]] = []
+    for run in runs:
+        means = {key: statistics.fmean(run[key].values()) for key in ("by_name", "routed", "routed_right") if run[key]}
+        counts = ("equal", "equal_routed", "requests", "failed", "deployments", "adapters", "base_changes")
+        figures.append({**means, **{key: run[key] for key in counts}})
+    return spreads(figures)
 
 
 def spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

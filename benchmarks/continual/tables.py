@@ -43,6 +43,14 @@ def document(result: Mapping[str, Any]) -> str:
     ]
     if routed := _routed(result["methods"]):
         parts += ["## Routed: AA (BWT)", routed]
+    if served := _served(result["methods"]):
+        parts += [
+            "## Served by vLLM after the last task, asked over HTTP",
+            "As its own: share of the answers by name that are letter by letter what the method's own model gives "
+            "greedily; routed: `auto`, by the service's router. A method of several deployments was served one after "
+            "another, and can't be routed to.",
+            served,
+        ]
     if routers := _routers(result["routers"]):
         parts += ["## Routers", routers]
     if chosen := result.get("chosen"):
@@ -76,6 +84,19 @@ def _routed(methods: Mapping[str, Any]) -> str:
             found = [method["routed"].get(name) for name in routers]
             rows.append([label, *(f"{_spread(each['aa'])} ({_spread(each['bwt'])})" if each else "" for each in found)])
     return markdown(["method", *routers], rows) if rows else ""
+
+
+def _served(methods: Mapping[str, Any]) -> str:
+    rows = []
+    for label, method in methods.items():
+        if figures := method.get("served"):
+            scores = [_spread(figures[key]) if key in figures else "" for key in ("by_name", "routed", "equal")]
+            counts = [
+                f"{figures[key]['mean']:g}" for key in ("requests", "failed", "deployments", "adapters", "base_changes")
+            ]
+            rows.append([label, *scores, *counts])
+    heads = ["by name", "routed", "as its own", "requests", "failed", "deployments", "adapters", "changes of the base"]
+    return markdown(["method", *heads], rows) if rows else ""
 
 
 def _routers(routers: Mapping[str, Any]) -> str:

@@ -144,8 +144,8 @@ def test_a_model_changed_in_the_least_is_another_one(whole: ContinualPlan) -> No
 
 def test_the_streams_features_are_the_services(whole: ContinualPlan) -> None:
     runner = CourseRunner(whole)
-    extractor = FeatureExtractor(whole.base, _feature_options(whole), runner._template)
-    expected = extractor.extract([row.prompt for row in runner._tasks["place"].train])
+    extractor = FeatureExtractor(whole.base, _feature_options(whole), runner.template)
+    expected = extractor.extract([row.prompt for row in runner.tasks["place"].train])
     assert (runner._features.train("place").expanded_NE == expected).all()
     assert len(runner._features.judged("size").pooled_ND) == 8
 

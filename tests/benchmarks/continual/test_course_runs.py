@@ -1,0 +1,100 @@
+"""Courses run in other ways: judged by generated answers, and by processes beside this one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.continual.cells import CellStore
+from benchmarks.continual.courses import CourseRunner
+from benchmarks.continual.metrics import rouge_l
+from benchmarks.continual.plan import ContinualPlan
+from benchmarks.continual.running import run_all
+from benchmarks.continual.serving import own_answers
+from tests.benchmarks.continual.small_stream import METHODS, plan, write_stream
+from tests.learning.bases import write_base
+
+pytestmark = pytest.mark.slow
+
+QUIET = Console(quiet=True)
+SENTENCES = {"warm": "it is warm", "cold": "it is cold", "dock": "to the dock", "yard": "to the yard"}
+ORDER = ("heat", "place")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def told(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ContinualPlan:
+    """Two tasks whose answers are sentences, judged by ROUGE-L; run through."""
+    data = write_stream(tmp_path_factory.mktemp("told"))
+    for path in data.glob("*/*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [{**row, "output": SENTENCES.get(row["output"], row["output"])} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = dict.fromkeys(ORDER, "rouge_l")
+    made = plan(base, data, tmp_path_factory.mktemp("work"), orders=(ORDER,), metrics=metrics, methods=METHODS)
+    run_all(made, QUIET)
+    return made
+
+
+def cells(of: ContinualPlan, label: str) -> list[dict[str, Any]]:
+    (course,) = [each for each in of.courses() if each.label == label]
+    return CellStore(of.work, course, of.facts(course)).cells()
+
+
+def measured(cell: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on the machine."""
+    learned = {key: value for key, value in cell["learned"].items() if key != "seconds"}
+    machine = ("seconds", "measuring_seconds", "resident_bytes", "peak_bytes")
+    return {**{key: value for key, value in cell.items() if key not in machine}, "learned": learned}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_generated_answers_are_scored_by_the_tasks_metric(told: ContinualPlan, tmp_path: Path) -> None:
+    """Against answers generated again, by the method as the last cell left it."""
+    runner = CourseRunner(told)
+    (course,) = [each for each in told.courses() if each.label == "lora"]
+    answers = own_answers(runner, course, tmp_path / "deployed").answers
+    last = cells(told, "lora")[-1]
+    for task in ORDER:
+        rows = runner.tasks[task].test
+        scores = [rouge_l(answer, row.completion) for answer, row in zip(answers[task], rows, strict=True)]
+        assert last["scores"][task] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
+    # Half right is worth something, or there was no need for this metric.
+    assert any(isinstance(each["rows"][task], list) for each in cells(told, "lora") for task in ORDER)
+
+
+@pytest.mark.parametrize("label", sorted(METHODS))
+def test_interrupted_in_its_second_task_it_comes_to_the_same(label: str, told: ContinualPlan, tmp_path: Path) -> None:
+    again = replace(told, work=tmp_path, methods={label: METHODS[label]})
+    (course,) = again.courses()
+    begun: list[int] = []
+
+    def in_the_second(step: int, steps: int) -> None:
+        begun.append(step)
+        if begun.count(1) == 2 and step == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        CourseRunner(again).run(course, in_the_second)
+    assert len(cells(again, label)) == 1
+    run_all(again, QUIET)
+    assert list(map(measured, cells(again, label))) == list(map(measured, cells(told, label)))
+
+
+def test_a_process_beside_this_one_gives_the_same(told: ContinualPlan, tmp_path: Path) -> None:
+    beside = replace(told, work=tmp_path)
+    run_all(beside, QUIET, workers=1)
+    for label in METHODS:
+        assert list(map(measured, cells(beside, label))) == list(map(measured, cells(told, label)))
