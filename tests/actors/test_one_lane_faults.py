@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.change import Change
 from actors.errors import UnknownDomain
 from actors.spool_file import delete_file
 from learning.contract import TrainingJob, TrainingResult
@@ -378,3 +379,26 @@ def test_a_base_on_which_a_domain_has_nothing_is_not_gone_back_to(lane: Build) -
     with pytest.raises(UnknownDomain, match="can't be served"):
         house.coordinator.rollback("alpha", first)
     house.check_one()
+
+
+@pytest.mark.parametrize("after", ["states", "bases"])
+def test_what_others_commit_while_it_is_taken_in_takes_nothing_away(lane: Build, after: str) -> None:
+    """A change of the base takes long to be kept, and files are deleted after every commit."""
+    house = grown(lane, "alpha")
+    house.learner.changes_base = True
+    store = getattr(house.registry, after)
+    put = store.put
+
+    def meanwhile(source: Path) -> str:
+        name: str = put(source)
+        for pinned in (True, False):
+            house.router.publish(Change("something else", pins={"alpha": pinned}))
+        house.registry.prune(1, 20, 3)
+        return name
+
+    store.put = meanwhile
+    house.feed("beta")
+    house.settle(lambda: house.version("beta") is not None)
+    assert house.trainings() == ["alpha", "beta"] and house.current.base.delta
+    house.registry.bases.verify(house.current.base.delta)
+    house.check_never_half()
