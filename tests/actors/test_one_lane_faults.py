@@ -12,6 +12,7 @@ from actors.change import Change
 from actors.errors import UnknownDomain
 from actors.spool_file import delete_file
 from learning.contract import TrainingJob, TrainingResult
+from registry.errors import RegistryError
 from tests.actors.house import Crash, records_of
 from tests.actors.lane import LaneHouse, versions
 from tests.actors.sharing import shared_row
@@ -402,3 +403,60 @@ def test_what_others_commit_while_it_is_taken_in_takes_nothing_away(lane: Build,
     assert house.trainings() == ["alpha", "beta"] and house.current.base.delta
     house.registry.bases.verify(house.current.base.delta)
     house.check_never_half()
+
+
+def test_a_base_is_not_gone_back_from_while_a_domain_waits_that_has_nothing_there(lane: Build) -> None:
+    """It could never be loaded beside the base before, and nobody else has learned from its rows."""
+    house = three_versions(lane)
+    house.replicas.shelves[0].refuses = {"gamma"}
+    house.feed("gamma")
+    house.settle(lambda: bool(house.current.withdrawn))
+    in_force = house.current
+    with pytest.raises(UnknownDomain, match="there is nothing of gamma"):
+        house.coordinator.rollback("alpha")
+    assert house.current == in_force
+    house.replicas.shelves[0].refuses = set()
+    house.settle(lambda: not house.current.withdrawn)
+    assert house.version("gamma") == 1
+    house.check_never_half()
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_waits_on_the_base_that_is_gone_back_from_waits_no_more(lane: Build, pinned: bool) -> None:
+    house = three_versions(lane)
+    first = house.registry.numbered("beta", 1)
+    assert first is not None
+    shelf, prepare = house.replicas.shelves[0], house.replicas.shelves[0].prepare
+
+    def refuses(number: int) -> None:
+        if "beta@v3" in str(house.registry.manifest(number).routes["beta"].adapter):
+            raise RegistryError("it does not fit")
+        prepare(number)
+
+    shelf.prepare = refuses  # type: ignore[method-assign]
+    house.feed("beta", start=20)
+    house.settle(lambda: bool(house.current.withdrawn))
+    assert withdrawn(house) == {"alpha": "alpha@v4", "beta": "beta@v3"}
+    if pinned:
+        house.coordinator.pin("alpha")
+    house.coordinator.rollback("beta", first.name)
+    assert withdrawn(house) == {} and {d: r.pinned for d, r in house.current.routes.items()} == {
+        "alpha": False,
+        "beta": True,
+    }
+    shelf.prepare = prepare  # type: ignore[method-assign]
+    house.coordinator.unpin("alpha")
+    house.coordinator.unpin("beta")
+    house.feed("gamma")
+    house.learn("gamma")
+    assert house.trainings() == ["alpha", "beta", "gamma"]
+    house.check_never_half()
+
+
+def three_versions(lane: Build) -> LaneHouse:
+    """Alpha, beta and alpha again were learned, each on a base of its own."""
+    house = grown(lane, "alpha", "beta", changes_base=True)
+    house.feed("alpha", start=20)
+    house.learn("alpha", 3)
+    assert versions(house) == {"alpha": 3, "beta": 2}
+    return house
