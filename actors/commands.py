@@ -54,13 +54,17 @@ class Commands:
         """
         with self._publisher.writing:
             name, passed_over = (version, "") if version else self._version_before(domain)
-            self._check_servable(domain, name)
-            others, states = self._on_its_base(domain, name)
-            with_it = f" with the base before, and {', '.join(others.values())}" if states is not None else ""
-            reason = f"rolled back to {name}{with_it}{passed_over}"
-            pins = {**dict.fromkeys(others, False), domain: True}
-            change = Change(reason, puts={**others, domain: name}, pins=pins, override=True, states=states)
+            change = self._putting(domain, name, f"rolled back to {name}", passed_over)
             return self._publisher.publish(lambda: change)
+
+    def _putting(self, domain: str, name: str, what: str, passed_over: str = "") -> Change:
+        """Return what puts a version in service by name and pins it, with the base that it was judged on."""
+        self._check_servable(domain, name)
+        others, states = self._on_its_base(domain, name)
+        with_it = f" with {', '.join(['its base', *others.values()])}" if states is not None else ""
+        pins = {**dict.fromkeys(others, False), domain: True}
+        reason = f"{what}{with_it}{passed_over}"
+        return Change(reason, puts={**others, domain: name}, pins=pins, override=True, states=states)
 
     def _on_its_base(self, domain: str, name: str) -> tuple[dict[str, str], Mapping[str, str] | None]:
         """Return the versions that other domains had beside one of this domain on another change of the base, and the
@@ -90,12 +94,12 @@ class Commands:
         )
 
     def pin(self, domain: str, version: str | None = None) -> Manifest:
-        """Keep the version in service, or the one named, whatever is learned later."""
+        """Keep the version in service, or the one named, whatever is learned later; the base goes with that, as in a
+        rollback."""
         with self._publisher.writing:
+            change = Change(f"{domain} pinned", pins={domain: True}, override=True)
             if version is not None:
-                self._check_servable(domain, version)
-            puts = {domain: version} if version is not None else {}
-            change = Change(f"{domain} pinned", puts=puts, pins={domain: True}, override=True)
+                change = self._putting(domain, version, f"{domain} pinned")
             return self._publisher.publish(lambda: change)
 
     def unpin(self, domain: str) -> Manifest:

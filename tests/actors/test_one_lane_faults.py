@@ -460,3 +460,21 @@ def three_versions(lane: Build) -> LaneHouse:
     house.learn("alpha", 3)
     assert versions(house) == {"alpha": 3, "beta": 2}
     return house
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_pin_by_name_takes_the_base_along_as_a_rollback_does(lane: Build, alone: bool) -> None:
+    """With the method's state: else the next training would go on from what has learned more than its base."""
+    house = grown(lane, "alpha", *([] if alone else ["beta"]), changes_base=True)
+    before = house.current
+    house.feed("alpha", start=20)
+    house.learn("alpha", before.routes["alpha"].version + 1)
+    after = house.current
+    manifest = house.coordinator.pin("alpha", before.routes["alpha"].adapter)
+    assert (manifest.base, manifest.states) == (before.base, before.states)
+    assert {d: r.adapter for d, r in manifest.routes.items()} == {d: r.adapter for d, r in before.routes.items()}
+    assert {domain for domain, route in manifest.routes.items() if route.pinned} == {"alpha"}
+    again = house.coordinator.pin("alpha", after.routes["alpha"].adapter)
+    assert (again.base, again.states) == (after.base, after.states), "and forth"
+    assert {d: r.adapter for d, r in again.routes.items()} == {d: r.adapter for d, r in after.routes.items()}
+    house.check_one()
