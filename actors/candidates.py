@@ -91,34 +91,39 @@ class Candidates:
         or of one of its own."""
         result = trained.result
         try:
-            self._check_lane(order, result)
-            new, verdict = result.adapters[0], self._gate.decide(result)
-            goes_on = new.continues is not None and not verdict.segment_of_its_own
-            names = {(each.domain, each.number): each.name for each in order.segments}
-            facts = AdapterFacts(
-                domain=order.domain,
-                version=order.seal.version,
-                status="accepted" if verdict.accepted else "rejected",
-                reason="; ".join(filter(None, [verdict.reason, trained.trouble, order.trouble])),
-                rank=new.rank,
-                base_digest=self._base.digest,
-                base_delta=self._delta(order, result) if verdict.accepted else "",
-                learner=self._method.name,
-                state=self._registry.states.put(result.state) if verdict.accepted and result.state else "",
-                trained_on=order.manifest,
-                train_examples=trained.train_examples,
-                held_out_examples=new.candidate.examples,
-                created_at=datetime.now(UTC),
-            )
-            more = result.adapters[1:] if verdict.accepted else ()
-            together = [self._add_beside(each, names, facts, trained) for each in more]
-            segment = new.continues if goes_on and new.continues else self._next_segment(order)
-            own = facts.model_copy(update={"segment": segment, "together": tuple(together)})
-            return self._add(new, names, own, trained.continued_exam if goes_on else trained.exam, result)
+            with self._registry.states.held(), self._registry.bases.held():
+                return self._take_in(order, trained)
         finally:
             for folder in (*(each.folder for each in result.adapters), result.state, result.base_delta):
                 if folder is not None:
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def _take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
+        result = trained.result
+        self._check_lane(order, result)
+        new, verdict = result.adapters[0], self._gate.decide(result)
+        goes_on = new.continues is not None and not verdict.segment_of_its_own
+        names = {(each.domain, each.number): each.name for each in order.segments}
+        facts = AdapterFacts(
+            domain=order.domain,
+            version=order.seal.version,
+            status="accepted" if verdict.accepted else "rejected",
+            reason="; ".join(filter(None, [verdict.reason, trained.trouble, order.trouble])),
+            rank=new.rank,
+            base_digest=self._base.digest,
+            base_delta=self._delta(order, result) if verdict.accepted else "",
+            learner=self._method.name,
+            state=self._registry.states.put(result.state) if verdict.accepted and result.state else "",
+            trained_on=order.manifest,
+            train_examples=trained.train_examples,
+            held_out_examples=new.candidate.examples,
+            created_at=datetime.now(UTC),
+        )
+        more = result.adapters[1:] if verdict.accepted else ()
+        together = [self._add_beside(each, names, facts, trained) for each in more]
+        segment = new.continues if goes_on and new.continues else self._next_segment(order)
+        own = facts.model_copy(update={"segment": segment, "together": tuple(together)})
+        return self._add(new, names, own, trained.continued_exam if goes_on else trained.exam, result)
 
     def _check_lane(self, order: TrainingOrder, result: TrainingResult) -> None:
         """Refuse what domains that train in parallel may not give: another would undo it without having seen it."""

@@ -67,14 +67,15 @@ def next_withdrawn(current: Manifest | None, change: Change, routes: Mapping[str
 
     A version that is published under a pin waits here for the pin's end, in the place of one before it. A domain that
     goes is not among them, nor one that gets a version; but while a pin holds, another version that is put in service
-    by name leaves the waiting one where it is: it was learned since, and nobody else has learned from its rows.
+    by name leaves the waiting one where it is: it was learned since, and nobody else has learned from its rows. Where
+    methods go back to states of before, the base does as well: none waits that was judged on another.
     """
     before, withdrawn = (current.routes, dict(current.withdrawn)) if current else ({}, {})
     for domain in change.removes:
         withdrawn.pop(domain, None)
     for domain, name in change.puts.items():
         earlier = before.get(domain)
-        waits_on = earlier is not None and (earlier.pinned or earlier.adapter == name)
+        waits_on = earlier is not None and (earlier.pinned or earlier.adapter == name) and change.states is None
         if routes[domain].adapter != name:
             withdrawn[domain] = name
         elif not waits_on or withdrawn.get(domain) == name:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from actors.change import Change
+from actors.change import Change, gone_on_from
 from actors.errors import PublicationFailed, UnknownDomain, in_words
 from actors.ports import ManifestPort
 from actors.publisher import Publisher
@@ -49,37 +49,44 @@ class Commands:
         """Put an earlier version back in service and pin it; without `version`, the accepted one before the present.
 
         Where that was judged on another change of the base, the base goes back to that, and with it all other domains
-        to what they had on it, unpinned. What was in service until then does not come back by itself. One that was
-        learned under a pin waits on.
+        to what they had on it, unpinned. What was in service until then does not come back by itself, nor does what
+        waits on the base of until then. Else one that was learned under a pin waits on.
         """
         with self._publisher.writing:
             name, passed_over = (version, "") if version else self._version_before(domain)
-            self._check_servable(domain, name)
-            others, states = self._on_its_base(domain, name)
-            with_it = f" with the base before, and {', '.join(others.values())}" if states is not None else ""
-            reason = f"rolled back to {name}{with_it}{passed_over}"
-            change = Change(reason, puts={**others, domain: name}, pins={domain: True}, override=True, states=states)
+            change = self._putting(domain, name, f"rolled back to {name}", passed_over)
             return self._publisher.publish(lambda: change)
+
+    def _putting(self, domain: str, name: str, what: str, passed_over: str = "") -> Change:
+        """Return what puts a version in service by name and pins it, with the base that it was judged on."""
+        self._check_servable(domain, name)
+        others, states = self._on_its_base(domain, name)
+        with_it = f" with {', '.join(['its base', *others.values()])}" if states is not None else ""
+        pins = {**dict.fromkeys(others, False), domain: True}
+        reason = f"{what}{with_it}{passed_over}"
+        return Change(reason, puts={**others, domain: name}, pins=pins, override=True, states=states)
 
     def _on_its_base(self, domain: str, name: str) -> tuple[dict[str, str], Mapping[str, str] | None]:
         """Return the versions that other domains had beside one of this domain on another change of the base, and the
         states of that time; nothing where it is on the one in service.
 
-        Raises `UnknownDomain` where not all that is in service was there on it.
+        Raises `UnknownDomain` where not all that is in service was there on it, or waits without having been.
         """
         current, delta = self._registry.current(), self._registry.adapter(name).facts.base_delta
         if current is None or current.base.delta == delta:
             return {}, None
         others = {other: route.adapter for other, route in current.routes.items() if other != domain}
-        missing = set(others)
+        # What waits on the present base could not be served beside what is gone back to.
+        known = gone_on_from(current).keys() - {domain}
+        missing = set(known)
         for manifest in reversed(self._registry.manifests()):
             route = manifest.routes.get(domain)
             if route is None or route.adapter != name or manifest.base.delta != delta:
                 continue
-            missing = others.keys() - manifest.routes.keys()
+            missing = known - manifest.routes.keys()
             if not missing and manifest.removed == current.removed:
-                had = {other: manifest.routes[other].adapter for other in others}
-                return {other: had[other] for other in others if had[other] != others[other]}, manifest.states
+                had = {other: manifest.routes[other].adapter for other in known}
+                return {other: had[other] for other in had if had[other] != others.get(other)}, manifest.states
         why = f", on which there is nothing of {', '.join(sorted(missing))}" if missing else ""
         raise UnknownDomain(
             f"{name} can't be served: it was judged on the base changed by {delta[:8] or 'nothing'}{why}; "
@@ -87,12 +94,12 @@ class Commands:
         )
 
     def pin(self, domain: str, version: str | None = None) -> Manifest:
-        """Keep the version in service, or the one named, whatever is learned later."""
+        """Keep the version in service, or the one named, whatever is learned later; the base goes with that, as in a
+        rollback."""
         with self._publisher.writing:
+            change = Change(f"{domain} pinned", pins={domain: True}, override=True)
             if version is not None:
-                self._check_servable(domain, version)
-            puts = {domain: version} if version is not None else {}
-            change = Change(f"{domain} pinned", puts=puts, pins={domain: True}, override=True)
+                change = self._putting(domain, version, f"{domain} pinned")
             return self._publisher.publish(lambda: change)
 
     def unpin(self, domain: str) -> Manifest:

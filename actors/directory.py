@@ -42,6 +42,8 @@ class _Member:
     """A manifest that it could not prepare and is to try again."""
     told: int = 0
     """The manifest that it was told last to prepare."""
+    told_at: float = 0.0
+    """When it was told that first, or the publication of it began."""
 
 
 class ReplicaDirectory:
@@ -78,6 +80,7 @@ class ReplicaDirectory:
                     break
             member.seen = time.monotonic()
             if directive.action == "prepare":
+                member.told_at = member.told_at if member.told == directive.number else time.monotonic()
                 member.forgiven, member.told = 0, directive.number
             return directive
 
@@ -116,7 +119,7 @@ class ReplicaDirectory:
             self._preparing, self._one_by_one = number, one_by_one
             for member in self._live().values():
                 self._note_lag(member)
-                member.told = 0
+                member.told, member.told_at = 0, started
                 member.forgiven = number
                 member.standing = self._forgiven(member, member.standing)
             try:
@@ -175,9 +178,11 @@ class ReplicaDirectory:
             member.behind_since = time.monotonic()
 
     def _is_at_it(self, member: _Member, number: int) -> bool:
-        """Tell whether a replica has been told to prepare a manifest, or does, and has not said what came of it."""
+        """Tell whether a replica has been told to prepare a manifest, or does, and has not said what came of it. One
+        that takes longer than it may has had its turn: the others are not to go short of time for it."""
+        is_late = time.monotonic() - member.told_at > self._timeout
         at_it = member.told == number or member.standing.preparing == number
-        return at_it and not self._has_tried(member, number)
+        return at_it and not is_late and not self._has_tried(member, number)
 
     def _has_tried(self, member: _Member, number: int) -> bool:
         return self._is_prepared(member, number) or member.standing.failed == number

@@ -100,6 +100,10 @@ class Replica:
         try:
             await self.service.catch_up()
         except Exception as error:
+            if self.service.fenced:
+                # No directive may open again what can take neither base.
+                self._give_up(in_words(error))
+                return
             self.service.trouble = (
                 f"{trouble}; serving manifest {self._serves()}, the one in force can't be taken: {in_words(error)}"
             )

@@ -41,8 +41,10 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     for override in overrides:
         written[_apply(tree, override)] = override
     for section, kind in [keys for keys in written if len(keys) == 2 and keys[1] == KIND and keys[0] in of_file]:
-        unasked = of_file[section] - {keys[1] for keys in written if keys[0] == section}
-        _leave_out(tree[section], unasked, section, str(tree[section][kind]))
+        # Of a section that was written as a whole nothing in the file is left.
+        if (section,) not in written:
+            unasked = of_file[section] - {keys[1] for keys in written if keys[0] == section}
+            _leave_out(tree[section], unasked, section, str(tree[section][kind]))
     settings = _validate(tree, path, written)
     return _anchor(settings, path.parent, written)
 

@@ -132,6 +132,8 @@ def _nearest(keys: tuple[str, ...]) -> str:
     """Advice for an unknown key: the key of that name elsewhere, else the nearest in spelling, else what there is."""
     known = list(known_keys())
     section, leaf = ".".join(keys[:-1]), keys[-1]
+    if ".".join(keys) in known:
+        return f"another kind of {section} has it: leave it out, or choose that kind"
     siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
     near = difflib.get_close_matches(leaf, siblings, n=1)
     if near:

@@ -117,6 +117,7 @@ def shared_rank_of(folder: Path) -> int:
 
 
 def mark(folder: Path, rank: int) -> None:
-    """Notes in an adapter's file how many of its rows are shared."""
+    """Notes in an adapter's file how many of its rows are shared, in the place of any other note: of two, the format
+    leaves the order to chance, and the same training must give the same bytes."""
     path = folder / "adapter_model.safetensors"
-    save_file(load_file(path), path, metadata={"format": "pt", _RANK: str(rank)})
+    save_file(load_file(path), path, metadata={_RANK: str(rank)})

@@ -7,10 +7,11 @@ adapters, as several manifests may name one. What this module does not know: wha
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from registry.atomic import Staging, discard, place_folder, sync_folder, write_parts
+from registry.atomic import Staging, discard, exclusive, place_folder, sync_folder, write_parts
 from registry.errors import DigestMismatch, RegistryError
 from registry.manifest import Sha256
 from registry.tensors import read_header
@@ -20,10 +21,31 @@ _CHUNK_BYTES = 8 << 20
 
 
 class FolderStore:
-    """One kind of them. Anyone may read; whoever puts one has it durable when `put` returns."""
+    """One kind of them. Anyone may read; whoever puts one has it durable when `put` returns. `lock` is the registry's.
 
-    def __init__(self, folder: Path, staging: Staging) -> None:
-        self._folder, self._staging = folder, staging
+    What nobody names yet is kept from pruning, by this process alone, while it is `held`.
+    """
+
+    def __init__(self, folder: Path, staging: Staging, lock: Path) -> None:
+        self._folder, self._staging, self._lock = folder, staging, lock
+        self._holders = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it no folder is pruned: others commit and prune between what is put and the version that names it."""
+        with exclusive(self._lock):
+            # A prune that has begun ends before: it might take away what is put again.
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with exclusive(self._lock):
+                self._holders -= 1
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing may be pruned; asked under the registry's lock."""
+        return self._holders > 0
 
     def put(self, source: Path) -> Sha256:
         """Copy a folder in, whole or not at all, and return its name from now on; what is there, and whole, is not

@@ -62,7 +62,8 @@ class Pruning:
         removed += self._remove(self._settled([*weights, *unnamed]))
         folders = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]
         folders += [self._layout.adapters / name for name in unreadable if kept.is_of_removed(name)]
-        left = [each.path(name) for each in self._folders for name in each.names() if name not in kept.folders]
+        stores = [store for store in self._folders if not store.is_held]
+        left = [store.path(name) for store in stores for name in store.names() if name not in kept.folders]
         folders += self._settled(left)
         for folder in folders:
             remove_folder(self._staging, folder)

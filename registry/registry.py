@@ -59,8 +59,8 @@ class Registry:
         self._head = HeadFile(self._layout, self._staging)
         self.lineage = self._head.create()
         self.segments = SegmentStore(self._layout, self._staging)
-        self.states = FolderStore(self._layout.states, self._staging)
-        self.bases = FolderStore(self._layout.bases, self._staging)
+        self.states = FolderStore(self._layout.states, self._staging, self._layout.lock)
+        self.bases = FolderStore(self._layout.bases, self._staging, self._layout.lock)
         self.history = History(self._layout, self.lineage)
         if writer:
             self._staging.sweep()

@@ -24,7 +24,7 @@ class Lease:
         leases._manifests[served] += 1
 
     def narrow(self, names: Iterable[str]) -> None:
-        """Hold only these versions from here on; they must belong to the lease's manifest."""
+        """Hold only these versions from here on: of the lease's manifest, or the base, which may be about to change."""
         if self._released or self._names is not None:
             raise ValueError("a lease is narrowed once, before its release")
         self._names = frozenset(names)

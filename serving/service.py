@@ -214,7 +214,8 @@ class RoutedService:
         lease = self._publication.leases.take(self._publication.current)
         try:
             choices = await self._choose(lease.served, call)
-            lease.narrow({choice.version for choice in choices if choice.adapter is not None})
+            # The base is held as well: it may change.
+            lease.narrow({choice.version for choice in choices})
             answer = await self._generate(call, choices)
         except BaseException:
             lease.release()

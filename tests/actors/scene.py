@@ -7,6 +7,7 @@ its coordinator, as what is durable does.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +69,7 @@ class MemoryRegistry:
         self.pruned: list[tuple[int, ...]] = []
         self.exams: dict[int, bytes] = {}
         self.commits = 0
+        self.states = self.bases = SimpleNamespace(held=nullcontext)
 
     def head(self) -> Any:
         return SimpleNamespace(snapshot=self.commits)

@@ -431,3 +431,33 @@ async def test_one_by_one_a_replica_that_dies_in_its_turn_gives_it_up(directory:
     b.hangs = False
     report = await publishing
     assert (report.replicas, b.serves) == (1, 1)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_one_by_one_a_replica_that_hangs_in_its_turn_gives_it_up(join: Join, again: bool) -> None:
+    """It says that it is at it for as long as it is asked, also when what could not be published is tried again."""
+    directory = ReplicaDirectory(lambda: 0, silence_seconds=5.0, prepare_timeout_seconds=0.6)
+    hung, good = join("hung", at=directory), join("good", at=directory)
+    await known(directory, 2)
+
+    def hangs(directive: Directive) -> None:
+        if directive.action == "fence":
+            hung.fenced = directive.reason
+        elif directive.action == "prepare":
+            hung.standing = Standing(0, preparing=directive.number)
+
+    hung.obey = hangs  # type: ignore[method-assign]
+    good.refuses = {1} if again else set()
+    good.hangs = True
+    await asyncio.sleep(0.1)
+    publishing = asyncio.create_task(directory.publish(1, one_by_one=True))
+    await until(lambda: hung.standing.preparing == 1)
+    good.hangs = False
+    if again:
+        with pytest.raises(PublicationFailed, match="good can't"):
+            await publishing
+        good.refuses = set()
+        publishing = asyncio.create_task(directory.publish(1, one_by_one=True))
+    report = await publishing
+    assert (report.replicas, set(report.fenced), good.serves) == (1, {"hung"}, 1)
+    assert "no answer in time" in report.fenced["hung"]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from actors.change import Change
 from actors.errors import UnknownDomain
 from actors.spool_file import delete_file
 from learning.contract import TrainingJob, TrainingResult
+from registry.errors import RegistryError
 from tests.actors.house import Crash, records_of
 from tests.actors.lane import LaneHouse, versions
 from tests.actors.sharing import shared_row
@@ -377,4 +379,102 @@ def test_a_base_on_which_a_domain_has_nothing_is_not_gone_back_to(lane: Build) -
     house.coordinator.remove("beta")
     with pytest.raises(UnknownDomain, match="can't be served"):
         house.coordinator.rollback("alpha", first)
+    house.check_one()
+
+
+@pytest.mark.parametrize("after", ["states", "bases"])
+def test_what_others_commit_while_it_is_taken_in_takes_nothing_away(lane: Build, after: str) -> None:
+    """A change of the base takes long to be kept, and files are deleted after every commit."""
+    house = grown(lane, "alpha")
+    house.learner.changes_base = True
+    store = getattr(house.registry, after)
+    put = store.put
+
+    def meanwhile(source: Path) -> str:
+        name: str = put(source)
+        for pinned in (True, False):
+            house.router.publish(Change("something else", pins={"alpha": pinned}))
+        house.registry.prune(1, 20, 3)
+        return name
+
+    store.put = meanwhile
+    house.feed("beta")
+    house.settle(lambda: house.version("beta") is not None)
+    assert house.trainings() == ["alpha", "beta"] and house.current.base.delta
+    house.registry.bases.verify(house.current.base.delta)
+    house.check_never_half()
+
+
+def test_a_base_is_not_gone_back_from_while_a_domain_waits_that_has_nothing_there(lane: Build) -> None:
+    """It could never be loaded beside the base before, and nobody else has learned from its rows."""
+    house = three_versions(lane)
+    house.replicas.shelves[0].refuses = {"gamma"}
+    house.feed("gamma")
+    house.settle(lambda: bool(house.current.withdrawn))
+    in_force = house.current
+    with pytest.raises(UnknownDomain, match="there is nothing of gamma"):
+        house.coordinator.rollback("alpha")
+    assert house.current == in_force
+    house.replicas.shelves[0].refuses = set()
+    house.settle(lambda: not house.current.withdrawn)
+    assert house.version("gamma") == 1
+    house.check_never_half()
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_waits_on_the_base_that_is_gone_back_from_waits_no_more(lane: Build, pinned: bool) -> None:
+    house = three_versions(lane)
+    first = house.registry.numbered("beta", 1)
+    assert first is not None
+    shelf, prepare = house.replicas.shelves[0], house.replicas.shelves[0].prepare
+
+    def refuses(number: int) -> None:
+        if "beta@v3" in str(house.registry.manifest(number).routes["beta"].adapter):
+            raise RegistryError("it does not fit")
+        prepare(number)
+
+    shelf.prepare = refuses  # type: ignore[method-assign]
+    house.feed("beta", start=20)
+    house.settle(lambda: bool(house.current.withdrawn))
+    assert withdrawn(house) == {"alpha": "alpha@v4", "beta": "beta@v3"}
+    if pinned:
+        house.coordinator.pin("alpha")
+    house.coordinator.rollback("beta", first.name)
+    assert withdrawn(house) == {} and {d: r.pinned for d, r in house.current.routes.items()} == {
+        "alpha": False,
+        "beta": True,
+    }
+    shelf.prepare = prepare  # type: ignore[method-assign]
+    house.coordinator.unpin("alpha")
+    house.coordinator.unpin("beta")
+    house.feed("gamma")
+    house.learn("gamma")
+    assert house.trainings() == ["alpha", "beta", "gamma"]
+    house.check_never_half()
+
+
+def three_versions(lane: Build) -> LaneHouse:
+    """Alpha, beta and alpha again were learned, each on a base of its own."""
+    house = grown(lane, "alpha", "beta", changes_base=True)
+    house.feed("alpha", start=20)
+    house.learn("alpha", 3)
+    assert versions(house) == {"alpha": 3, "beta": 2}
+    return house
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_pin_by_name_takes_the_base_along_as_a_rollback_does(lane: Build, alone: bool) -> None:
+    """With the method's state: else the next training would go on from what has learned more than its base."""
+    house = grown(lane, "alpha", *([] if alone else ["beta"]), changes_base=True)
+    before = house.current
+    house.feed("alpha", start=20)
+    house.learn("alpha", before.routes["alpha"].version + 1)
+    after = house.current
+    manifest = house.coordinator.pin("alpha", before.routes["alpha"].adapter)
+    assert (manifest.base, manifest.states) == (before.base, before.states)
+    assert {d: r.adapter for d, r in manifest.routes.items()} == {d: r.adapter for d, r in before.routes.items()}
+    assert {domain for domain, route in manifest.routes.items() if route.pinned} == {"alpha"}
+    again = house.coordinator.pin("alpha", after.routes["alpha"].adapter)
+    assert (again.base, again.states) == (after.base, after.states), "and forth"
+    assert {d: r.adapter for d, r in again.routes.items()} == {d: r.adapter for d, r in after.routes.items()}
     house.check_one()

@@ -355,6 +355,21 @@ async def test_leaving(directory: ReplicaDirectory, start: Start) -> None:
     assert other.service.stopped, "the engine goes down whether the directory hears of it or not"
 
 
+async def test_cut_off_and_broken_by_the_registry_s_manifest_it_is_not_opened_again(
+    directory: ReplicaDirectory, start: Start
+) -> None:
+    """It could take neither base, and the directory comes back without a word of the manifest that did it."""
+    lost, good = await start("lost"), await start("good")
+    await directory.publish(1)
+    lost.service.breaks_at = lost.service.in_force = 2
+    lost.line.cut = True
+    await until(lambda: lost.replica.fatal is not None)
+    lost.line.cut = False
+    await asyncio.sleep(0.2)
+    assert "neither base" in str(lost.replica.fatal) and lost.service.fenced is not None
+    assert (good.service.serves, good.service.fenced) == (1, None)
+
+
 async def test_another_base_is_served_as_soon_as_it_is_prepared(directory: ReplicaDirectory, start: Start) -> None:
     one, two = await start("one"), await start("two")
     for stand in (one, two):

@@ -268,3 +268,27 @@ def test_another_kind_leaves_out_what_the_file_says_of_the_first() -> None:
 @pytest.mark.parametrize("override", ["learner.rank=8", "learner.patiance=8", "learner.shared_rank=4"])
 def test_what_was_asked_for_of_another_kind_is_refused(override: str) -> None:
     assert override in refusal("laptop", (override, "learner.kind=osft"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "rank"),
+    [
+        (("learner.kind=lora", "learner={rank: 3}"), "lora", 3),
+        (("learner={rank: 3}", "learner.kind=lora"), "lora", 3),
+        (("learner={kind: lora}", "learner.rank=5"), "lora", 5),
+    ],
+)
+def test_a_section_written_as_a_whole_has_nothing_of_the_file_left(
+    write: Callable[[str], Path], overrides: tuple[str, ...], kind: str, rank: int
+) -> None:
+    here = write(f"{MINIMAL}learner: {{kind: seta, shared_rank: 4, rank: 8}}\n")
+    learner = load(here, overrides).learner
+    assert (learner.kind, learner.adapter_rank) == (kind, rank)
+    line = refusal(here, ("learner.kind=lora", "learner=3"))
+    assert "--set learner=3: learner: expected a section, got 3" in line
+
+
+def test_a_key_of_another_kind_is_told_from_one_that_is_misspelt(write: Callable[[str], Path]) -> None:
+    here = write(f"{MINIMAL}learner: {{kind: osft, rank: 8}}\n")
+    assert "learner.rank: unknown key, got 8; another kind of learner has it" in refusal(here)
+    assert "did you mean learner.ratio?" in refusal(write(f"{MINIMAL}learner: {{kind: osft, ratoi: 0.5}}\n"))

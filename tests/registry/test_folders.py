@@ -3,7 +3,8 @@ with what names it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,47 @@ class TestInAManifest:
         name = registry.states.put(folder_of(tmp_path / "state"))
         registry.prune(1, 1, 1)
         assert list(registry.states.names()) == [name]
+
+    def test_what_is_held_outlives_the_commits_of_others(
+        self, registry: Registry, add: Add, publish: Publish, tmp_path: Path
+    ) -> None:
+        """A large folder takes longer to be written than others take to commit: it is older than the head by then."""
+        publish(add("news"))
+        with registry.states.held():
+            name = registry.states.put(folder_of(tmp_path / "state"))
+            publish(add("news", 2))
+            registry.prune(1, 1, 1)
+            assert list(registry.states.names()) == [name]
+            assert registry.states.put(folder_of(tmp_path / "again")) == name
+        publish(add("news", 3))
+        registry.prune(1, 1, 1)
+        assert list(registry.states.names()) == [], "nobody has named it"
+
+    def test_a_prune_that_has_begun_takes_nothing_from_who_holds(
+        self, registry: Registry, add: Add, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has made its choice when the same content is put again."""
+        publish(add("news"))
+        registry.states.put(folder_of(tmp_path / "state"))
+        publish(add("news", 2))
+        chosen, found = threading.Event(), list[bool]()
+        settled = Pruning._settled
+
+        def puts() -> None:
+            chosen.wait(10)
+            with registry.states.held():
+                name = registry.states.put(folder_of(tmp_path / "again"))
+                found.append(registry.states.path(name).is_dir())
+
+        def chooses(self: Pruning, paths: Iterable[Path]) -> list[Path]:
+            doomed = settled(self, paths)
+            chosen.set()
+            putting.join(0.2)
+            return doomed
+
+        monkeypatch.setattr(Pruning, "_settled", chooses)
+        putting = threading.Thread(target=puts)
+        putting.start()
+        registry.prune(1, 1, 1)
+        putting.join(10)
+        assert found == [True] and len(list(registry.states.names())) == 1

@@ -105,6 +105,36 @@ async def test_requests_in_flight_end_on_their_base_and_others_wait_for_the_next
     assert stamps == [old["cats"]] * 2 + [new["cats"]] * 3
 
 
+@pytest.mark.parametrize("how", ["base", "abstained"])
+async def test_what_the_base_answers_ends_on_its_base_as_well(
+    service: RoutedService,
+    client: httpx.AsyncClient,
+    publisher: Publisher,
+    engine: MemoryEngine,
+    changes: Any,
+    how: str,
+) -> None:
+    """Nothing has to stay loaded for it but the base."""
+    on_it(publisher, 1, rank=2)
+    await service.catch_up()
+    delta = publisher.change_base(changes(1))
+    on_it(publisher, 2)
+    engine.gate.clear()
+    prompt, model = ("meow", "base") if how == "base" else ("", "auto")
+    under_way = [asyncio.create_task(ask(client, prompt, model=model, stream=stream)) for stream in (False, True)]
+    await _until(lambda: engine.running == 2)
+    assert service.health().leases == 2
+    with pytest.raises(PrepareFailed, match="2 requests are in flight"):
+        await service.prepare(2)
+    changing = asyncio.create_task(service.prepare(2))
+    await _until(lambda: not service._publication.admission.is_open)
+    engine.gate.set()
+    await changing
+    stamps = [(await task).headers for task in under_way]
+    assert [(each["x-anabranch-adapter"], each["x-anabranch-manifest"]) for each in stamps] == [("base", "1")] * 2
+    assert engine.base == delta and service.health().leases == 0
+
+
 async def test_a_request_that_does_not_end_is_not_cut_off(
     service: RoutedService, client: httpx.AsyncClient, publisher: Publisher, engine: MemoryEngine, changes: Any
 ) -> None:
