@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _tell(plan, console)
         return
     from benchmarks.continual.choosing import choose, with_chosen
+    from benchmarks.continual.finished import finished
     from benchmarks.continual.pictures import draw
     from benchmarks.continual.running import run_all
     from benchmarks.continual.summary import summarise
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     chosen = choose(plan, methods, console, options.workers) if options.choose else {}
     plan = replace(plan, methods=with_chosen(methods, chosen))
-    run_all(plan, console, options.workers)
+    plan = replace(plan, known=finished(plan, options.out / "result.json"))
+    run_all(plan, console, options.workers, options.minutes)
     if options.serve:
         from benchmarks.continual.serving import serve_all
 
@@ -100,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--choose", action="store_true", help="choose the sweeps' values on held-out rows first")
     made.add_argument("--serve", action="store_true", help="serve by vLLM what was learned, and ask it")
     made.add_argument("--workers", type=int, default=0, help="processes beside this one; 0: all in this one")
+    made.add_argument("--minutes", type=float, help="begin no course later; the result names those that are unfinished")
     made.add_argument("--work", type=Path, default=Path("runs") / "continual", help="folder of cells")
     made.add_argument("--out", type=Path, default=OUT, help="folder of the result")
     made.add_argument("--dry-run", action="store_true", help="say what would be run")

@@ -75,6 +75,8 @@ class ContinualPlan:
     """Knobs of the engine that serves what was learned; no figure of learning depends on them."""
     held_out: bool = False
     """Whether held-out rows judge, as where settings are chosen, and not test rows."""
+    known: Mapping[Course, Mapping[str, Any]] = field(default_factory=dict)
+    """Courses that an earlier result holds (`benchmarks.continual.finished`)."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -18,8 +20,10 @@ _runners: dict[str, CourseRunner] = {}
 """Of this process, by the folder of the run."""
 
 
-def run_all(plan: ContinualPlan, console: Console, workers: int = 0) -> None:
-    """All cells that are not there yet; `workers` processes beside this one, or this one alone."""
+def run_all(plan: ContinualPlan, console: Console, workers: int = 0, minutes: float | None = None) -> None:
+    """All cells that are not there yet; `workers` processes beside this one, or this one alone. No course begins after
+    so many minutes."""
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     courses = plan.courses()
     cells = sum(len(plan.orders[course.order]) for course in courses)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -34,9 +38,11 @@ def run_all(plan: ContinualPlan, console: Console, workers: int = 0) -> None:
                 runner.routes(order, seed)
         if workers:
             bars.update(steps, visible=False)
-            _beside(plan, unfinished, workers, lambda: bars.update(bar, completed=_there(plan, courses)))
+            _beside(plan, unfinished, workers, end, lambda: bars.update(bar, completed=_there(plan, courses)))
             return
         for course in unfinished:
+            if time.monotonic() > end:
+                break
             bars.update(steps, description=f"{course.label}, order {course.order}, seed {course.seed}")
 
             def on_step(step: int, total: int) -> None:
@@ -48,12 +54,16 @@ def run_all(plan: ContinualPlan, console: Console, workers: int = 0) -> None:
         bars.update(steps, visible=False)
 
 
-def _beside(plan: ContinualPlan, courses: list[Course], workers: int, on_look: Callable[[], None]) -> None:
+def _beside(plan: ContinualPlan, courses: list[Course], workers: int, end: float, on_look: Callable[[], None]) -> None:
+    left = list(courses)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: set[Future[None]] = {pool.submit(_run, plan, course) for course in courses}
+        running: set[Future[None]] = set()
         try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=_LOOK_AGAIN_S, return_when=FIRST_COMPLETED)
+            while running or (left and time.monotonic() <= end):
+                # One at a time for each worker: what the pool has taken begins, however late it is by then.
+                while left and len(running) < workers and time.monotonic() <= end:
+                    running.add(pool.submit(_run, plan, left.pop(0)))
+                done, running = wait(running, timeout=_LOOK_AGAIN_S, return_when=FIRST_COMPLETED)
                 for each in done:
                     each.result()
                 on_look()
@@ -75,8 +85,12 @@ def _runner(plan: ContinualPlan) -> CourseRunner:
 
 def _cells(plan: ContinualPlan, course: Course) -> int:
     """Whole cells, of the same facts as the plan's."""
+    if course in plan.known:
+        return len(plan.orders[course.order])
     return len(CellStore(plan.work, course, plan.facts(course)).cells())
 
 
 def _there(plan: ContinualPlan, courses: list[Course]) -> int:
-    return sum(count_cells(plan.work, course) for course in courses)
+    return sum(
+        len(plan.orders[course.order]) if course in plan.known else count_cells(plan.work, course) for course in courses
+    )

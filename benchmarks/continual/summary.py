@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.continual.cells import CellStore, Course, told_apart
+from benchmarks.continual.finished import digest_of
 from benchmarks.continual.matrix import (
     average_accuracy,
     backward_transfer,
@@ -29,11 +30,14 @@ def summarise(plan: ContinualPlan) -> dict[str, Any]:
     """Courses whose cells are all there, and what they come to; `unfinished` names the others."""
     courses, unfinished = [], []
     for course in plan.courses():
+        if course in plan.known:
+            courses.append(dict(plan.known[course]))
+            continue
         store = CellStore(plan.work, course, plan.facts(course))
         cells = store.cells()
         if len(cells) == len(plan.orders[course.order]):
             served = store.served()
-            whole = _course(course, plan.orders[course.order], cells)
+            whole = _course(course, plan.orders[course.order], cells) | {"facts": digest_of(plan, course)}
             courses.append({**whole, "served": served} if served else whole)
         else:
             unfinished.append(f"{course.label}, order {course.order}, seed {course.seed}")

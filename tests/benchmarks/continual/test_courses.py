@@ -15,6 +15,7 @@ from benchmarks.continual.cells import CellStore
 from benchmarks.continual.choosing import choose, with_chosen
 from benchmarks.continual.courses import CourseRunner
 from benchmarks.continual.examiner import mean_score
+from benchmarks.continual.finished import finished
 from benchmarks.continual.kinds import method
 from benchmarks.continual.pictures import draw
 from benchmarks.continual.plan import ContinualPlan
@@ -204,3 +205,30 @@ def test_the_result_is_told_and_drawn(whole: ContinualPlan, tmp_path: Path) -> N
     pictures = draw(result, tmp_path / "out")
     assert [path.name for path in pictures] == ["curves.png", "matrices-order0.png", "routing.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_what_a_result_holds_is_not_run_again_unless_it_depends_on_other_facts(
+    whole: ContinualPlan, tmp_path: Path
+) -> None:
+    """As on another machine, which has nothing but the result."""
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps(summarise(whole)))
+    elsewhere = replace(whole, work=tmp_path / "elsewhere", routers={})
+    assert finished(elsewhere, result) == {}, "a course was judged by other routers"
+    elsewhere = replace(whole, work=tmp_path / "elsewhere")
+    again = replace(elsewhere, known=finished(elsewhere, result))
+    run_all(again, QUIET)
+    assert not list(again.work.glob("cells/*/cell-*")) and summarise(again)["courses"] == summarise(whole)["courses"]
+    other = replace(elsewhere, training={**whole.training, "max_steps": 7})
+    assert finished(other, result) == {} == finished(elsewhere, tmp_path / "nothing.json")
+    result.write_text("[]")
+    with pytest.raises(ClusterError, match="expected this benchmark's result"):
+        finished(elsewhere, result)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_course_begins_when_its_time_is_over(whole: ContinualPlan, tmp_path: Path, workers: int) -> None:
+    late = replace(whole, work=tmp_path)
+    run_all(late, QUIET, workers, minutes=0.0)
+    found = summarise(late)
+    assert len(found["courses"]) + len(found["unfinished"]) == len(late.courses()) and found["unfinished"]
