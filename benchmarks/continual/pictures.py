@@ -27,7 +27,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     mpl.use("Agg")
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         made = [_curves(result, folder / "curves.png")]
-        for order in range(len(result["orders"])):
+        for order in sorted({course["order"] for course in result["courses"]}):
             made.append(_matrices(result, order, folder / f"matrices-order{order}.png"))
         if any(router["runs"] for router in result["routers"].values()):
             made.append(_confusions(result, folder / "routing.png"))
@@ -77,8 +77,9 @@ def _panels(panels: Mapping[str, Any], tasks: Sequence[str], path: Path, title: 
         each.set_title(_wrapped(label), fontsize=8)
     if image is not None:
         figure.colorbar(image, ax=axes, shrink=0.7, pad=0.01)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    figure.savefig(path, dpi=110)
+    figure.suptitle(title, fontsize=10)
+    # Names of tasks may reach beyond the page.
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 

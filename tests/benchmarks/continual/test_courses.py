@@ -232,3 +232,10 @@ def test_no_course_begins_when_its_time_is_over(whole: ContinualPlan, tmp_path: 
     run_all(late, QUIET, workers, minutes=0.0)
     found = summarise(late)
     assert len(found["courses"]) + len(found["unfinished"]) == len(late.courses()) and found["unfinished"]
+
+
+def test_an_order_without_a_finished_course_has_no_picture(whole: ContinualPlan, tmp_path: Path) -> None:
+    later = replace(whole, orders=(*whole.orders, tuple(reversed(whole.orders[0]))))
+    result = summarise(later)
+    assert len(result["unfinished"]) == len(METHODS)
+    assert {path.name for path in draw(result, tmp_path)} == {"curves.png", "matrices-order0.png", "routing.png"}
