@@ -128,6 +128,7 @@ class Publisher:
         bases = set()
         for number in self._served():
             with suppress(UnknownManifest):
+                # What base a pruned one was for nobody can tell any more.
                 bases.add(self._registry.manifest(number).base.weights)
         self._directory.publish(manifest.number, one_by_one=bool(bases - {manifest.base.weights}))
 

@@ -115,17 +115,6 @@ def _write(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def packed(scores: list[float]) -> str | list[float]:
-    """Row scores as they go into a file: a text of 0 and 1 where they are nothing else.
-
-    >>> packed([1.0, 0.0]), packed([0.5])
-    ('10', [0.5])
-    """
-    if set(scores) <= {0.0, 1.0}:
-        return "".join(str(int(score)) for score in scores)
-    return [round(score, 6) for score in scores]
-
-
 def told_apart(answers: str) -> list[str]:
     """Eight digits of each row's answer.
 

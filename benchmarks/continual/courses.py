@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.continual.cells import CellStore, Course, packed
+from benchmarks.continual.cells import CellStore, Course
 from benchmarks.continual.examiner import GENERAL, Examiner, ModelIdentity, RowResult, mean_loss, mean_score
 from benchmarks.continual.kinds import method, router
 from benchmarks.continual.method import ContinualMethod
@@ -162,7 +162,6 @@ class CourseRunner:
         return {
             "scores": {task: mean_score(rows) for task, rows in by_name.items()},
             "losses": {task: mean_loss(rows) for task, rows in by_name.items()},
-            "rows": {task: packed([row.score for row in rows]) for task, rows in by_name.items()},
             "answers": {task: "".join(row.answer for row in rows) for task, rows in by_name.items()},
             "general_loss": general_loss,
             "routed": {

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.continual.cells import CellStore
 from benchmarks.continual.plan import ContinualPlan
 from benchmarks.continual.tasks import Limits
 from tests.learning.bases import TEMPLATE
@@ -64,3 +65,16 @@ def plan(base: Path, data: Path, work: Path, **changes: Any) -> ContinualPlan:
         "limits": Limits(held_out=0.2),
     }
     return ContinualPlan(**{**chosen, **changes})
+
+
+def cells(of: ContinualPlan, label: str) -> list[dict[str, Any]]:
+    """Those of the one course of a method."""
+    (course,) = [each for each in of.courses() if each.label == label]
+    return CellStore(of.work, course, of.facts(course)).cells()
+
+
+def measured(cell: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on the machine."""
+    learned = {key: value for key, value in cell["learned"].items() if key != "seconds"}
+    machine = ("seconds", "measuring_seconds", "resident_bytes", "peak_bytes")
+    return {**{key: value for key, value in cell.items() if key not in machine}, "learned": learned}

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from benchmarks.continual.cells import CellStore
 from benchmarks.continual.courses import CourseRunner
 from benchmarks.continual.metrics import rouge_l
 from benchmarks.continual.plan import ContinualPlan
 from benchmarks.continual.running import run_all
 from benchmarks.continual.serving import own_answers
-from tests.benchmarks.continual.small_stream import METHODS, plan, write_stream
+from tests.benchmarks.continual.small_stream import METHODS, cells, measured, plan, write_stream
 from tests.learning.bases import write_base
 
 pytestmark = pytest.mark.slow
@@ -45,18 +43,6 @@ def told(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ContinualPlan:
     return made
 
 
-def cells(of: ContinualPlan, label: str) -> list[dict[str, Any]]:
-    (course,) = [each for each in of.courses() if each.label == label]
-    return CellStore(of.work, course, of.facts(course)).cells()
-
-
-def measured(cell: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on the machine."""
-    learned = {key: value for key, value in cell["learned"].items() if key != "seconds"}
-    machine = ("seconds", "measuring_seconds", "resident_bytes", "peak_bytes")
-    return {**{key: value for key, value in cell.items() if key not in machine}, "learned": learned}
-
-
 class Interrupted(Exception):
     pass
 
@@ -66,13 +52,14 @@ def test_generated_answers_are_scored_by_the_tasks_metric(told: ContinualPlan, t
     runner = CourseRunner(told)
     (course,) = [each for each in told.courses() if each.label == "lora"]
     answers = own_answers(runner, course, tmp_path / "deployed").answers
-    last = cells(told, "lora")[-1]
+    last, partly = cells(told, "lora")[-1], 0
     for task in ORDER:
         rows = runner.tasks[task].test
         scores = [rouge_l(answer, row.completion) for answer, row in zip(answers[task], rows, strict=True)]
         assert last["scores"][task] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
+        partly += sum(0.0 < score < 1.0 for score in scores)
     # Half right is worth something, or there was no need for this metric.
-    assert any(isinstance(each["rows"][task], list) for each in cells(told, "lora") for task in ORDER)
+    assert partly
 
 
 @pytest.mark.parametrize("label", sorted(METHODS))

@@ -24,7 +24,7 @@ from benchmarks.continual.summary import summarise
 from benchmarks.continual.tables import document
 from cluster.errors import ClusterError
 from learning.features import FeatureExtractor
-from tests.benchmarks.continual.small_stream import ANSWERS, METHODS, plan, write_stream
+from tests.benchmarks.continual.small_stream import ANSWERS, METHODS, cells, measured, plan, write_stream
 from tests.learning.bases import write_base
 
 pytestmark = pytest.mark.slow
@@ -48,18 +48,6 @@ def whole(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     made = plan(base, data, tmp_path_factory.mktemp("whole"), methods=METHODS)
     run_all(made, QUIET)
     return made
-
-
-def cells(of: ContinualPlan, label: str) -> list[dict[str, Any]]:
-    (course,) = [each for each in of.courses() if each.label == label]
-    return CellStore(of.work, course, of.facts(course)).cells()
-
-
-def measured(cell: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on the machine."""
-    learned = {key: value for key, value in cell["learned"].items() if key != "seconds"}
-    machine = ("seconds", "measuring_seconds", "resident_bytes", "peak_bytes")
-    return {**{key: value for key, value in cell.items() if key not in machine}, "learned": learned}
 
 
 class Killed(Exception):
