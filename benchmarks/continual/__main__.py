@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _tell(plan, console)
         return
     from benchmarks.continual.choosing import choose, with_chosen
-    from benchmarks.continual.finished import finished
+    from benchmarks.continual.finished import finished, written
     from benchmarks.continual.pictures import draw
     from benchmarks.continual.running import run_all
     from benchmarks.continual.summary import summarise
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "hardware": describe(("torch", "transformers", "peft", "numpy")),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (options.out / "result.json").write_text(written(result), encoding="utf-8")
     (options.out / "tables.md").write_text(document(result), encoding="utf-8")
     draw(result, options.out)
     console.print(Markdown(document(result)))

@@ -1,4 +1,5 @@
-"""Courses that an earlier result holds: what depends on the same facts is not run again, wherever its cells are.
+"""The result's file, and the courses that an earlier one holds: what depends on the same facts is not run again,
+wherever its cells are.
 
 A result is small enough to be kept with the code; the cells of a long run, with all that was learned, are not.
 """
@@ -38,3 +39,18 @@ def finished(plan: ContinualPlan, result: Path) -> dict[Course, Mapping[str, Any
         for course in plan.courses()
         if course in found and found[course].get("facts") == digest_of(plan, course)
     }
+
+
+def written(result: Mapping[str, Any]) -> str:
+    """A result's file: JSON with a line for each course and each other part, figures to six digits."""
+    parts = {key: json.dumps(_short(part)) for key, part in result.items()}
+    parts["courses"] = "[\n" + ",\n".join(json.dumps(_short(course)) for course in result["courses"]) + "\n]"
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {part}" for key, part in parts.items()) + "\n}\n"
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _short(each) for key, each in value.items()}
+    return [_short(each) for each in value] if isinstance(value, list | tuple) else value

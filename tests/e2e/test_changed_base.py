@@ -85,6 +85,19 @@ class Asking:
                     self.answers.append((base, answer.headers["x-anabranch-adapter"], prompt, text))
 
 
+def wait_until_everywhere(system: System, domain: str, before: str | None) -> None:
+    """Until a domain has another version, and every replica answers from the manifest that has it: a version is in the
+    registry before the first replica is led to it."""
+
+    def there() -> bool:
+        status = system.status()
+        version = next((each["version"] for each in status["domains"] if each["domain"] == domain), None)
+        led = {each["manifest"] for each in status["replicas"].values()}
+        return version not in (None, before) and led == {status["manifest"]}
+
+    system.wait_for(there, 240, f"another version of {domain} on every replica")
+
+
 @torch.no_grad()
 def greedy(model: RevisableModel, template: PromptTemplate, tokenizer: Any, prompt: str) -> str:
     ids = template.encode_prompt(template.render([{"role": "user", "content": prompt}]))
@@ -109,19 +122,13 @@ def test_the_base_changes_forth_and_back_under_load(tmp_path: Path, repository: 
             part = tmp_path / "part.jsonl"
             part.write_text("".join((stream / f"{domain}.train.jsonl").read_text().splitlines(True)[rows]))
             system.feed(part)
-            system.wait_for(
-                lambda domain=domain, before=before: system.domain(domain).get("version") not in (None, before),  # type: ignore[misc]
-                240,
-                f"another version of {domain}",
-            )
+            wait_until_everywhere(system, domain, before)
             versions.append(system.domain(FIRST)["version"])
             bases.append(system.ask(prompts[0], "base").json()["anabranch"]["base"])
         assert len(set(versions)) == len(set(bases)) == 3
         done = run("domains", "rollback", FIRST, "--url", system.url)
         assert done.returncode == 0, done.stderr
-        system.wait_for(
-            lambda: len({each["manifest"] for each in system.status()["replicas"].values()}) == 1, 60, "on one manifest"
-        )
+        wait_until_everywhere(system, FIRST, versions[2])
         back = system.ask(prompts[0], FIRST)
         assert (back.headers["x-anabranch-adapter"], back.json()["anabranch"]["base"]) == (versions[1], bases[1])
         assert system.status()["trouble"] is None and len(system.status()["replicas"]) == 2

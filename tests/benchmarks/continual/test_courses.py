@@ -15,7 +15,7 @@ from benchmarks.continual.cells import CellStore
 from benchmarks.continual.choosing import choose, with_chosen
 from benchmarks.continual.courses import CourseRunner
 from benchmarks.continual.examiner import mean_score
-from benchmarks.continual.finished import finished
+from benchmarks.continual.finished import finished, written
 from benchmarks.continual.kinds import method
 from benchmarks.continual.pictures import draw
 from benchmarks.continual.plan import ContinualPlan
@@ -200,13 +200,16 @@ def test_what_a_result_holds_is_not_run_again_unless_it_depends_on_other_facts(
 ) -> None:
     """As on another machine, which has nothing but the result."""
     result = tmp_path / "result.json"
-    result.write_text(json.dumps(summarise(whole)))
+    result.write_text(written(summarise(whole)))
     elsewhere = replace(whole, work=tmp_path / "elsewhere", routers={})
     assert finished(elsewhere, result) == {}, "a course was judged by other routers"
     elsewhere = replace(whole, work=tmp_path / "elsewhere")
     again = replace(elsewhere, known=finished(elsewhere, result))
     run_all(again, QUIET)
-    assert not list(again.work.glob("cells/*/cell-*")) and summarise(again)["courses"] == summarise(whole)["courses"]
+    assert (
+        not list(again.work.glob("cells/*/cell-*"))
+        and summarise(again)["courses"] == json.loads(result.read_text())["courses"]
+    )
     other = replace(elsewhere, training={**whole.training, "max_steps": 7})
     assert finished(other, result) == {} == finished(elsewhere, tmp_path / "nothing.json")
     result.write_text("[]")
