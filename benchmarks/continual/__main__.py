@@ -8,7 +8,6 @@ kept below --work, so that the same command goes on where it was interrupted. Ru
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
