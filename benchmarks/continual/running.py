@@ -32,13 +32,16 @@ def run_all(plan: ContinualPlan, console: Console, workers: int = 0, minutes: fl
         steps = bars.add_task("", total=None, visible=False)
         runner = _runner(plan)
         unfinished = [each for each in courses if _cells(plan, each) < len(plan.orders[each.order])]
-        if unfinished:
-            for order, seed in sorted({(each.order, each.seed) for each in unfinished}):
-                bars.update(steps, description=f"routers, order {order}, seed {seed}", visible=True, total=None)
-                runner.routes(order, seed)
+        streams = sorted({(each.order, each.seed) for each in courses})
+        for order, seed in streams[: 1 if workers else None]:
+            # The first makes the features, which the others read.
+            bars.update(steps, description=f"routers, order {order}, seed {seed}", visible=True, total=None)
+            runner.routes(order, seed)
         if workers:
             bars.update(steps, visible=False)
-            _beside(plan, unfinished, workers, end, lambda: bars.update(bar, completed=_there(plan, courses)))
+            _beside(
+                plan, streams[1:], unfinished, workers, end, lambda: bars.update(bar, completed=_there(plan, courses))
+            )
             return
         for course in unfinished:
             if time.monotonic() > end:
@@ -54,11 +57,21 @@ def run_all(plan: ContinualPlan, console: Console, workers: int = 0, minutes: fl
         bars.update(steps, visible=False)
 
 
-def _beside(plan: ContinualPlan, courses: list[Course], workers: int, end: float, on_look: Callable[[], None]) -> None:
+def _beside(
+    plan: ContinualPlan,
+    streams: list[tuple[int, int]],
+    courses: list[Course],
+    workers: int,
+    end: float,
+    on_look: Callable[[], None],
+) -> None:
+    """Routers of the streams, then the courses: each reads what its routers decided."""
     left = list(courses)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running: set[Future[None]] = set()
         try:
+            for routed in [pool.submit(_route, plan, order, seed) for order, seed in streams]:
+                routed.result()
             while running or (left and time.monotonic() <= end):
                 # One at a time for each worker: what the pool has taken begins, however late it is by then.
                 while left and len(running) < workers and time.monotonic() <= end:
@@ -74,6 +87,10 @@ def _beside(plan: ContinualPlan, courses: list[Course], workers: int, end: float
 
 def _run(plan: ContinualPlan, course: Course) -> None:
     _runner(plan).run(course)
+
+
+def _route(plan: ContinualPlan, order: int, seed: int) -> None:
+    _runner(plan).routes(order, seed)
 
 
 def _runner(plan: ContinualPlan) -> CourseRunner:

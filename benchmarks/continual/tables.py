@@ -41,8 +41,13 @@ def document(result: Mapping[str, Any]) -> str:
         "## Costs",
         _costs(result["methods"]),
     ]
-    if routed := _routed(result["methods"]):
-        parts += ["## Routed: AA (BWT)", routed]
+    if routed := _routed(result["methods"], result["routers"]):
+        parts += [
+            "## Routed: AA (BWT)",
+            "In square brackets AA by name times the router's accuracy: what AA would be if a row routed wrong scored "
+            "nothing, and rows were routed wrong whatever they score.",
+            routed,
+        ]
     if served := _served(result["methods"]):
         parts += [
             "## Served by vLLM after the last task, asked over HTTP",
@@ -76,14 +81,22 @@ def _costs(methods: Mapping[str, Any]) -> str:
     return markdown(["method", *(name for name, _, _ in _COSTS.values()), "failed trainings"], rows)
 
 
-def _routed(methods: Mapping[str, Any]) -> str:
-    routers = list(dict.fromkeys(name for method in methods.values() for name in method["routed"]))
+def _routed(methods: Mapping[str, Any], routers: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(name for method in methods.values() for name in method["routed"]))
     rows = []
     for label, method in methods.items():
         if method["routed"]:
-            found = [method["routed"].get(name) for name in routers]
-            rows.append([label, *(f"{_spread(each['aa'])} ({_spread(each['bwt'])})" if each else "" for each in found)])
-    return markdown(["method", *routers], rows) if rows else ""
+            by_name = method["figures"]["aa"]["mean"]
+            found = [_of_router(method["routed"].get(name), by_name, routers[name]) for name in names]
+            rows.append([label, *found])
+    return markdown(["method", *names], rows) if rows else ""
+
+
+def _of_router(figures: Mapping[str, Any] | None, by_name: float, router: Mapping[str, Any]) -> str:
+    if figures is None:
+        return ""
+    as_if = by_name * router["figures"]["accuracy"]["mean"]
+    return f"{_spread(figures['aa'])} ({_spread(figures['bwt'])}) [{as_if:.3f}]"
 
 
 def _served(methods: Mapping[str, Any]) -> str:

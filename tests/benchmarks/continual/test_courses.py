@@ -190,6 +190,8 @@ def test_the_result_is_told_and_drawn(whole: ContinualPlan, tmp_path: Path) -> N
     for heading in ("## By name", "## Costs", "## Routed: AA (BWT)", "## Routers"):
         assert heading in text
     assert "| lora | " in text and ", ".join(ANSWERS) in text
+    by_name = result["methods"]["lora"]["figures"]["aa"]["mean"]
+    assert f"[{by_name * result['routers']['analytic']['figures']['accuracy']['mean']:.3f}]" in text
     pictures = draw(result, tmp_path / "out")
     assert [path.name for path in pictures] == ["curves.png", "matrices-order0.png", "routing.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
@@ -206,10 +208,10 @@ def test_what_a_result_holds_is_not_run_again_unless_it_depends_on_other_facts(
     elsewhere = replace(whole, work=tmp_path / "elsewhere")
     again = replace(elsewhere, known=finished(elsewhere, result))
     run_all(again, QUIET)
-    assert (
-        not list(again.work.glob("cells/*/cell-*"))
-        and summarise(again)["courses"] == json.loads(result.read_text())["courses"]
-    )
+    assert not list(again.work.glob("cells/*/cell-*"))
+    found, before = summarise(again), json.loads(result.read_text())
+    assert found["courses"] == before["courses"]
+    assert found["routers"]["analytic"]["confusion"] == before["routers"]["analytic"]["confusion"]
     other = replace(elsewhere, training={**whole.training, "max_steps": 7})
     assert finished(other, result) == {} == finished(elsewhere, tmp_path / "nothing.json")
     result.write_text("[]")
