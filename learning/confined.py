@@ -34,7 +34,7 @@ class CoreLinear(nn.Module):
         rows = weight_OI.shape[0] if self._left is None else self._left.shape[1]
         columns = weight_OI.shape[1] if self._right is None else self._right.shape[0]
         self.core = nn.Parameter(torch.zeros(rows, columns, device=weight_OI.device))
-        self._seen = torch.zeros_like(self.core.data)
+        self._before: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """float[..., out] of float[..., in]."""
@@ -42,12 +42,16 @@ class CoreLinear(nn.Module):
         return out
 
     def before_step(self) -> None:
-        """Nothing: all of the core is free."""
+        """Changes nothing, as all of the core is free. What it was is kept until after the step and no longer: a pass,
+        when most is held, has no need of it."""
+        self._before = self.core.detach().clone()
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Brings the weight up to date with the core."""
-        step = torch.sub(self.core, self._seen, out=self._seen)
+        """Brings the weight up to date with the core. Raises RuntimeError without `before_step`."""
+        if self._before is None:
+            raise RuntimeError("expected before_step before the step, got none")
+        step, self._before = torch.sub(self.core, self._before, out=self._before), None
         if self._factor is not None:
             step.mul_(self._factor)
         if self._left is not None:
@@ -56,7 +60,6 @@ class CoreLinear(nn.Module):
             self._weight.add_(step)
         else:
             self._weight.addmm_(step, self._right)
-        self._seen.copy_(self.core)
 
     @torch.no_grad()
     def change(self, begun_OI: Tensor) -> Tensor:

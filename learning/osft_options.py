@@ -64,9 +64,9 @@ class OsftOptions(TrainingOptions):
         elif self.form == "factors":
             numbers += inputs * inputs // 2
         elif self.basis == "weights":
-            numbers += (small - kept) * (inputs + outputs) + (small - kept) ** 2
+            numbers += (small - kept) * (inputs + outputs)
         else:
-            numbers += inputs * inputs + whole
+            numbers += inputs * inputs
             numbers += outputs * outputs + whole if self.basis == "kronecker" else 0
         return 4 * numbers
 

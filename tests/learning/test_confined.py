@@ -113,6 +113,7 @@ def test_a_core_under_sgd_is_dense_projected_gradient_descent(kept: int) -> None
         gradient = 2 * (x @ dense.T - y).T @ x
         dense = dense - 1e-3 * onto_left @ gradient @ onto_right
         (module(x) - y).square().sum().backward()
+        module.before_step()
         with torch.no_grad():
             module.core -= 1e-3 * module.core.grad
         module.core.grad = None
