@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -85,3 +89,29 @@ def test_a_process_beside_this_one_gives_the_same(told: ContinualPlan, tmp_path:
     run_all(beside, QUIET, workers=1)
     for label in METHODS:
         assert list(map(measured, cells(beside, label))) == list(map(measured, cells(told, label)))
+
+
+def test_processes_beside_one_that_is_killed_end_with_it(told: ContinualPlan, tmp_path: Path) -> None:
+    endless = {"max_steps": 1_000_000, "max_epochs": 1e6, "patience": None}
+    beside = replace(told, work=tmp_path, training={**told.training, **endless}, routers={})
+    parent = get_context("spawn").Process(target=_beside, args=(beside,))
+    parent.start()
+    started: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("cells/*/course.json")):
+            assert parent.is_alive() and time.monotonic() < deadline
+            time.sleep(0.1)
+        started = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+        _, left = psutil.wait_procs(started, timeout=20)
+        assert started and not left
+    finally:
+        for process in (psutil.Process(parent.pid), *started) if parent.is_alive() else started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        parent.join()
+
+
+def _beside(of: ContinualPlan) -> None:
+    run_all(of, Console(quiet=True), workers=1)
