@@ -76,3 +76,23 @@ def _check(value: Any) -> None:
             one = [*one.keys(), *one.values()]
         if isinstance(one, (list, tuple, set)):
             waiting.extend((below, depth + 1) for below in one)
+
+
+def write_override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Write one `a.b=c` into the tree, c as YAML, and return its key path. Raises ConfigError where it can't be."""
+    key, equals, text = override.partition("=")
+    keys = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: expected KEY=VALUE with a dotted key, such as learner.rank=8; rewrite it")
+    node = tree
+    for depth, part in enumerate(keys[:-1], start=1):
+        below = node.setdefault(part, {})
+        if below is None:
+            below = node[part] = {}
+        if not isinstance(below, dict):
+            raise ConfigError(
+                f"--set {override}: expected a section at {'.'.join(keys[:depth])}, got {below!r}; shorten the key"
+            )
+        node = below
+    node[keys[-1]] = parse(text, where=f"--set {override}")
+    return keys

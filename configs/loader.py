@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from configs.choice import KIND, sections_of
-from configs.document import parse
+from configs.document import parse, write_override
 from configs.errors import ConfigError
 from configs.problems import describe
 from configs.settings import Settings
@@ -39,7 +39,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     written: dict[tuple[str, ...], str] = {}
     of_file = {section: set(keys) for section, keys in tree.items() if isinstance(keys, dict)}
     for override in overrides:
-        written[_apply(tree, override)] = override
+        written[write_override(tree, override)] = override
     for section, kind in [keys for keys in written if len(keys) == 2 and keys[1] == KIND and keys[0] in of_file]:
         # Of a section that was written as a whole nothing in the file is left.
         if (section,) not in written:
@@ -73,26 +73,6 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: expected a mapping of sections, got a {type(tree).__name__}; write `key: value` lines"
         )
     return tree
-
-
-def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
-    """Write one override into the tree and return its key path."""
-    key, equals, text = override.partition("=")
-    keys = tuple(part.strip() for part in key.split("."))
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: expected KEY=VALUE with a dotted key, such as learner.rank=8; rewrite it")
-    node = tree
-    for depth, part in enumerate(keys[:-1], start=1):
-        below = node.setdefault(part, {})
-        if below is None:
-            below = node[part] = {}
-        if not isinstance(below, dict):
-            raise ConfigError(
-                f"--set {override}: expected a section at {'.'.join(keys[:depth])}, got {below!r}; shorten the key"
-            )
-        node = below
-    node[keys[-1]] = parse(text, where=f"--set {override}")
-    return keys
 
 
 def _leave_out(section: dict[str, Any], unasked: set[str], name: str, kind: str) -> None:

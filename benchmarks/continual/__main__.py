@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prefixed", action="store_true", help='put O-LoRA\'s "Task:", "Dataset:" before its prompts')
     made.add_argument("--base", help="folder of the base model; default: the settings'")
     made.add_argument("--settings", type=Path, default=SETTINGS, help="YAML file of methods and routers")
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting instead of the file's")
     made.add_argument("--methods", nargs="*", default=[], help="names in the settings; default: all")
     made.add_argument("--routers", nargs="*", help="names in the settings; default: all")
     made.add_argument(
@@ -110,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
 
 def planned(options: argparse.Namespace) -> tuple[ContinualPlan, dict[str, dict[str, Any]]]:
     """The plan of a command line, and the methods' settings by name. Raises `ClusterError` on what can't be."""
-    settings = read_settings(options.settings)
+    settings = read_settings(options.settings, options.set)
     names = options.methods or list(settings["methods"])
     if unknown := [name for name in names if name not in settings["methods"]]:
         raise ClusterError(f"method {unknown[0]!r}: expected one of {sorted(settings['methods'])}")

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.continual.cells import ROUTER, Course
 from benchmarks.continual.tasks import Limits
 from cluster.errors import ClusterError
+from configs.document import parse, write_override
+from configs.errors import ConfigError
 
 SETTINGS = Path(__file__).parents[1] / "continual.yaml"
 SWEEP = "sweep"
@@ -110,14 +110,18 @@ class ContinualPlan:
         }
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings file. Raises `ClusterError` where it is none."""
+def read_settings(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings file, with `a.b=c` overrides. Raises `ClusterError` where it is none, or one of them is none."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        settings = parse(path.read_text(encoding="utf-8"), where=str(path))
+        if not isinstance(settings, dict) or not isinstance(settings.get("methods"), dict):
+            raise ClusterError(f"settings {path}: expected a section 'methods', got none")
+        for override in overrides:
+            write_override(settings, override)
+    except (OSError, UnicodeDecodeError) as error:
         raise ClusterError(f"settings {path}: expected a YAML file, got {error}") from None
-    if not isinstance(settings, dict) or not isinstance(settings.get("methods"), dict):
-        raise ClusterError(f"settings {path}: expected a section 'methods', got none")
+    except ConfigError as error:
+        raise ClusterError(str(error)) from None
     if unknown := sorted(set(settings) - _SECTIONS):
         raise ClusterError(f"settings {path}: expected sections {sorted(_SECTIONS)}, got {unknown} as well")
     return settings

@@ -59,6 +59,21 @@ def test_settings_are_read_and_their_sweeps_are_over_settings_they_have(path: Pa
             assert label.startswith(f"{name} ") and set(method["sweep"]) <= set(variant)
 
 
+def test_a_setting_may_be_given_instead_of_the_files(tmp_path: Path) -> None:
+    write_stream(tmp_path)
+    arguments = [
+        "--data",
+        str(tmp_path),
+        "--set",
+        "methods.joint.train_from=2",
+        "--set",
+        "methods.lora.learning_rate=1e-3",
+    ]
+    plan, methods = planned(parser().parse_args(arguments))
+    assert methods["joint"] == {**read_settings(SETTINGS)["methods"]["joint"], "train_from": 2}
+    assert plan.methods["lora learning_rate=0.001"]["learning_rate"] == 1e-3
+
+
 def test_labels_name_the_settings_that_are_swept() -> None:
     methods = {"lora": {"kind": "lora", "learning_rate": 0.1, "rank": 2, "sweep": {"learning_rate": [0.1, 0.2]}}}
     assert labelled(methods, ()) == {"lora learning_rate=0.1": {"kind": "lora", "learning_rate": 0.1, "rank": 2}}
@@ -80,6 +95,8 @@ def test_what_is_asked_for_wrongly_is_told(tmp_path: Path) -> None:
         (["--routers", "magic"], "router 'magic': expected one of"),
         (["--metric", "heat"], "--metric heat: expected TASK=NAME"),
         (["--settings", str(tmp_path / "none.yaml")], "expected a YAML file"),
+        (["--set", "training"], "--set training: expected KEY=VALUE"),
+        (["--set", "trainings.max_steps=3"], "got ['trainings'] as well"),
     ):
         with pytest.raises(ClusterError, match=re.escape(message)):
             planned(parser().parse_args([*data, *arguments]))
