@@ -11,8 +11,9 @@ holds `energy` of each domain's inputs (after GPM, arXiv 2103.09762), and *krone
 
     H = lambda_G lambda_A^T / its mean        K = 1 / (1 + H / softness), or 0 for the greatest H and 1 for the others
 
-in the eigenvectors of the sums over domains of G and A (`learning.second_moments`). Does not know how training is held
-to them. Files of a state: `kept.safetensors`, `kept.json`.
+in the eigenvectors of the sums over domains of G and A (`learning.second_moments`), each first divided by its mean
+eigenvalue: gradients fall with the loss, and a domain that is learned well is not to be kept the less for it. Does not
+know how training is held to them. Files of a state: `kept.safetensors`, `kept.json`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Kept:
     importances: dict[str, float] = field(default_factory=dict)
     """Basis weights: of the last domain, not normalised."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """float32. Basis inputs: orthonormal rows [q, in]. Basis kronecker: two sums of moments a module."""
+    """float32. Basis inputs: orthonormal rows [q, in]. Basis kronecker: a module's two sums of moments, to which each
+    domain adds one whose mean eigenvalue is 1."""
 
     @classmethod
     def read(cls, folder: Path) -> Kept:
@@ -158,8 +160,8 @@ class CurvatureBasis:
         sums = dict(self._sums)
         for name, each in moments.items():
             for end, moment in ((_INPUTS, each.inputs), (_GRADIENTS, each.gradients)):
-                if moment is not None:
-                    sums[name + end] = moment.cpu() + sums.get(name + end, torch.zeros(()))
+                if moment is not None and (mean := float(moment.trace()) / len(moment)) > 0.0:
+                    sums[name + end] = moment.cpu() / mean + sums.get(name + end, torch.zeros(()))
         return Kept("kronecker", tensors=sums)
 
 

@@ -38,7 +38,7 @@ class OsftOptions(TrainingOptions):
     """Share that is kept of each domain's inputs (basis inputs) or of all curvature (hard kronecker)."""
     curvature: Literal["soft", "hard"] = "soft"
     """soft: a direction moves the less the more the loss curves along it. hard: it moves freely or not at all."""
-    softness: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 0.01
+    softness: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 0.03
     """Curvature, in units of its mean, at which a direction moves half as far; basis kronecker, soft."""
     basis_examples: Count = 256
     """Training examples by which is measured what a domain needs kept; each costs a forward, and with basis kronecker

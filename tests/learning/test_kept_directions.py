@@ -105,8 +105,26 @@ def test_moments_of_several_domains_add_up_and_modules_of_another_time_stay() ->
     first = basis_of(options, None).after({}, {"a": SecondMoments(moment(IN, 1), moment(OUT, 2))})
     second = basis_of(options, first).after({}, {n: SecondMoments(moment(IN, 3), moment(OUT, 4)) for n in "ab"})
     assert second is not None
-    torch.testing.assert_close(second.tensors["a.inputs"], moment(IN, 1) + moment(IN, 3))
-    torch.testing.assert_close(second.tensors["b.gradients"], moment(OUT, 4))
+    torch.testing.assert_close(second.tensors["a.inputs"], alike(moment(IN, 1)) + alike(moment(IN, 3)))
+    torch.testing.assert_close(second.tensors["b.gradients"], alike(moment(OUT, 4)))
+
+
+def alike(moment_DD: Tensor) -> Tensor:
+    return moment_DD * len(moment_DD) / moment_DD.trace()
+
+
+def test_what_is_learned_well_is_kept_no_less_than_what_is_learned_badly() -> None:
+    """A domain whose answers are nearly all right has small gradients, and none of them are given up for that."""
+    options = OsftOptions(basis="kronecker")
+
+    def learned(scale: float) -> Kept | None:
+        kept = basis_of(options, None).after({}, {"a": SecondMoments(moment(IN, 1), scale * moment(OUT, 2))})
+        return basis_of(options, kept).after({}, {"a": SecondMoments(moment(IN, 3), moment(OUT, 4))})
+
+    well, badly, perfectly = learned(1e-8), learned(1.0), learned(0.0)
+    assert well is not None and badly is not None and perfectly is not None
+    torch.testing.assert_close(well.tensors, badly.tensors)
+    torch.testing.assert_close(perfectly.tensors["a.gradients"], alike(moment(OUT, 4)))
 
 
 def test_what_is_kept_is_read_as_it_was_saved(tmp_path: Path) -> None:
