@@ -2,6 +2,9 @@
 
 import importlib
 import inspect
+import json
+import shlex
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import yaml
 from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 
+from configs.checks import check
 from configs.loader import load
 from configs.settings import Settings
 from streaming.entries import MAX_ENTRY_BYTES
@@ -50,6 +54,11 @@ def settings(serve_config: dict[str, Any]) -> Settings:
     (application,) = serve_config["applications"]
     assert set(application["args"]) <= {"config", "set"}
     return load(application["args"]["config"], application["args"].get("set", []))
+
+
+def test_what_is_set_fits_the_memory_of_the_gpus(settings: Settings) -> None:
+    assert settings.ray.gpu_memory_gib is not None
+    check(settings)
 
 
 def container(group: Manifest) -> Manifest:
@@ -117,6 +126,27 @@ def test_it_uses_the_locked_ray(ray_cluster: Manifest) -> None:
     for lock in ("cpu.lock", "gpu.lock"):
         lines = (REPOSITORY / "requirements" / lock).read_text().splitlines()
         assert f"ray=={ray_cluster['rayVersion']}" in lines
+
+
+def test_the_owner_of_the_actors_waits_for_every_pod_that_is_always_there(
+    serve_config: dict[str, Any], workers: dict[str, Manifest]
+) -> None:
+    """It has a place on each, by a resource that nobody else asks for; its own process lies on the first."""
+    (application,) = serve_config["applications"]
+    (owner,) = application["deployments"]
+    module, _ = application["import_path"].split(":")
+    assert owner["name"] == importlib.import_module(module).System.name
+    offered: Counter[str] = Counter()
+    for group in workers.values():
+        # As the shell that KubeRay writes it for unquotes it.
+        (argument,) = shlex.split(group["rayStartParams"]["resources"])
+        ((resource, amount),) = json.loads(argument).items()
+        assert amount == 1
+        offered[resource] += group["minReplicas"]
+    bundles = owner["placement_group_bundles"]
+    assert Counter(resource for bundle in bundles for resource in bundle) == offered
+    assert all(list(bundle.values()) == [1] for bundle in bundles)
+    assert owner["ray_actor_options"] == {"num_cpus": 0, "resources": bundles[0]}
 
 
 # -- pods -------------------------------------------------------------------------------------------------------------
