@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.deploy.exported import Series, exported
-from tests.deploy.manifests import DASHBOARDS, DEPLOY, compose, kubernetes, prometheus
+from tests.deploy.manifests import DASHBOARDS, DEPLOY, compose, kubernetes, prometheus, settings_of
 
 BOARDS = sorted(path.stem for path in DASHBOARDS.glob("*.json"))
 each_board = pytest.mark.parametrize("name", BOARDS)
@@ -197,14 +197,16 @@ def jobs_asked_for() -> set[str]:
 
 
 def test_prometheus_scrapes_the_services_of_compose_where_they_listen() -> None:
-    services = compose()["services"]
-    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus()["scrape_configs"]}
+    jobs = {job["job_name"]: job for job in prometheus()["scrape_configs"]}
     # Kafka's exporter is Strimzi's: compose has none, and the panels say so.
     assert set(jobs) == jobs_asked_for() - {"kafka"}
-    assert jobs["anabranch"] == ["head:8000"]
+    services = compose()["services"]
+    front = settings_of(services["head"]["command"]).serving.port
+    assert jobs["anabranch"]["static_configs"] == [{"targets": [f"head:{front}"]}]
     assert "RAY_METRICS_PORT:-8080" in (DEPLOY / "head.sh").read_text()
+    assert jobs["ray"]["static_configs"] == [{"targets": ["head:8080"]}]
     assert "--metrics-export-port=8080" in services["worker"]["command"]
-    assert jobs["ray"] == ["head:8080", "worker:8080"]
+    assert jobs["ray"]["dns_sd_configs"] == [{"names": ["worker"], "type": "A", "port": 8080}]
 
 
 def test_pod_monitors_bring_the_same_jobs() -> None:

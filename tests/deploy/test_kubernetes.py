@@ -242,6 +242,19 @@ def test_groups_may_grow(ray_cluster: Manifest, workers: dict[str, Manifest]) ->
         assert group["minReplicas"] == group["replicas"] < group["maxReplicas"], name
 
 
+def test_the_autoscaler_reads_the_groups_as_they_are_meant(workers: dict[str, Manifest]) -> None:
+    """By Ray's own reading of a RayCluster, which is what runs beside the head."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _node_type_from_group_spec
+
+    for group in workers.values():
+        read = _node_type_from_group_spec(group, is_head=False)
+        assert (read["min_workers"], read["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
+        offered = {key: amount for key, amount in read["resources"].items() if key != "memory"}
+        own = {key: 1 for key in json.loads(shlex.split(group["rayStartParams"]["resources"])[0])}
+        gpus = {"GPU": int(group["rayStartParams"]["num-gpus"])} if "num-gpus" in group["rayStartParams"] else {}
+        assert offered == {"CPU": int(group["rayStartParams"]["num-cpus"]), **gpus, **own}
+
+
 def test_every_pod_is_asked_whether_it_is_well(groups: dict[str, Manifest]) -> None:
     """KubeRay's own probe asks each worker for a proxy, which only the head has: with it no worker would be ready."""
     from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
