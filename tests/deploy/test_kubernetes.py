@@ -271,15 +271,14 @@ def test_every_pod_is_asked_whether_it_is_well(groups: dict[str, Manifest]) -> N
         assert patience["readinessProbe"] < patience["livenessProbe"]
 
 
-def test_pods_may_not_become_more_than_they_are(groups: dict[str, Manifest]) -> None:
+def test_pods_may_not_become_more_than_they_are(ray_cluster: Manifest, groups: dict[str, Manifest]) -> None:
+    bounded = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    # KubeRay puts the autoscaler beside the head; it alone speaks to Kubernetes.
+    assert ray_cluster["autoscalerOptions"]["securityContext"] == bounded
     for name, group in groups.items():
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert container(group)["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        # The autoscaler, which runs beside the head, speaks to Kubernetes; nobody else does.
+        assert container(group)["securityContext"] == bounded
         assert pod.get("automountServiceAccountToken", True) is (name == "head")
 
 
