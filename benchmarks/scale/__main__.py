@@ -88,13 +88,14 @@ def _without(scenario: Scenario, taken: list[str], constants: Mapping[str, Any])
 
 
 def _directories(scenario: Scenario, replicas: int, constants: Mapping[str, Any]) -> dict[str, Any]:
-    """How busy so many replicas keep one directory, and the fullest of a tree, while nothing is asked of the cluster."""
+    """How busy so many idle replicas keep one directory, and the fullest of a tree."""
     idle = replace(scenario, replicas=replicas, records_s=0.0, requests_s=0.0, seconds=40.0)
     tree = changed(Design(), "tree of directories")
-    one, many = (
-        Simulation(idle, design, constants).run()["stations"]["directory"]["utilisation"] for design in (Design(), tree)
-    )
-    return {"replicas": replicas, "one": one, "tree": many, "leaves": tree.leaves}
+    designs = {"one": Design(), "tree": tree}
+    found = {
+        name: Simulation(idle, design, constants).run()["stations"]["directory"] for name, design in designs.items()
+    }
+    return {"replicas": replicas, "leaves": tree.leaves, **found}
 
 
 def _told(found: Saturation) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.scale.costs import Assumptions, Measured
+from benchmarks.scale.costs import Assumptions, MeasuredCosts
 from benchmarks.scale.model import Design, Scenario, Simulation
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -59,7 +59,7 @@ def _rows(constants: Mapping[str, Any], router: Mapping[str, Any]) -> dict[str, 
 def _publication(constants: Mapping[str, Any], ledger: Mapping[str, Any], step: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds from the rows of one more domain to the commit of its publication, without any replica."""
     scenario = replace(TWO_CORES, dim=ledger["dim"], domains=step["domains"], router_cores=ledger["hardware"]["cores"])
-    costs, rows = Measured(constants, scenario.dim, scenario.domains), ledger["rows_a_domain"]
+    costs, rows = MeasuredCosts(constants, scenario.dim, scenario.domains), ledger["rows_a_domain"]
     mean = _published(scenario, constants, Assumptions())
     # Rows of a domain of so few are summed in the total alone.
     observing = rows * (costs.observe_s / 2 / scenario.router_cores + costs.score_s / scenario.router_cores)
@@ -92,7 +92,7 @@ def _directory(constants: Mapping[str, Any]) -> dict[str, Any]:
         "what": f"share of a core that {measured['largest']} replicas' calls keep the directory busy",
         "unit": "",
         "measured": measured["busy_at_the_largest"],
-        "simulated": run["stations"]["directory"]["utilisation"],
+        "simulated": run["stations"]["directory"]["busy"],
         "from": "scale/constants.json",
     }
 

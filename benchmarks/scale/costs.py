@@ -1,7 +1,7 @@
 """What each piece of work costs: measured constants of the product's own code, and assumptions where none can be had.
 
-`Measured` reads what `measure.py` wrote: seconds of one core of the machine that the file names. `Assumptions` are the
-rest, above all GPUs and links, each with where it comes from. Nothing here knows of queues, nor of who waits for whom.
+`MeasuredCosts` reads what `measure.py` wrote: seconds of one core of the machine that the file names. `Assumptions` are
+the rest, above all GPUs and links, each with where it comes from. Nothing here knows of queues.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Assumptions:
         return 6 * self.parameters * self.row_tokens * self.steps * self.batch / self.flop_s
 
 
-class Measured:
+class MeasuredCosts:
     """The constants at d features and K columns, as functions of what they grow with; in between and beyond, linear."""
 
     def __init__(self, constants: Mapping[str, Any], dim: int, columns: int) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from benchmarks.scale.costs import Assumptions, Measured
+from benchmarks.scale.costs import Assumptions, MeasuredCosts
 from benchmarks.scale.replicas import Homes, SimulatedReplicas
 from benchmarks.scale.stations import EventLoop, Events, Station
 
@@ -94,7 +94,7 @@ class Simulation:
     ) -> None:
         self.scenario, self.design = scenario, design
         self.assumed = assumed or Assumptions()
-        self.costs = Measured(constants, scenario.dim, scenario.domains)
+        self.costs = MeasuredCosts(constants, scenario.dim, scenario.domains)
         self.env = env = simpy.Environment()
         self._random = np.random.default_rng(scenario.seed)
         window = (WARM_UP * scenario.seconds, scenario.seconds)
@@ -164,7 +164,7 @@ class Simulation:
         yield from ingest.work(rows * costs.record_s)
         with self._loops.request() as turn:
             yield turn
-            began = self.env.now
+            self._loop_busy -= max(self.env.now, self._window[0])
             yield from self._ledger.work(self.assumed.call_s + rows * costs.fates_s)
             if self.scenario.ingest_gpus:
                 yield from self.stations["ingest GPUs"].work(rows * self.assumed.feature_s)
@@ -179,7 +179,7 @@ class Simulation:
                 yield from self._ledger.work(counting)
                 if not sharded:
                     yield from router.work(self.assumed.call_s + sums / cores)
-            self._loop_busy += max(0.0, self.env.now - max(began, self._window[0]))
+            self._loop_busy += max(self.env.now, self._window[0])
         self.rows_folded += rows
         self._open_rows[domain] += rows
         if self._open_rows[domain] >= self.scenario.closing_rows:
@@ -293,7 +293,8 @@ class Simulation:
         stations["directory"] = {**fullest, "servers": len(self._directories) - 1}
         start, end = self._window
         stations[LOOPS] = {
-            "utilisation": self._loop_busy / (self.scenario.workers * (end - start)),
+            # What is under way lasts until now.
+            "utilisation": (self._loop_busy + self._loops.count * end) / (self.scenario.workers * (end - start)),
             "servers": self.scenario.workers,
             "waiting_at_the_end": len(self._loops.queue),
         }

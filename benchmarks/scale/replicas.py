@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.scale.costs import Assumptions, Measured
+from benchmarks.scale.costs import Assumptions, MeasuredCosts
 
 _HEADROOM = 1.5
 """A domain's homes could bear so many times the requests that it gets, if they served nothing else."""
@@ -57,7 +57,7 @@ class Homes:
 class SimulatedReplicas:
     """All replicas of a run; at first each holds the most asked for of the domains that are its own."""
 
-    def __init__(self, homes: Homes, costs: Measured, assumed: Assumptions, random: np.random.Generator) -> None:
+    def __init__(self, homes: Homes, costs: MeasuredCosts, assumed: Assumptions, random: np.random.Generator) -> None:
         self.homes, self._costs, self._assumed, self._random = homes, costs, assumed, random
         domains, replicas = len(homes.share_K), homes.replicas
         behind_RK = (np.arange(replicas)[:, None] - homes.first_K) % replicas

@@ -117,9 +117,17 @@ def _without(result: Result) -> str:
 
 
 def _directories(result: Result) -> str:
-    rows = [(each["replicas"], f"{each['one']:.2f}", f"{each['tree']:.2f}") for each in result["directories"]]
+    rows = [
+        (each["replicas"], *(cell for name in ("one", "tree") for cell in _directory(each[name])))
+        for each in result["directories"]
+    ]
     leaves = result["directories"][0]["leaves"]
-    return _table(("replicas, idle", "one directory busy", f"the fullest of {leaves} and their root"), rows)
+    head = ("busy with calls", "with wakes too", "an answer, p99")
+    return _table(("replicas", *(f"{name}: {each}" for name in ("one", f"of {leaves}") for each in head)), rows)
+
+
+def _directory(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    return f"{figures['utilisation']:.2f}", f"{figures['busy']:.2f}", _seconds(figures["p99_wait"])
 
 
 def _target(result: Result) -> str:
@@ -127,21 +135,32 @@ def _target(result: Result) -> str:
     sides = [result["target"][name]["stations"] for name in ("as_built", "changed")]
     names = list(dict.fromkeys(name for side in sides for name in side))
     rows = [(name, *(cell for side in sides for cell in _station(side.get(name)))) for name in names]
-    return _table(("station", "busy, as built", "waiting", "busy, changed", "waiting"), rows)
+    head = ("busy", "waiting", "wait, p99")
+    return _table(("station", *(f"{name}: {each}" for name in ("as built", "changed") for each in head)), rows)
 
 
-def _station(figures: Mapping[str, Any] | None) -> tuple[str, str]:
+def _station(figures: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if figures is None:
-        return "", ""
-    return f"{figures['utilisation']:.2f} of {figures['servers']}", str(figures["waiting_at_the_end"])
+        return "", "", ""
+    # What nobody is served of has no wait yet.
+    wait = _seconds(figures["p99_wait"]) if figures.get("pieces", 1) and "p99_wait" in figures else ""
+    return f"{figures['utilisation']:.2f} of {figures['servers']}", str(figures["waiting_at_the_end"]), wait
 
 
-_RUNG = ("saturates first", "at load", "records/s", "requests/s", "a publication", "last record to routed, p50, p99")
+_RUNG = (
+    "saturates first",
+    "at load",
+    "records/s",
+    "requests/s",
+    "a publication",
+    "last record to routed, p50, p99",
+    "an answer, p50, p99",
+)
 
 
 def _rung(step: Mapping[str, Any]) -> tuple[str, ...]:
     run = step["at_saturation"]
-    load, lasted = run["load"], run["last_record_to_routed"]
+    load, lasted, requests = run["load"], run["last_record_to_routed"], run["requests"]
     at = f"{step['load']:.3f}" if step["load"] > step["least_load"] else f"{step['load']:.3f} or less"
     publication = run["publications"]["mean"].get("seconds")
     return (
@@ -151,6 +170,7 @@ def _rung(step: Mapping[str, Any]) -> tuple[str, ...]:
         f"{load['requests_s']:,.0f}",
         "none ended" if publication is None else f"{publication:.1f} s",
         "none ended" if lasted["p50"] is None else f"{lasted['p50']:.0f} s, {lasted['p99']:.0f} s",
+        f"{requests['p50']:.1f} s, {requests['p99']:.1f} s",
     )
 
 

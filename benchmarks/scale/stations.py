@@ -69,22 +69,30 @@ class Station:
 
 
 class EventLoop:
-    """One event loop whose calls wake everybody who waits there: all that come while it is busy share the next wake."""
+    """One event loop whose calls wake everybody who waits there: all that come while it is busy share the next wake.
+
+    So it is never too slow for its wakes, only for its calls: by these its utilisation is told.
+    """
 
     def __init__(self, env: simpy.Environment, call_s: float, wake_s: float, window: tuple[float, float]) -> None:
         self._env, self._call_s, self._wake_s, self._window = env, call_s, wake_s, window
         self._calls: list[simpy.Event] = []
         self._is_busy = False
         self.busy = 0.0
+        """Seconds of calls and wakes inside the window."""
+        self.answers: list[float] = []
+        """Seconds from each call that came inside the window to its answer."""
 
     def call(self) -> Events:
         """Wait until it has answered."""
-        done = self._env.event()
+        came, done = self._env.now, self._env.event()
         self._calls.append(done)
         if not self._is_busy:
             self._is_busy = True
             self._env.process(self._serve())
         yield done
+        if came >= self._window[0]:
+            self.answers.append(self._env.now - came)
 
     def _serve(self) -> Events:
         start, end = self._window
@@ -98,6 +106,14 @@ class EventLoop:
         self._is_busy = False
 
     def figures(self) -> dict[str, float]:
-        """As a station's."""
+        """As a station's, and the share of time that it is busy with calls and wakes."""
         start, end = self._window
-        return {"utilisation": self.busy / (end - start), "servers": 1, "waiting_at_the_end": len(self._calls)}
+        answers = np.array(self.answers or [0.0])
+        return {
+            "utilisation": len(self.answers) * self._call_s / (end - start),
+            "busy": self.busy / (end - start),
+            "servers": 1,
+            "waiting_at_the_end": len(self._calls),
+            "mean_wait": float(answers.mean()),
+            "p99_wait": float(np.quantile(answers, 0.99)),
+        }

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scale import measure, report
+from benchmarks.scale import measure, report, scenarios
 from benchmarks.scale.__main__ import RESULT
-from benchmarks.scale.costs import Assumptions, Measured, linear, load
+from benchmarks.scale.costs import Assumptions, MeasuredCosts, linear, load
 from benchmarks.scale.model import Design, Simulation
 from benchmarks.scale.scenarios import SATURATED, at_load, climb, cluster, fullest, saturation
 from tests.benchmarks.scale.small import CONSTANTS, SCENARIO
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_SHORTEST_S", "_LONGEST_S"):
+        monkeypatch.setattr(scenarios, name, 60.0)
 
 
 def test_what_is_between_and_beyond_measured_points_lies_on_lines() -> None:
@@ -25,7 +31,7 @@ def test_what_is_between_and_beyond_measured_points_lies_on_lines() -> None:
 
 def test_a_width_that_was_not_measured_is_refused() -> None:
     with pytest.raises(SystemExit, match="d = 65"):
-        Measured(CONSTANTS, 65, 10)
+        MeasuredCosts(CONSTANTS, 65, 10)
 
 
 def test_what_is_derived_of_the_base_has_its_size() -> None:
@@ -35,6 +41,7 @@ def test_what_is_derived_of_the_base_has_its_size() -> None:
     assert 30 < assumed.train_s < 60
 
 
+@pytest.mark.usefixtures("_short")
 def test_it_finds_the_load_at_which_the_slowest_station_is_full() -> None:
     # The ingest GPUs bear 4 / feature_s rows a second; all else has more room.
     constants = json.loads(json.dumps(CONSTANTS))
@@ -48,11 +55,14 @@ def test_it_finds_the_load_at_which_the_slowest_station_is_full() -> None:
         assert (fullest(run)[1] >= SATURATED) == (load_ >= found.load)
 
 
+@pytest.mark.usefixtures("_short")
 def test_changes_answer_to_what_saturates() -> None:
+    constants = json.loads(json.dumps(CONSTANTS))
+    constants["router"]["64"]["observe"] = 1e-3
     scenario = replace(
-        SCENARIO, records_s=40_000.0, requests_s=0.0, ingest_gpus=200, learners=100, workers=200, closing_rows=40_000
+        SCENARIO, records_s=8_000.0, requests_s=0.0, ingest_gpus=20, workers=40, learners=40, closing_rows=20_000
     )
-    steps = climb(scenario, CONSTANTS)
+    steps = climb(scenario, constants)
     assert steps[0][0] is None and steps[0][1].station == "router"
     assert steps[1][0] == "sharded sums"
     loads = [found.load for _, found in steps]
@@ -89,7 +99,7 @@ def test_the_products_own_code_is_timed(tmp_path: Path, monkeypatch: pytest.Monk
         "directory": measure.directory_costs((2, 8), 10),
     }
     json.dumps(found)
-    costs = Measured(found, 16, 3)
+    costs = MeasuredCosts(found, 16, 3)
     times = (costs.record_s, costs.observe_s, costs.solve_s, costs.decide_s, costs.publish_s, costs.verify_byte_s)
     assert min(times) > 0.0
     assert costs.root_bytes > 0 and costs.weights_bytes == 8 * 16 * 3
