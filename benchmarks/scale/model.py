@@ -165,7 +165,7 @@ class Simulation:
         with self._loops.request() as turn:
             yield turn
             self._loop_busy -= max(self.env.now, self._window[0])
-            yield from self._ledger.work(self.assumed.call_s + rows * costs.fates_s)
+            yield from self._ledger.work(self.assumed.call_s + rows * costs.fates_s, "ledger")
             if self.scenario.ingest_gpus:
                 yield from self.stations["ingest GPUs"].work(rows * self.assumed.feature_s)
             counting = self.assumed.call_s + rows * (costs.fates_s + costs.apply_s)
@@ -174,11 +174,12 @@ class Simulation:
             else:
                 yield from self.stations["router link"].work(rows * costs.row_bytes / self.assumed.link_bytes_s)
             if not sharded and self._ledger is router:
-                yield from router.work(counting + sums / cores)
+                yield from router.work(counting, "ledger")
+                yield from router.work(sums / cores, "rows")
             else:
-                yield from self._ledger.work(counting)
+                yield from self._ledger.work(counting, "ledger")
                 if not sharded:
-                    yield from router.work(self.assumed.call_s + sums / cores)
+                    yield from router.work(self.assumed.call_s + sums / cores, "rows")
             self._loop_busy += max(self.env.now, self._window[0])
         self.rows_folded += rows
         self._open_rows[domain] += rows
@@ -188,9 +189,9 @@ class Simulation:
 
     def _learn(self, domain: int, last_record: float) -> Events:
         costs = self.costs
-        yield from self._ledger.work(self.assumed.call_s + costs.seal_s)
+        yield from self._ledger.work(self.assumed.call_s + costs.seal_s, "seals")
         new = min(self.scenario.closing_rows * costs.row_bytes, costs.sums_bytes)
-        yield from self.stations["registry storage"].work(new / self.assumed.storage_bytes_s)
+        yield from self.stations["registry storage"].work(new / self.assumed.storage_bytes_s, "sums")
         yield from self._train(domain, last_record, 1.0)
 
     def _train(self, domain: int, last_record: float | None, share: float) -> Events:
@@ -228,8 +229,8 @@ class Simulation:
             yield self.env.timeout(math.ceil(math.log2(max(self.scenario.workers, 1))) * step)
         marks.append(self.env.now)
         solving = costs.solve_s / self.scenario.router_cores
-        yield from self.stations["router"].work(assumed.call_s + solving + costs.publish_s)
-        yield from storage.work((costs.weights_bytes + costs.root_bytes) / assumed.storage_bytes_s)
+        yield from self.stations["router"].work(assumed.call_s + solving + costs.publish_s, "publications")
+        yield from storage.work((costs.weights_bytes + costs.root_bytes) / assumed.storage_bytes_s, "publications")
         marks.append(self.env.now)
         everybody = range(self.scenario.replicas)
         yield self.env.all_of([self.env.process(self._prepare(place, domains)) for place in everybody])
@@ -243,7 +244,7 @@ class Simulation:
         costs, assumed = self.costs, self.assumed
         mine = sum(self.replicas.homes.holds(domain, place) for domain in domains)
         content = costs.weights_bytes + costs.root_bytes + mine * assumed.adapter_bytes
-        yield from self.stations["registry storage"].work(content / assumed.storage_bytes_s)
+        yield from self.stations["registry storage"].work(content / assumed.storage_bytes_s, "publications")
         yield self.env.timeout(costs.manifest_s + content * costs.verify_byte_s)
         yield from self._directory_of(place).call()
 
@@ -275,7 +276,7 @@ class Simulation:
     def _fetch(self, seconds: np.ndarray, loads: int) -> Events:
         """Read the adapters that requests of one tick have to wait for."""
         began, content = self.env.now, loads * self.assumed.adapter_bytes
-        yield from self.stations["registry storage"].work(content / self.assumed.storage_bytes_s)
+        yield from self.stations["registry storage"].work(content / self.assumed.storage_bytes_s, "requests")
         yield self.env.timeout(self.assumed.adapter_bytes * self.costs.verify_byte_s)
         self._answer(seconds, self.env.now - began)
 

@@ -164,7 +164,7 @@ def _rung(step: Mapping[str, Any]) -> tuple[str, ...]:
     at = f"{step['load']:.3f}" if step["load"] > step["least_load"] else f"{step['load']:.3f} or less"
     publication = run["publications"]["mean"].get("seconds")
     return (
-        step["station"] or "nothing",
+        _named(step),
         at,
         f"{load['records_s']:,.0f}",
         f"{load['requests_s']:,.0f}",
@@ -172,6 +172,15 @@ def _rung(step: Mapping[str, Any]) -> tuple[str, ...]:
         "none ended" if lasted["p50"] is None else f"{lasted['p50']:.0f} s, {lasted['p99']:.0f} s",
         f"{requests['p50']:.1f} s, {requests['p99']:.1f} s",
     )
+
+
+def _named(step: Mapping[str, Any]) -> str:
+    """What saturates, and with which kind of work most where there are several."""
+    if step["station"] is None:
+        return "nothing"
+    kinds = step["at_saturation"]["stations"][step["station"]].get("by_kind", {})
+    most = max(kinds, key=kinds.__getitem__, default="")
+    return f"{step['station']}: {most} {kinds[most]:.2f}" if len(kinds) > 1 else str(step["station"])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -256,13 +265,13 @@ def _ladder(result: Result, path: Path) -> Path:
         labels = [f"+ {step['change']}" if step["change"] else "as built" for step in steps]
         loads = [step["load"] for step in steps]
         bars = each.barh(range(len(steps)), loads, color=_COLOURS[0], height=0.6)
-        each.bar_label(bars, [step["station"] or "nothing" for step in steps], padding=4, fontsize=8)
+        each.bar_label(bars, [_named(step) for step in steps], padding=4, fontsize=8)
         each.set_yticks(range(len(steps)), labels)
         each.invert_yaxis()
         each.set_xscale("log", base=2)
         each.axvline(1.0, color="#bbbbbb", linewidth=0.8, zorder=0)
         each.set_title(name, loc="left", fontsize=9)
-        each.set_xlim(right=8.0)
+        each.set_xlim(right=16.0)
     axes[-1, 0].set_xlabel("load at which the station beside the bar saturates (1: the target)")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -29,10 +29,12 @@ class Station:
         self._begins: list[float] = []
         self.busy = 0.0
         """Server seconds of work inside the window."""
+        self.kinds: dict[str, float] = {}
+        """The same by the kind of work."""
         self.waits: list[float] = []
         """Seconds before each piece of work that came inside the window is begun."""
 
-    def work(self, seconds: float) -> Events:
+    def work(self, seconds: float, kind: str = "work") -> Events:
         """Wait for a server and keep it for so long."""
         now, (start, end) = self._env.now, self._window
         begin = max(now, self._free_at[0])
@@ -41,7 +43,9 @@ class Station:
             self._begins.append(begin)
         if start <= now < end:
             self.waits.append(begin - now)
-        self.busy += max(0.0, min(begin + seconds, end) - max(begin, start))
+        inside = max(0.0, min(begin + seconds, end) - max(begin, start))
+        self.busy += inside
+        self.kinds[kind] = self.kinds.get(kind, 0.0) + inside
         yield self._env.timeout(begin + seconds - now)
 
     @property
@@ -55,11 +59,12 @@ class Station:
         start, end = self._window
         return self.busy / (self.servers * (end - start))
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """What a report says of it; seconds."""
-        waits = np.array(self.waits or [0.0])
+        waits, (start, end) = np.array(self.waits or [0.0]), self._window
         return {
             "utilisation": self.utilisation,
+            "by_kind": {kind: each / (self.servers * (end - start)) for kind, each in self.kinds.items()},
             "servers": self.servers,
             "pieces": len(self.waits),
             "waiting_at_the_end": self.waiting,
