@@ -88,8 +88,8 @@ def _checks(result: Result) -> str:
     rows = [
         (
             each["what"],
-            f"{_three(each['measured'])} {each['unit']}",
-            f"{_three(each['simulated'])} {each['unit']}",
+            f"{_three(each['measured'])} {each['unit']}".strip(),
+            f"{_three(each['simulated'])} {each['unit']}".strip(),
             f"{each['simulated'] / each['measured']:.2f}",
             f"`benchmarks/results/{each['from']}`",
         )
@@ -195,7 +195,7 @@ def _micro(seconds: float) -> str:
 def _seconds(seconds: float) -> str:
     if seconds < 1e-3:
         return _micro(seconds)
-    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{_three(seconds)} s"
 
 
 def _three(value: float) -> str:
@@ -271,7 +271,7 @@ def _ladder(result: Result, path: Path) -> Path:
         each.set_xscale("log", base=2)
         each.axvline(1.0, color="#bbbbbb", linewidth=0.8, zorder=0)
         each.set_title(name, loc="left", fontsize=9)
-        each.set_xlim(right=16.0)
+        each.set_xlim(steps[0]["least_load"] / 2, 16.0)
     axes[-1, 0].set_xlabel("load at which the station beside the bar saturates (1: the target)")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -19,7 +19,7 @@ SATURATED = 0.95
 LEAST_LOAD, MOST_LOAD = 2.0**-7, 2.0
 _HALVINGS = 4
 """Steps by which the load is narrowed down within a factor of two: to 4.4 percent."""
-_SHORTEST_S, _LONGEST_S = 120.0, 480.0
+_SHORTEST_S, _LONGEST_S = 120.0, 960.0
 _CLOSINGS = 40
 """Domains that are to be complete within a run, as far as `_LONGEST_S` lets them."""
 
