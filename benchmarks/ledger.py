@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import scipy.linalg
+from numpy.typing import NDArray
 
 from actors.change import Change
 from actors.observation import Observation, RowKey, example_digest
@@ -160,7 +161,7 @@ def publish(folder: Path, size: Size, count: int) -> dict[str, Any]:
 
 def _publication(router: Router, registry: Registry, folder: Path, size: Size, number: int) -> dict[str, Any]:
     observed = observation(number, size)
-    adapter = _adapter(registry, folder, number)
+    adapter = stored_adapter(registry, folder, number)
     with footprint(folder / HOME) as all_of_it, watch() as seen:
         started = time.perf_counter()
         router.observe(observed)
@@ -204,7 +205,7 @@ def restart(folder: Path, size: Size, count: int) -> dict[str, Any]:
     with footprint(folder / HOME) as serving:
         ServedRouter.from_bytes(registry.weights(manifest))
     _feed(router, size, count)
-    adapter = _adapter(registry, folder, count)
+    adapter = stored_adapter(registry, folder, count)
     with footprint(folder / HOME) as first, watch() as seen:
         router.publish(Change("learned", puts={adapter.domain: adapter.name}))
     return {
@@ -334,15 +335,16 @@ def _feed(router: Router, size: Size, number: int) -> None:
 
 
 def _put_in_service(router: Router, registry: Registry, folder: Path, number: int) -> None:
-    adapter = _adapter(registry, folder, number)
+    adapter = stored_adapter(registry, folder, number)
     router.publish(Change("learned", puts={adapter.domain: adapter.name}))
 
 
-def _adapter(registry: Registry, folder: Path, number: int) -> Adapter:
+def stored_adapter(registry: Registry, folder: Path, number: int, values: NDArray[np.float32] | None = None) -> Adapter:
+    """A domain's adapter of one tensor, a few numbers unless `values` are given."""
     trained = folder / "trained"
     trained.mkdir(exist_ok=True)
     (trained / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
-    values = np.full((4, 8), number, dtype=np.float32)
+    values = np.full((4, 8), number, dtype=np.float32) if values is None else values
     safetensors.numpy.save_file({"layers.0.lora_A.weight": values}, trained / "adapter_model.safetensors")
     facts = AdapterFacts(
         domain=_name(number),

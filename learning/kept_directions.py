@@ -148,9 +148,10 @@ class CurvatureBasis:
 
     def free(self, name: str, weight_OI: Tensor) -> FreeDirections:
         """See `Basis`."""
-        if name + _INPUTS not in self._sums:
+        sides = [self._sums.get(name + end) for end in (_GRADIENTS, _INPUTS)]
+        sums = [each.to(weight_OI.device).double() for each in sides if each is not None]
+        if len(sums) < len(sides):  # nothing was learned yet, or nothing that has a gradient
             return FreeDirections()
-        sums = [self._sums[name + end].to(weight_OI.device).double() for end in (_GRADIENTS, _INPUTS)]
         (values_O, left_OO), (values_I, right_II) = map(torch.linalg.eigh, sums)
         factor_OI = movable(values_O, values_I, self._options)
         return FreeDirections(left_OO, right_II.T.contiguous(), factor=factor_OI)

@@ -11,12 +11,10 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from actors.coverage import Span
 from actors.directive import Standing
@@ -31,7 +29,6 @@ from learning.abstention import Abstention
 from learning.rls import StreamingRidge
 from learning.router_weights import RouterWeights
 from learning.served_router import ServedRouter
-from registry.adapters import Adapter, AdapterFacts
 from registry.digests import DigestRuns
 from registry.registry import Registry
 from streaming.records import TaskRecord
@@ -177,23 +174,8 @@ def commit_costs(folder: Path, columns: Sequence[int]) -> dict[str, Any]:
 
 def adapter_costs(folder: Path) -> dict[str, float]:
     """Of a byte of an adapter that a replica checks before it loads it."""
-    trained = folder / "large"
-    trained.mkdir()
-    (trained / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 16}')
-    values = np.zeros((16, 1 << 18), dtype=np.float32)
-    safetensors.numpy.save_file({"layers.0.lora_A.weight": values}, trained / "adapter_model.safetensors")
-    facts = AdapterFacts(
-        domain="large",
-        version=1,
-        status="accepted",
-        rank=16,
-        base_digest="b" * 64,
-        learner="none",
-        train_examples=1,
-        held_out_examples=1,
-        created_at=datetime.now(UTC),
-    )
-    adapter: Adapter = Registry(folder / "adapters", writer=True).add_adapter("large", 1, trained, facts)
+    values = np.zeros((4, 1 << 20), dtype=np.float32)
+    adapter = ledger.stored_adapter(Registry(folder / "adapters", writer=True), folder, 0, values)
     return {"verify_a_byte": _least(adapter.verify) / values.nbytes}
 
 

@@ -123,6 +123,12 @@ def test_a_core_under_sgd_is_dense_projected_gradient_descent(kept: int) -> None
     assert (module.change(weight_OI).norm() == 0.0) == (kept == 16)
 
 
+def test_a_core_is_told_of_a_step_before_it() -> None:
+    module = CoreLinear(weight_of((20, 16)), None, by_weight(weight_of((20, 16)), 5))
+    with pytest.raises(RuntimeError, match="expected before_step"):
+        module.after_step()
+
+
 def test_gradients_of_factors_are_the_projection_equation() -> None:
     weight_OI = weight_of((20, 16))
     free = by_weight(weight_OI, 6)

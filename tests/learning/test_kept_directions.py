@@ -119,6 +119,7 @@ def test_what_is_learned_well_is_kept_no_less_than_what_is_learned_badly() -> No
 
     def learned(scale: float) -> Kept | None:
         kept = basis_of(options, None).after({}, {"a": SecondMoments(moment(IN, 1), scale * moment(OUT, 2))})
+        assert (basis_of(options, kept).free("a", drawn(OUT, IN)).factor is None) == (scale == 0.0)
         return basis_of(options, kept).after({}, {"a": SecondMoments(moment(IN, 3), moment(OUT, 4))})
 
     well, badly, perfectly = learned(1e-8), learned(1.0), learned(0.0)
