@@ -55,7 +55,7 @@ class Accuracy:
 def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     """Return the questions of a JSONL of records or of `{task, input, output}` rows."""
     questions = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         row = json.loads(line)
         if "input" in row:
             questions.append(Question(row["task"] or "", row["input"], row["output"] or ""))

@@ -180,7 +180,7 @@ def _routing(seeds: int) -> dict[str, Any]:
     extractor = FeatureExtractor(str(model), options, template)
 
     def rows(path: Path) -> Float64:
-        prompts = [json.loads(line)["input"] for line in path.read_text().splitlines()]
+        prompts = [json.loads(line)["input"] for line in path.read_bytes().splitlines()]
         rendered = [template.render([{"role": "user", "content": prompt}]) for prompt in prompts]
         return extractor.standardisation.apply(extractor.pooled(rendered))
 

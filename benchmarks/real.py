@@ -202,7 +202,7 @@ class _Driver:
                 self._bars.update(bar, completed=each.progress.step, total=each.progress.steps)
 
     async def _general(self, after: list[str]) -> GeneralAnswers:
-        rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in QUESTIONS.read_bytes().splitlines()]
         questions = [Question("base", row["prompt"], "") for row in rows[: self._options.general]]
         auto = await self._ask("general questions, auto", questions, "auto", self._general_asker)
         base = await self._ask("general questions, base", questions, "base", self._general_asker)

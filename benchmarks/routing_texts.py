@@ -67,12 +67,12 @@ def outside() -> tuple[str, ...]:
 
 def questions() -> tuple[str, ...]:
     """The two hundred general questions."""
-    return tuple(json.loads(line)["prompt"] for line in QUESTIONS.read_text(encoding="utf-8").splitlines())
+    return tuple(json.loads(line)["prompt"] for line in QUESTIONS.read_bytes().splitlines())
 
 
 def question_kinds() -> tuple[str, ...]:
     """Of each general question, what it is: a fact, arithmetic, small talk."""
-    return tuple(json.loads(line)["kind"] for line in QUESTIONS.read_text(encoding="utf-8").splitlines())
+    return tuple(json.loads(line)["kind"] for line in QUESTIONS.read_bytes().splitlines())
 
 
 def fixed() -> dict[str, tuple[str, ...]]:

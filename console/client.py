@@ -88,7 +88,7 @@ class Client:
                 self._read(answer)
             self.last_adapter = answer.headers.get("x-anabranch-adapter", "")
             self.last_abstained = answer.headers.get("x-anabranch-abstained", "")
-            for line in answer.iter_lines():
+            for line in _lines(answer):
                 data = line.removeprefix("data:").strip()
                 if data == "[DONE]":
                     return
@@ -145,6 +145,15 @@ class Client:
         """For what is no answer of the front door's, or one of a service too far from this version."""
         where = f"front door {self._url}: {path}: expected an answer that this client knows"
         return ClusterError(f"{where}, got one where {what}; see that --url names an Anabranch of this version")
+
+
+def _lines(answer: httpx.Response) -> Iterator[str]:
+    """The lines of server-sent events. httpx's own end at whatever Unicode calls a line's end, which JSON may hold."""
+    rest = b""
+    for piece in answer.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace").removesuffix("\r")
 
 
 def _message(body: Any) -> str | None:

@@ -46,7 +46,7 @@ class Adaptation:
 def read(stream: Path, part: str) -> dict[str, list[dict[str, str]]]:
     """The rows of every domain, by slug, in the order of the files' names."""
     files = sorted(stream.glob(f"*.{part}.jsonl"))
-    return {f.name.split(".")[0]: [json.loads(line) for line in f.read_text().splitlines()] for f in files}
+    return {f.name.split(".")[0]: [json.loads(line) for line in f.read_bytes().splitlines()] for f in files}
 
 
 def turns(rows: list[dict[str, str]]) -> list[Turn]:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -99,12 +100,15 @@ def _olora(folder: Path, prefixed: bool) -> Iterator[TaskFiles]:
 
 def _json_lines(path: Path, start: str) -> list[PlainRow]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    # Not `splitlines`: texts hold line separators of their own, which JSON need not escape.
+    for number, line in enumerate(io.StringIO(_text(path)), start=1):
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ClusterError(f"{where}: expected a JSON object, got {line[:60]!r} ({error}); mend the file") from None
+            raise ClusterError(
+                f"{where}: expected a JSON object, got {line.rstrip()[:60]!r} ({error}); mend the file"
+            ) from None
         prompt, completion = ("input", "output") if "input" in row else ("prompt", "completion")
         made = _field(row, prompt, where), _field(row, completion, where)
         rows.append(PlainRow(str(row.get("id") or f"{start}-{number}"), *made))

@@ -160,3 +160,10 @@ def test_a_chat_to_its_end() -> None:
         assert door.run("chat", typed="hello\n").exit_code == 0
         door.headers |= {"x-anabranch-adapter": "base", "x-anabranch-abstained": "low-confidence"}
         assert "[base, low-confidence]" in door.run("chat", typed="hello\n\n").stdout
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_a_chat_may_hold_what_unicode_calls_the_end_of_a_line(separator: str) -> None:
+    event = json.dumps({"choices": [{"delta": {"content": f"a{separator}b"}}]}, ensure_ascii=False).encode()
+    with front_door(FrontDoor(body=told(event, b"[DONE]").replace(b"\n", b"\r\n"))) as door:
+        assert f"> a{separator}b" in door.run("chat", typed="hello\n").stdout

@@ -104,6 +104,15 @@ def test_olora14_as_it_lies_beside_the_repository(shared: Path, template: Prompt
     assert [len(task.train) + len(task.held_out) for task in tasks] == [250, 400]
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_a_line_ends_where_json_lines_ends_it(tmp_path: Path, template: PromptTemplate, separator: str) -> None:
+    write_stream(tmp_path)
+    row = json.dumps({"input": f"red{separator}hot", "output": "warm"}, ensure_ascii=False)
+    (tmp_path / "heat" / "test.jsonl").write_text(f"{row}\n{row}\n", encoding="utf-8")
+    (task,) = read_tasks(tmp_path, template, ["heat"], Limits(held_out=0.25))
+    assert [row.prompt for row in task.test] == [f"<s>red{separator}hot\n"] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
