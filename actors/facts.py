@@ -13,6 +13,7 @@ def figures_of(adapter: NewAdapter, result: TrainingResult) -> dict[str, float]:
         "seconds": result.seconds,
         "train_loss": result.train_loss,
         "skipped": float(result.skipped),
+        "shortened": float(result.shortened),
     }
     evaluations = {"candidate": adapter.candidate, "base": adapter.base, "incumbent": adapter.incumbent}
     for each in result.touched:

@@ -30,6 +30,8 @@ class EncodedExample:
 
     ids: list[int]
     prompt_tokens: int
+    is_cut: bool = False
+    """Whether the prompt lost its middle."""
 
     @property
     def completion_tokens(self) -> int:
@@ -38,16 +40,25 @@ class EncodedExample:
 
 
 def encode(examples: Sequence[Example], template: PromptTemplate, max_tokens: int) -> list[EncodedExample]:
-    """Tokens of the examples whose completion leaves room for a prompt; long prompts lose their middle."""
-    encoded = []
-    for example in examples:
-        completion = template.encode_completion(example.completion)
-        prompt = template.encode_prompt(example.prompt)
-        room = max_tokens - len(completion)
-        if room >= 1 and prompt:
-            kept = shorten(prompt, room)
-            encoded.append(EncodedExample([*kept, *completion], len(kept)))
-    return encoded
+    """Tokens of the examples whose completion leaves room for a prompt; prompts that are too long lose their middle.
+
+    All prompts are cut to the same length, which leaves room for the longest completion among the examples. Were each
+    cut to what its own leaves, the place at which its answer begins would tell how long the answer is: a model learns
+    that before it learns anything of the text, and is asked without it afterwards. At most half of `max_tokens` is kept
+    free so; a prompt before a longer completion makes room for it by itself.
+    """
+    encoded = [
+        (prompt, completion)
+        for example in examples
+        if (prompt := template.encode_prompt(example.prompt))
+        and len(completion := template.encode_completion(example.completion)) < max_tokens
+    ]
+    kept_free = min(max((len(completion) for _, completion in encoded), default=0), max_tokens // 2)
+    found = []
+    for prompt, completion in encoded:
+        shortened = shorten(prompt, max_tokens - max(len(completion), kept_free))
+        found.append(EncodedExample([*shortened, *completion], len(shortened), len(shortened) < len(prompt)))
+    return found
 
 
 class RowFigures(NamedTuple):

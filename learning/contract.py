@@ -128,6 +128,8 @@ class TrainingResult:
     skipped: int = 0
     """Examples left out because their completion alone does not fit into the token limit, or because they repeat one
     that is held out."""
+    shortened: int = 0
+    """Examples whose prompt lost its middle to the token limit."""
     failure: str = ""
     """Why nothing of this may be published, in words (a training that diverged); empty where it went well."""
 

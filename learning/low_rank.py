@@ -136,6 +136,7 @@ class LowRankLearner:
             ),
             state=beyond.state,
             skipped=material.skipped,
+            shortened=material.shortened,
             failure=training.failure,
         )
 

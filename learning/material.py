@@ -27,6 +27,7 @@ class JobMaterial:
     exams: dict[int, list[EncodedExample]]
     """Of each segment of the domain, what the job's examples don't answer otherwise."""
     skipped: int
+    shortened: int
 
     @classmethod
     def of(cls, job: TrainingJob, template: PromptTemplate, options: TrainingOptions) -> JobMaterial:
@@ -49,4 +50,5 @@ class JobMaterial:
             watched=spread(judged, options.evaluate_examples),
             exams={segment: encode(exam, template, options.max_tokens) for segment, exam in exams.items()},
             skipped=repeated + len(kept) - len(train) + len(job.held_out) - len(held_out),
+            shortened=sum(example.is_cut for example in (*train, *held_out)),
         )

@@ -119,6 +119,7 @@ class OsftLearner:
             base_delta=folder,
             state=state,
             skipped=material.skipped,
+            shortened=material.shortened,
             failure=training.failure,
         )
 

@@ -66,8 +66,8 @@ class TrainingOptions(Options):
     """Most held-out examples, evenly spaced, that judge incumbents, base and the outcome; each costs a forward
     for every one of these."""
     max_tokens: Annotated[int, Field(ge=2)] = 1024
-    """Tokens of prompt and completion; a longer prompt loses its middle, an example whose completion alone is longer is
-    not trained on."""
+    """Tokens of prompt and completion. Prompts that leave no room for the longest completion lose their middle (a
+    version's `shortened` counts them); an example whose completion alone is longer is not trained on."""
     dtype: Dtype = "float32"
     """Precision of the base weights while training and, under autocast, of the products; what is
     trained is float32 always."""

@@ -63,6 +63,13 @@ def test_it_meets_the_contract_and_learns(llama: Path, template: PromptTemplate,
     assert len(measured) == 10 and adapter.candidate.loss == min(measured)
 
 
+def test_prompts_that_lost_their_middle_are_counted(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
+    longest = learner_of(llama, template, max_tokens=24, max_steps=1).train(job(tmp_path / "a"))
+    rows = [*examples(80), *examples(16, 80)]
+    assert longest.shortened == sum(len(template.encode_prompt(row.prompt)) > 24 - 5 for row in rows) > 0
+    assert learner_of(llama, template, max_steps=1).train(job(tmp_path / "b")).shortened == 0
+
+
 def test_the_folder_is_plain_peft_and_serves_what_was_measured(
     trained: TrainingResult, llama: Path, template: PromptTemplate
 ) -> None:
