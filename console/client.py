@@ -154,6 +154,7 @@ def _lines(answer: httpx.Response) -> Iterator[str]:
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line.decode(errors="replace").removesuffix("\r")
+    yield rest.decode(errors="replace")
 
 
 def _message(body: Any) -> str | None:

@@ -167,3 +167,5 @@ def test_a_chat_may_hold_what_unicode_calls_the_end_of_a_line(separator: str) ->
     event = json.dumps({"choices": [{"delta": {"content": f"a{separator}b"}}]}, ensure_ascii=False).encode()
     with front_door(FrontDoor(body=told(event, b"[DONE]").replace(b"\n", b"\r\n"))) as door:
         assert f"> a{separator}b" in door.run("chat", typed="hello\n").stdout
+        door.body = door.body.rstrip()
+        assert door.run("chat", typed="hello\n").exit_code == 0

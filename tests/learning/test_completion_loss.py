@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from learning.completion_loss import EncodedExample, encode
 from learning.contract import Example
 from learning.template import PromptTemplate
-from tests.learning.bases import TEMPLATE, write_tokenizer
+from tests.learning.bases import TEMPLATE
 
 LABELS = ("a", "abcd", "abcdefgh")
 """As many tokens as characters, and the end."""
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> PromptTemplate:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder)
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    return PromptTemplate(str(folder), TEMPLATE, "\n")
+def template(llama: Path) -> PromptTemplate:
+    return PromptTemplate(str(llama), TEMPLATE, "\n")
 
 
 def examples(lengths: list[int], completions: list[str]) -> list[Example]:
