@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from actors.candidates import Method
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
+from actors.late import late
 from actors.spool_folder import make_spool_folder
-from cluster.late import late
 from configs.settings import Settings
 from learning.checkpoint import base_digest
 from learning.contract import Learner

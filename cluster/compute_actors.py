@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from actors.exam import ExamLimits
 from actors.ingest import Ingest
+from actors.late import late
 from actors.learner import LearnerWorker, learner_folder
 from actors.spool import Spool
 from actors.takeover import left_behind
 from cluster import builders, names
-from cluster.late import late
 from cluster.remote import Remote
 from configs.settings import Settings
 
@@ -34,7 +34,7 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
     """Learner worker `index`."""
     return LearnerWorker(
         late(lambda: builders.learner(settings), yields=True),
-        learner_folder(settings.home / "work", index, settings.learner.workers),
+        learner_folder(settings.home / "work", index, settings.learner.workers.most),
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
         ExamLimits(settings.gate.exam_rows, settings.gate.exam_bytes),
     )

@@ -13,12 +13,12 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import HTTPOptions
+from ray.serve.config import AutoscalingConfig, HTTPOptions
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.remote import AsyncRemote
-from configs.settings import Settings
+from configs.settings import Serving, Settings
 
 # In OpenAI's form, as `serving.openai_body` writes it, which takes pydantic to import: this process has better to do.
 _NOT_YET = json.dumps(
@@ -121,7 +121,7 @@ def application(settings: Settings, system: Application | None = None) -> Applic
     serving = settings.serving
     deployment: Any = FrontDoor
     bound: Application = deployment.options(
-        num_replicas=serving.replicas,
+        **_replicas(serving),
         max_ongoing_requests=max(4 * serving.max_num_seqs, 64),
         health_check_period_s=5,
         health_check_timeout_s=30,
@@ -130,6 +130,22 @@ def application(settings: Settings, system: Application | None = None) -> Applic
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     ).bind(settings, system)
     return bound
+
+
+def _replicas(serving: Serving) -> dict[str, Any]:
+    """Return how many replicas Serve is to keep: in a range one for each half of what an engine computes at once, more
+    at once where they are short, fewer after some minutes."""
+    scale = serving.replicas
+    if scale.is_fixed:
+        return {"num_replicas": scale.most}
+    autoscaling = AutoscalingConfig(
+        min_replicas=scale.fewest,
+        max_replicas=scale.most,
+        target_ongoing_requests=serving.max_num_seqs / 2,
+        upscale_delay_s=10,
+        downscale_delay_s=300,
+    )
+    return {"autoscaling_config": autoscaling}
 
 
 def http_options(settings: Settings, port: int) -> HTTPOptions:

@@ -1,8 +1,9 @@
 """Remote actors in the shape of the ports that the actors were written against.
 
 An actor's class knows only its peers' methods. `Remote` answers to them by waiting for a remote call, `AsyncRemote` by
-awaiting it. What the peer raised arrives as it was raised, without Ray's account of where; that a peer is not there is
-`Unreachable`, and the next call looks for it again.
+awaiting it. What the peer raised arrives as it was raised, without Ray's account of where; that a peer is not there, or
+has not answered in time, is `Unreachable`, and the next call looks for it again. What one that was late was asked for
+may still be done: every call to an actor may be repeated.
 """
 
 from __future__ import annotations
@@ -12,10 +13,23 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from actors.errors import ActorError
 from cluster.names import NAMESPACE
+
+_DEADLINE_S = 30.0
+_DEADLINES_S: dict[str, float | None] = {
+    # A training takes what it takes; whose process stops meanwhile is found by the supervisor.
+    "train": None,
+    # Bounded by the replicas' own time-outs, each in turn where the base changes.
+    "publish": 3600.0,
+    **dict.fromkeys(("remove", "rollback", "pin", "unpin"), 3600.0),
+    # What reads or writes as much as there is.
+    **dict.fromkeys(("tidy", "examples", "take_background", "view"), 600.0),
+    **dict.fromkeys(("observe", "seal", "renumber", "reopen", "lose", "skip", "give_up", "survey", "fates"), 120.0),
+}
+"""Seconds in which a call is to be answered, by its method; None waits for as long as the peer lives."""
 
 
 class Unreachable(ActorError):
@@ -44,6 +58,9 @@ class _Named:
                 raise Unreachable(f"{self._name} is not running") from error
         return handle
 
+    def _late(self, deadline: float | None) -> Unreachable:
+        return Unreachable(f"{self._name} has not answered in {deadline:g} s")
+
     def _plain(self, error: RayError) -> BaseException:
         """The peer's own error, or `Unreachable`: Ray's text holds a traceback, process ids, paths and addresses."""
         if isinstance(error, RayTaskError):
@@ -64,8 +81,11 @@ class Remote(_Named):
             raise AttributeError(method)
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            deadline = _DEADLINES_S.get(method, _DEADLINE_S)
             try:
-                return ray.get(self._look_up().call.remote(method, *args, **kwargs))
+                return ray.get(self._look_up().call.remote(method, *args, **kwargs), timeout=deadline)
+            except GetTimeoutError:
+                raise self._late(deadline) from None
             except RayError as error:
                 raise self._plain(error) from None
 
@@ -80,11 +100,15 @@ class AsyncRemote(_Named):
             raise AttributeError(method)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
+            deadline = _DEADLINES_S.get(method, _DEADLINE_S)
             try:
                 # Beside the event loop, which has others to serve meanwhile.
-                handle = self._handle or await asyncio.to_thread(self._look_up)
-                return await handle.call.remote(method, *args, **kwargs)
+                async with asyncio.timeout(deadline):
+                    handle = self._handle or await asyncio.to_thread(self._look_up)
+                    return await handle.call.remote(method, *args, **kwargs)
             except RayError as error:
                 raise self._plain(error) from None
+            except TimeoutError:
+                raise self._late(deadline) from None
 
         return call

@@ -3,7 +3,7 @@
     checks -> lock on the home folder -> Ray, Serve -> directory, router -> ingest, learners -> coordinator -> replicas
 
 Everything that can be refused is refused before anything is started; when a later step fails, what was started is
-taken down again. A dead actor is started again by Ray and finds its state on disk.
+taken down again. A dead actor is started again, by Ray or by the supervisor, and finds its state on disk.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Self
 import httpx
 import ray
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatus
 
+from actors.supervision import Supervisor
 from cluster import names
 from cluster.actor_group import ActorGroup, check_resources
 from cluster.errors import ClusterError
@@ -49,6 +49,7 @@ class Runtime:
         self.url = ""
         self._lock: HomeLock | None = None
         self._actors: ActorGroup | None = None
+        self._supervisor: Supervisor | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,9 +71,11 @@ class Runtime:
             # Serve's small processes first: they would time out behind the heavy imports of ours.
             serve.start(http_options=http_options(self.settings, port))
             self._actors = ActorGroup(self.settings)
+            self._supervisor = self._actors.supervised()
+            self._supervisor.start()
             serve.run(application(self.settings), name=self.settings.name, blocking=False)
             self.url = f"http://{self.settings.serving.host}:{port}"
-            self._wait_until_ready(self._actors, timeout_s)
+            self._wait_until_ready(self._supervisor, timeout_s)
         except BaseException:
             self.stop()
             raise
@@ -86,6 +89,8 @@ class Runtime:
                     serve.delete(self.settings.name)
                 else:
                     serve.shutdown()  # type: ignore[no-untyped-call]
+            if self._supervisor is not None:
+                self._supervisor.stop()
             if self._actors is not None:
                 self._actors.stop()
             ray.shutdown()
@@ -120,22 +125,21 @@ class Runtime:
             **common,
         )
 
-    def _wait_until_ready(self, actors: ActorGroup, timeout_s: float) -> None:
+    def _wait_until_ready(self, supervisor: Supervisor, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         said = "nothing"
         while time.monotonic() < deadline:
             self._fail_if_replicas_do()
+            if failing := supervisor.failing():
+                raise ClusterError(f"an actor does not start: {failing}")
             try:
                 answer = httpx.get(f"{self.url}/readyz", timeout=10)
-                if answer.status_code == 200:
-                    actors.wait_until_up(60)
+                waits = supervisor.awaited()
+                if answer.status_code == 200 and not waits:
                     return
-                said = f"status {answer.status_code}"
+                said = f"status {answer.status_code}" if answer.status_code != 200 else f"no {', '.join(waits)}"
             except httpx.HTTPError as error:
                 said = str(error)
-            except RayError as error:
-                # What came before is Ray's account of where; the last line is the actor's own error.
-                raise ClusterError(f"an actor does not start: {str(error).strip().splitlines()[-1]}") from error
             time.sleep(0.25)
         raise ClusterError(f"front door {self.url}: not ready within {timeout_s:.0f} s, got {said}; see Ray's logs")
 

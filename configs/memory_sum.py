@@ -129,11 +129,11 @@ def _demands(settings: Settings, shape: ModelShape, gpu_bytes: int) -> Iterator[
             Demand("ingest", ingest.num_gpus, memory.features(settings, shape) if on_gpu else {})
         ] * ingest.workers
     if learner.num_gpus > 0:
-        yield from [Demand("learner", learner.num_gpus, memory.learner(settings, shape))] * learner.workers
+        yield from [Demand("learner", learner.num_gpus, memory.learner(settings, shape))] * learner.workers.most
     if serving.num_gpus > 0:
         scorer = _prefixed("scorer's ", memory.features(settings, shape)) if on_gpu else {}
         terms = {**memory.engine(settings, shape, gpu_bytes), **scorer}
-        yield from [Demand("replica", serving.num_gpus, terms)] * serving.replicas
+        yield from [Demand("replica", serving.num_gpus, terms)] * serving.replicas.most
 
 
 def _refuse_what_does_not_fit(settings: Settings, shape: ModelShape, number: int, gpu: Gpu) -> None:

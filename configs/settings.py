@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, StringConstraints, create_model, model_validator
 
 from configs.choice import ByKind
+from configs.scale import Scale, Scaled, ScaledToZero
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.methods import OPTIONS
@@ -167,8 +168,9 @@ class RouterSettings(Section, RouterOptions):
 class LearnerSection(Section, TrainingOptions):
     """The workers that train the closed domains, whatever their method."""
 
-    workers: Count = 1
-    """Domains trained at the same time."""
+    workers: ScaledToZero = Scale(1, 1)
+    """Domains trained at the same time: a number, or a range such as `0-4`, in which there are as many workers as there
+    are closed domains that wait or are trained."""
     num_cpus: Cpus = 1.0
     """CPUs that Ray reserves for each worker."""
     num_gpus: Cpus = 0.0
@@ -184,9 +186,11 @@ class LearnerSection(Section, TrainingOptions):
                 f"expected {0 if self.device == 'cpu' else 'a share'} because device is {self.device}, "
                 f"got {self.num_gpus}",
             )
-        if self.one_lane and self.workers != 1:
+        if self.one_lane and self.workers.most != 1:
             raise disagreement(
-                "workers", f"expected 1 because kind is {self.kind}, which trains one after another, got {self.workers}"
+                "workers",
+                f"expected 1 or 0-1 because kind is {self.kind}, which trains one after another, got "
+                f"{self.workers.written()}",
             )
         return self
 
@@ -231,8 +235,9 @@ class Serving(Section, EngineKnobs):
     """Address the front door listens on; the default lets only this machine in."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port of the front door; 0 takes a free one."""
-    replicas: Count = 1
-    """Engines that serve, each holding the whole base model."""
+    replicas: Scaled = Scale(1, 1)
+    """Engines that serve, each holding the whole base model: a number, or a range such as `2-8`, in which there is one
+    for each half of `max_num_seqs` requests in flight."""
     num_cpus: Cpus = 1.0
     """CPUs that Ray reserves for each replica."""
     num_gpus: Cpus = 0.0
@@ -270,8 +275,6 @@ class RaySettings(Section):
     anything starts; None checks nothing."""
     include_dashboard: bool = False
     """Whether a cluster started here gets Ray's dashboard."""
-    max_restarts: Annotated[int, Field(ge=-1)] = 10
-    """Times a dead actor is started again; -1 means always."""
     object_store_bytes: Annotated[int, Field(ge=80 << 20)] | None = None
     """Shared memory for objects of a cluster started here; None leaves it to Ray."""
 

@@ -16,8 +16,8 @@ import pytest
 from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import ActorError, UnknownDomain
+from actors.late import late
 from cluster.frontdoor import LateApplication
-from cluster.late import late
 from cluster.remote import AsyncRemote, Remote, Unreachable
 from tests.conftest import REPOSITORY
 

@@ -19,11 +19,11 @@ from typing import Any
 import ray
 import uvicorn
 
+from actors.late import late
 from actors.replica import Replica
 from cluster import builders, names
 from cluster.actor_group import ActorGroup
 from cluster.control import ClusterControl
-from cluster.late import late
 from cluster.preflight import check_surroundings, free_port
 from cluster.remote import AsyncRemote
 from cluster.runtime import _ENVIRONMENT
