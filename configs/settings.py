@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, StringConstraints, create_model, model_validator
 
 from configs.choice import ByKind
-from configs.scale import Scale, Scaled, ScaledToZero
+from configs.scaling import Scaling, Scaled, ScaledToZero
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.methods import OPTIONS
@@ -168,7 +168,7 @@ class RouterSettings(Section, RouterOptions):
 class LearnerSection(Section, TrainingOptions):
     """The workers that train the closed domains, whatever their method."""
 
-    workers: ScaledToZero = Scale(1, 1)
+    workers: ScaledToZero = Scaling(1, 1)
     """Domains trained at the same time: a number, or a range such as `0-4`, in which there are as many workers as there
     are closed domains that wait or are trained."""
     num_cpus: Cpus = 1.0
@@ -235,7 +235,7 @@ class Serving(Section, EngineKnobs):
     """Address the front door listens on; the default lets only this machine in."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port of the front door; 0 takes a free one."""
-    replicas: Scaled = Scale(1, 1)
+    replicas: Scaled = Scaling(1, 1)
     """Engines that serve, each holding the whole base model: a number, or a range such as `2-8`, in which there is one
     for each half of `max_num_seqs` requests in flight."""
     num_cpus: Cpus = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -123,7 +124,7 @@ def test_who_can_not_be_started_is_tried_again_after_pauses_and_keeps_nobody_els
         if hosts.log.count(("make", "router")) > before:
             tries.append(now[0])
         now[0] += 1.0
-    gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
     assert gaps == sorted(gaps) and gaps[0] <= 2 and gaps[-1] <= 61 and len(tries) >= 7
     assert states(supervisor) == {"router": "lost", "coordinator": "up"}
 

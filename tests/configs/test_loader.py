@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.loader import load, presets
-from configs.scale import Scale
+from configs.scaling import Scaling
 
 MINIMAL = "name: a\nbase:\n  model: owner/model\n"
 
@@ -44,7 +44,7 @@ def test_the_presets_are_those_promised() -> None:
 def test_demo_fits_a_small_machine() -> None:
     demo = load("demo")
     assert demo.stream.kind == "embedded" and demo.ingest.workers == 1
-    assert demo.learner.workers == demo.serving.replicas == Scale(1, 1)
+    assert demo.learner.workers == demo.serving.replicas == Scaling(1, 1)
     assert demo.learner.num_gpus == demo.serving.num_gpus == 0
     reserved = demo.ingest.num_cpus + demo.router.num_cpus + demo.learner.num_cpus + demo.serving.num_cpus
     assert demo.ray.num_cpus is not None and reserved < demo.ray.num_cpus

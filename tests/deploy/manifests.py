@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -55,10 +55,11 @@ def settings_of(arguments: list[str]) -> Settings:
     return load(arguments[1], [*stream_overrides(streams[0] if streams else None), *sets])
 
 
-def reservations(settings: Settings) -> list[tuple[float, float]]:
-    """CPUs and GPUs of each actor and replica that reserves any."""
+def reservations(settings: Settings, which: Literal["fewest", "most"] = "most") -> list[tuple[float, float]]:
+    """CPUs and GPUs of each actor and replica that reserves any, at their fewest or their most."""
     takers = [settings.ingest] * settings.ingest.workers
-    takers += [settings.learner] * settings.learner.workers + [settings.serving] * settings.serving.replicas
+    takers += [settings.learner] * getattr(settings.learner.workers, which)
+    takers += [settings.serving] * getattr(settings.serving.replicas, which)
     return [(settings.router.num_cpus, 0.0), *((taker.num_cpus, taker.num_gpus) for taker in takers)]
 
 

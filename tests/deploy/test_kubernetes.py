@@ -4,8 +4,7 @@ import importlib
 import inspect
 import json
 import shlex
-from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -128,25 +127,16 @@ def test_it_uses_the_locked_ray(ray_cluster: Manifest) -> None:
         assert f"ray=={ray_cluster['rayVersion']}" in lines
 
 
-def test_the_owner_of_the_actors_waits_for_every_pod_that_is_always_there(
+def test_the_owner_of_the_actors_lies_on_a_pod_without_a_gpu_and_not_on_the_head(
     serve_config: dict[str, Any], workers: dict[str, Manifest]
 ) -> None:
-    """It has a place on each, by a resource that nobody else asks for; its own process lies on the first."""
     (application,) = serve_config["applications"]
     (owner,) = application["deployments"]
     module, _ = application["import_path"].split(":")
     assert owner["name"] == importlib.import_module(module).System.name
-    offered: Counter[str] = Counter()
-    for group in workers.values():
-        # As the shell that KubeRay writes it for unquotes it.
-        (argument,) = shlex.split(group["rayStartParams"]["resources"])
-        ((resource, amount),) = json.loads(argument).items()
-        assert amount == 1
-        offered[resource] += group["minReplicas"]
-    bundles = owner["placement_group_bundles"]
-    assert Counter(resource for bundle in bundles for resource in bundle) == offered
-    assert all(list(bundle.values()) == [1] for bundle in bundles)
-    assert owner["ray_actor_options"] == {"num_cpus": 0, "resources": bundles[0]}
+    # As the shell that KubeRay writes it for unquotes it.
+    (argument,) = shlex.split(workers["cpu"]["rayStartParams"]["resources"])
+    assert owner["ray_actor_options"] == {"num_cpus": 0, "resources": json.loads(argument)}
 
 
 # -- pods -------------------------------------------------------------------------------------------------------------
@@ -213,15 +203,18 @@ def test_what_reserves_works_where_it_is_meant_to(
         assert places == ({"learner", "replica"} if gpus else {"cpu"})
 
 
-def test_pods_that_are_always_there_hold_all_reservations(workers: dict[str, Manifest], settings: Settings) -> None:
-    """At the start the system is refused unless all is there (`cluster.actor_group.check_resources`)."""
-    on_gpus = [taker for taker in reservations(settings) if taker[1] > 0]
-    on_cpus = [cpus for cpus, gpus in reservations(settings) if gpus == 0]
+@pytest.mark.parametrize(("which", "bound"), [("fewest", "minReplicas"), ("most", "maxReplicas")])
+def test_pods_hold_the_fewest_at_once_and_the_most_when_all_have_come(
+    workers: dict[str, Manifest], settings: Settings, which: Literal["fewest", "most"], bound: str
+) -> None:
+    taken = reservations(settings, which)
+    on_gpus = [taker for taker in taken if taker[1] > 0]
+    on_cpus = [cpus for cpus, gpus in taken if gpus == 0]
     # A whole GPU each, so a pod each.
     assert {gpus for _, gpus in on_gpus} == {1.0}
-    assert len(on_gpus) <= workers["learner"]["minReplicas"] + workers["replica"]["minReplicas"]
-    assert settings.learner.workers <= workers["learner"]["minReplicas"]
-    assert settings.serving.replicas <= workers["replica"]["minReplicas"]
+    assert len(on_gpus) == workers["learner"][bound] + workers["replica"][bound]
+    assert getattr(settings.learner.workers, which) == workers["learner"][bound]
+    assert getattr(settings.serving.replicas, which) == workers["replica"][bound]
     # In whatever order they come: however the others are spread, one pod has room for the last.
     pods, each = workers["cpu"]["minReplicas"], int(workers["cpu"]["rayStartParams"]["num-cpus"])
     assert all(sum(on_cpus) - last <= pods * (each - last) for last in on_cpus)

@@ -12,7 +12,7 @@ _WRITTEN = re.compile(r"(\d{1,6})-(\d{1,6})")
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scaling:
     """At least `fewest` and at most `most`."""
 
     fewest: int
@@ -29,14 +29,14 @@ class Scale:
 
 
 def _reads(least: int) -> Any:
-    def read(value: object) -> Scale:
-        if isinstance(value, Scale):
+    def read(value: object) -> Scaling:
+        if isinstance(value, Scaling):
             return value
         scale = None
         if isinstance(value, int) and not isinstance(value, bool):
-            scale = Scale(value, value)
+            scale = Scaling(value, value)
         elif isinstance(value, str) and (match := _WRITTEN.fullmatch(value.strip())):
-            scale = Scale(int(match[1]), int(match[2]))
+            scale = Scaling(int(match[1]), int(match[2]))
         if scale is None or not least <= scale.fewest <= scale.most or scale.most < 1:
             raise ValueError(f"expected a number from 1 on, or a range such as {least}-4, got {value!r}")
         return scale
@@ -47,12 +47,12 @@ def _reads(least: int) -> Any:
 def _annotated(least: int) -> Any:
     return (
         PlainValidator(_reads(least)),
-        PlainSerializer(Scale.written),
+        PlainSerializer(Scaling.written),
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\d+-\d+$"}]}),
     )
 
 
-Scaled = Annotated[Scale, *_annotated(1)]
+Scaled = Annotated[Scaling, *_annotated(1)]
 """At least one."""
-ScaledToZero = Annotated[Scale, *_annotated(0)]
+ScaledToZero = Annotated[Scaling, *_annotated(0)]
 """None, where nothing is to do."""

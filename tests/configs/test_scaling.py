@@ -8,14 +8,14 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.loader import load
-from configs.scale import Scale
+from configs.scaling import Scaling
 
 
 @pytest.mark.parametrize(
-    ("written", "scale"), [("3", Scale(3, 3)), ("1-4", Scale(1, 4)), ("2-2", Scale(2, 2)), ("'1 - 4'", None)]
+    ("written", "scale"), [("3", Scaling(3, 3)), ("1-4", Scaling(1, 4)), ("2-2", Scaling(2, 2)), ("'1 - 4'", None)]
 )
 @pytest.mark.parametrize("key", ["learner.workers", "serving.replicas"])
-def test_a_number_or_a_range(key: str, written: str, scale: Scale | None) -> None:
+def test_a_number_or_a_range(key: str, written: str, scale: Scaling | None) -> None:
     section, name = key.split(".")
     if scale is None:
         with pytest.raises(ConfigError, match=key):
@@ -37,7 +37,7 @@ def test_what_is_neither_is_refused_in_one_line(key: str, written: str) -> None:
 
 
 def test_learners_may_go_down_to_none_and_replicas_may_not() -> None:
-    assert load("demo", ["learner.workers=0-2"]).learner.workers == Scale(0, 2)
+    assert load("demo", ["learner.workers=0-2"]).learner.workers == Scaling(0, 2)
     with pytest.raises(ConfigError, match=r"serving\.replicas"):
         load("demo", ["serving.replicas=0-2"])
 
