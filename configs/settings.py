@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, StringConstraints, create_model, model_validator
 
 from configs.choice import ByKind
-from configs.scaling import Scaling, Scaled, ScaledToZero
+from configs.scaling import Scaled, ScaledToZero, Scaling
 from learning.feature_options import FeatureOptions
 from learning.gate import Gate
 from learning.methods import OPTIONS
