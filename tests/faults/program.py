@@ -21,6 +21,7 @@ import uvicorn
 
 from actors.late import late
 from actors.replica import Replica
+from actors.supervision import Supervisor
 from cluster import builders, names
 from cluster.actor_group import ActorGroup
 from cluster.control import ClusterControl
@@ -50,15 +51,18 @@ def main() -> None:
         logging_level="ERROR",
     )
     actors = ActorGroup(settings)
+    supervisor = actors.supervised()
+    supervisor.start()
     try:
-        asyncio.run(_serve(settings, actors))
+        asyncio.run(_serve(settings, supervisor))
     finally:
+        supervisor.stop()
         actors.stop()
         ray.shutdown()
         lock.release()
 
 
-async def _serve(settings: Settings, actors: ActorGroup) -> None:
+async def _serve(settings: Settings, supervisor: Supervisor) -> None:
     """Serve HTTP with one replica in this process."""
     service = RoutedService(
         MemoryEngine(),
@@ -69,7 +73,8 @@ async def _serve(settings: Settings, actors: ActorGroup) -> None:
         builders.base_revision(settings),
     )
     await service.catch_up()
-    await asyncio.to_thread(actors.wait_until_up, 240)
+    while supervisor.awaited():
+        await asyncio.sleep(0.2)
     replica = Replica("replica-0", service, AsyncRemote.named(names.DIRECTORY))
     await replica.join(120)
     app = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)))

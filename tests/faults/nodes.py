@@ -1,0 +1,109 @@
+"""Nodes of a Ray cluster on this machine, each with a raylet of its own, to be lost and joined; and who runs where."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+import psutil
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster import names
+from cluster.runtime import _ENVIRONMENT
+
+REPLICA = "SERVE_REPLICA::"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One actor's process, as Ray tells of it."""
+
+    actor: str
+    pid: int
+    node: str
+    is_alive: bool
+
+    @property
+    def is_replica(self) -> bool:
+        return self.actor.startswith(REPLICA)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; one that is gone gets none."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+class Nodes:
+    """A head, which runs no actor that reserves a CPU, and `workers` other nodes; goes down with the context."""
+
+    def __init__(self, workers: int, cpus: int) -> None:
+        self._count, self._cpus = workers, cpus
+        self._cluster: Any = None
+        self._workers: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 150 << 20}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(self._count):
+                self.join()
+            ray.init(address=self.address, namespace=names.NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()
+        self._cluster.shutdown()
+
+    @property
+    def address(self) -> str:
+        """Where drivers join."""
+        return str(self._cluster.address)
+
+    def join(self) -> None:
+        """Have one more node join."""
+        node = self._cluster.add_node(num_cpus=self._cpus, object_store_memory=100 << 20)
+        self._workers.append(node)
+
+    def ids(self) -> list[str]:
+        """The workers' ids, as Ray names them in what it says of actors."""
+        return [node.node_id for node in self._workers]
+
+    def lose(self, node_id: str) -> None:
+        """Kill a node with all that runs there."""
+        (node,) = [each for each in self._workers if each.node_id == node_id]
+        self._workers.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def processes(self) -> list[Process]:
+        """Every named actor's process."""
+        from ray._private.state import actors
+
+        return [
+            Process(each["Name"], each["Pid"], each["Address"]["NodeID"], each["State"] == "ALIVE")
+            for each in actors().values()
+            if each["Name"] and each["State"] != "DEAD"
+        ]
+
+    def family(self) -> list[psutil.Process]:
+        """Every process below this one: nodes, actors, drivers."""
+        return psutil.Process().children(recursive=True)
+
+
+@contextmanager
+def stopped(process: Process) -> Iterator[None]:
+    """Have a process stand still meanwhile."""
+    process.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.signal(signal.SIGCONT)
