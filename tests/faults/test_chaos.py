@@ -1,8 +1,8 @@
 """Three nodes under a constant load, attacked every 20 to 60 seconds: a process, a node or the broker is killed, or
 stands still for a while. Ray, Serve, Apache Kafka, actors, replicas and learner are real, the engine is not.
 
-`ANABRANCH_CHAOS_MINUTES` is how long it lasts (5), `ANABRANCH_SEED` chooses the course, `ANABRANCH_CHAOS_RESULT` names a
-file for what was seen; without it that lies in `chaos.json` below the test's folder.
+`ANABRANCH_CHAOS_MINUTES` is how long it lasts (5), `ANABRANCH_SEED` chooses the course, `ANABRANCH_CHAOS_RESULT` names
+a file for what was seen; without it that lies in `chaos.json` below the test's folder.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ SEND_EVERY_S = 8.0
 ACTORS = ("router", "coordinator", "directory", "ingest-0", "ingest-1", "learner-0", "learner-1", "replica")
 KINDS = ("kill", "stop", "kill", "stop", "node", "broker")
 """Of attacks; one of each in turn, in an order of its own. The directory is among the actors."""
+TIMES = {"began", "ended"}
 PARTITIONS = 3
 SETS = [
     f"stream.partitions={PARTITIONS}",
@@ -56,7 +57,6 @@ SETS = [
     "ingest.workers=2",
     "ingest.num_cpus=0.1",
     "ingest.block_rows=16",
-    "ingest.spool_folder=null",
     "closing.settle_seconds=1",
     "features.expansion=256",
     "features.layers=[0]",
@@ -81,9 +81,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.broker, pytest.mark.slow, pytest.mark
 
 @dataclass
 class Attack:
-    """One attack: `when` by the monotonic clock, and how many examples had been sent by then."""
+    """One attack: its times by the monotonic clock, and how many examples had been sent when it began."""
 
-    when: float
+    began: float
     kind: str
     victim: str
     sent: int
@@ -103,9 +103,9 @@ def broker(tmp_path: Path) -> Iterator[ApacheKafkaBroker]:
 class Chaos:
     """Attacks one after another, drawn from a seed."""
 
-    def __init__(self, seed: int, nodes: Nodes, broker: ApacheKafkaBroker, course: Course) -> None:
+    def __init__(self, seed: int, nodes: Nodes, broker: ApacheKafkaBroker, course: Course, spools: Path) -> None:
         self._random = random.Random(seed)
-        self._nodes, self._broker, self._course = nodes, broker, course
+        self._nodes, self._broker, self._course, self._spools = nodes, broker, course, spools
         self._kinds: list[str] = []
         self.attacks: list[Attack] = []
 
@@ -137,6 +137,8 @@ class Chaos:
         there = [each for each in self._nodes.processes() if each.node == node]
         self._begin("node", ", ".join(_short(each) for each in there), hits_replicas=any(p.is_replica for p in there))
         self._nodes.lose(node)
+        for spool in [path for each in there for path in self._spools.rglob(f"{each.actor}.sqlite*")]:
+            spool.unlink(missing_ok=True)
         time.sleep(seconds)
         self._nodes.join()
 
@@ -178,12 +180,13 @@ def test_it_survives(tmp_path: Path, broker: ApacheKafkaBroker) -> None:
     with Nodes(2, cpus=4) as nodes:
         kafka = ["stream.kind=kafka", f"stream.bootstrap={broker.bootstrap}", "stream.topic=chaos"]
         sets = [*SETS, *kafka, f"ray.address={nodes.address}"]
+        sets += [f"ingest.spool_folder={tmp_path / 'spools'}"]
         settings = load("demo", [f"home={tmp_path / 'home'}", *sets])
         location = builders.stream_location(settings)
         ensure_topic(location, PARTITIONS)
         sink = open_sink(location)
         course = Course(SEED, sink, tmp_path / "course.json")
-        chaos = Chaos(SEED, nodes, broker, course)
+        chaos = Chaos(SEED, nodes, broker, course, tmp_path / "spools")
         system = System("demo", tmp_path / "home", sets, [sys.executable, "-m", "tests.faults.chaos_program"])
         try:
             system.start(400)
@@ -243,7 +246,7 @@ def _attack_for(seconds: float, chaos: Chaos, course: Course) -> float:
 
 
 def _result(chaos: Chaos, watch: Watch, requests: list[Request], began: float, ended: float) -> dict[str, Any]:
-    learned = [watch.seconds_until_learned(each.when, each.sent) for each in chaos.attacks]
+    learned = [watch.seconds_until_learned(each.began, each.sent) for each in chaos.attacks]
     failed = [each for each in requests if each.outcome == "failed"]
     refused = [each for each in requests if each.outcome == "refused"]
     hits = [each for each in chaos.attacks if each.hits_replicas]
@@ -254,7 +257,7 @@ def _result(chaos: Chaos, watch: Watch, requests: list[Request], began: float, e
         "attacks": [
             {
                 **asdict(each),
-                "when": round(each.when - began, 1),
+                "when": round(each.began - began, 1),
                 "ended": round(each.ended - began, 1),
                 "learned": after,
             }
@@ -279,10 +282,11 @@ def _result(chaos: Chaos, watch: Watch, requests: list[Request], began: float, e
     }
 
 
-def _told(request: Request, began: float) -> dict[str, Any]:
-    return {**asdict(request), "began": round(request.began - began, 1), "ended": round(request.ended - began, 1)}
+def _told(each: Request | Attack, began: float, **more: Any) -> dict[str, Any]:
+    """What is known of it, its times in seconds from the beginning."""
+    return {name: round(value - began, 1) if name in TIMES else value for name, value in asdict(each).items()} | more
 
 
 def _may_be_of(request: Request, attack: Attack) -> bool:
-    """Whether a request was in flight when its replica was attacked, or came while others may have been away as well."""
-    return request.began <= attack.ended + 30 and request.ended >= attack.when
+    """Whether a request was in flight when a replica was attacked, or came while that was away."""
+    return request.began <= attack.ended + 30 and request.ended >= attack.began
