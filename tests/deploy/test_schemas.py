@@ -81,3 +81,20 @@ def test_each_file_holds_its_kind() -> None:
     for path in KUBERNETES.glob("*.yaml"):
         kinds = {each["kind"].lower() for each in yaml.safe_load_all(path.read_text())}
         assert kinds == {path.stem}
+
+
+def merged(manifest: Any, patch: Any) -> Any:
+    """A manifest after a merge patch, of objects alone."""
+    if not isinstance(patch, dict):
+        return patch
+    return {**manifest, **{key: merged(manifest.get(key, {}), value) for key, value in patch.items()}}
+
+
+@each_version
+def test_the_rayservice_with_redis_is_what_its_schema_says(version: str) -> None:
+    patch = yaml.safe_load((KUBERNETES / "patches" / "redis.yaml").read_text())
+    patched = merged(MANIFESTS["RayService", "anabranch"], patch)
+    assert "redisAddress" in patched["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]
+    assert complaints(patched, version) == []
+    del patched["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"]
+    assert complaints(patched, version)
