@@ -35,7 +35,7 @@ def coordinator(settings: Settings) -> Coordinator:
         builders.base_revision(settings),
         {name: Remote.named(name) for name in map(names.ingest, range(settings.ingest.workers))},
         Remote.named(names.ROUTER),
-        [Remote.named(names.learner(index)) for index in range(settings.learner.workers)],
+        {name: Remote.named(name) for name in map(names.learner, range(settings.learner.workers))},
         Remote.named(names.DIRECTORY),
         builders.coordinator_options(settings),
     )

@@ -15,6 +15,7 @@ from registry.manifest import BaseRevision
 from serving.wording import Words
 
 DomainState = Literal["open", "closed", "learning", "publishing", "published", "rejected", "failed"]
+ActorState = Literal["up", "starting", "lost"]
 
 
 class Body(BaseModel):
@@ -289,6 +290,33 @@ class ReplicaHealth(Body):
     """Why it lags behind or is cut off, while it serves on."""
 
 
+class ActorStatus(Body):
+    """One actor, as whoever supervises them all heard of it last."""
+
+    name: str
+    """`router`, `ingest-0`, `learner-1`, ..."""
+    node: str | None = None
+    """The node it runs on, where that is known."""
+    restarts: int = 0
+    """How often it was started anew."""
+    up_seconds: float | None = None
+    """Since it was made; null where it is not up."""
+    progress_seconds: float | None = None
+    """Since something in it last worked; of one that is not up, since it was last heard of; null where nobody knows."""
+    state: ActorState
+    """`up`, `starting` while it is being made, or `lost` until it is started again."""
+    trouble: Words | None = None
+    """What it fails for now."""
+
+    def in_words(self) -> str:
+        """Say how it is being recovered."""
+        words = "being started"
+        if self.state == "lost":
+            since = "" if self.progress_seconds is None else f" {self.progress_seconds:.0f} s ago"
+            words = f"lost{since}, being started again"
+        return f"{words}: {self.trouble}" if self.trouble else words
+
+
 class SystemStatus(Body):
     """`GET /v1/status`."""
 
@@ -302,6 +330,8 @@ class SystemStatus(Body):
     """One for each worker."""
     replicas: dict[str, ReplicaStatus]
     """By name."""
+    actors: tuple[ActorStatus, ...] = ()
+    """Every actor, as its supervisor heard of it last; empty before it has said anything."""
     unread: tuple[Stretch, ...] = ()
     """What the stream did not give any more before it was read."""
     trouble: Words | None = None
@@ -311,9 +341,15 @@ class SystemStatus(Body):
 
     def troubles(self) -> Iterator[tuple[str, str]]:
         """Everything that is failing now or lost for good, as (who, what): the coordinator, what could not be read,
-        ingest loops, domains, replicas."""
+        actors that are not up, ingest loops, domains, replicas."""
         if self.trouble:
             yield "coordinator", self.trouble
+        yield from ((actor.name, actor.in_words()) for actor in self.actors if actor.state != "up")
+        # What the coordinator and the ingest workers fail for is told by themselves.
+        told = {"coordinator", *(worker.name for worker in self.ingest)}
+        for actor in self.actors:
+            if actor.state == "up" and actor.trouble and actor.name not in told:
+                yield actor.name, actor.trouble
         yield from (
             (
                 f"stream {gap.partition}",
@@ -338,3 +374,8 @@ class SystemStatus(Body):
             for what in (self.replica.engine_failure, self.replica.unload_failure, self.replica.trouble):
                 if what:
                     yield "this replica", what
+
+    def recovering(self) -> str | None:
+        """Say in one sentence which actors are being recovered; None where all are up."""
+        away = [f"{actor.name} ({actor.in_words()})" for actor in self.actors if actor.state != "up"]
+        return f"being recovered: {', '.join(away)}" if away else None
