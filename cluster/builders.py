@@ -130,6 +130,7 @@ def coordinator_options(settings: Settings) -> CoordinatorOptions:
         keep_snapshots=settings.registry.keep_snapshots,
         keep_manifests=settings.registry.keep_manifests,
         keep_versions=settings.registry.keep_versions,
+        fewest_learners=settings.learner.workers.fewest,
     )
 
 
