@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -308,7 +309,7 @@ class House:
 
     def _ingest(self, index: int, member: int | None = None) -> Ingest:
         member = index if member is None else member
-        return Ingest(
+        made = Ingest(
             lambda start_at: self.stream.open(start_at, member, self.workers),
             self.letters,
             Spool(self.spool_path(index)),
@@ -318,11 +319,16 @@ class House:
             self.options,
             left_behind(self.spool_path(index), self.workers),
         )
+        # As its loops would in their first turns, where they can.
+        with suppress(Exception):
+            made._following.view()
+            made._opened()
+        return made
 
     @staticmethod
     def _close(ingest: Ingest) -> None:
         # Only the handles are given up, as the system does for a process that dies.
-        ingest._source.close()
+        ingest._close_source()
         ingest._spool.close()
 
     # -- moving -------------------------------------------------------------------------------------------------------
@@ -331,7 +337,7 @@ class House:
         self.stream.send(records)
 
     def poll(self) -> int:
-        return sum(ingest.poll_once(0.0) for ingest in self.ingests)
+        return sum(look_and_poll(ingest) for ingest in self.ingests)
 
     def observe(self) -> int:
         return sum(ingest.observe_once() for ingest in self.ingests)
@@ -446,6 +452,12 @@ class House:
         assert found.domains == expected.domains
         phi_ND = self.features([*records, *probes])
         np.testing.assert_allclose(found.scores(phi_ND), expected.scores(phi_ND), rtol=1e-9, atol=1e-10)
+
+
+def look_and_poll(ingest: Ingest) -> int:
+    """Have a worker poll after it was told of the ledger, as it is by its other loop."""
+    ingest._following.view()
+    return ingest.poll_once(0.0)
 
 
 def newest(order: TrainingOrder) -> Path | None:
