@@ -116,7 +116,7 @@ def test_a_domain_waits_for_a_learner_that_is_up_and_says_so(yard: Yard) -> None
     yard.mark("alpha")
     yard.coordinator.tick()
     time.sleep(0.05)
-    assert wanted == {"learner-0"} and yard.trained() == dict.fromkeys(LEARNERS, [])
+    assert wanted == {"learner-0"} and yard.trained() == {name: [] for name in LEARNERS}
     (alpha,) = yard.coordinator.status().domains
     assert alpha.state == "closed"
     # It is found on whichever comes first.
@@ -148,7 +148,7 @@ def test_a_coordinator_that_stops_ends_those_who_wait_for_a_learner(yard: Yard) 
     yard.coordinator.stop()
     for job in yard.coordinator.work():
         job.result(20)
-    assert yard.trained() == dict.fromkeys(LEARNERS, [])
+    assert yard.trained() == {name: [] for name in LEARNERS}
 
 
 # -- what is told -----------------------------------------------------------------------------------------------------
