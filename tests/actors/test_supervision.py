@@ -151,6 +151,20 @@ def test_a_coordinator_that_stops_ends_those_who_wait_for_a_learner(yard: Yard) 
     assert yard.trained() == {name: [] for name in LEARNERS}
 
 
+def test_a_publication_that_fails_again_and_again_is_made_once_it_can_be(yard: Yard) -> None:
+    yard.send("alpha", 8)
+    yard.mark("alpha")
+    yard.replicas.away = True
+    for _ in range(8):
+        yard.tick()
+        skew.skip(61.0)
+    assert yard.version("alpha") is None and "the directory is away" in yard.coordinator.status().domains[0].detail
+    yard.replicas.away = False
+    yard.tick()
+    assert yard.version("alpha") == 1 and yard.trained()["learner-0"] == ["alpha"]
+    assert yard.coordinator.status().domains[0].state == "published" and not yard.router.ledger.entries["alpha"].seal
+
+
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 
