@@ -6,7 +6,6 @@ same folder, as a process that was started again would.
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from actors.candidates import Method
 from actors.closing import ClosingRule
@@ -337,7 +335,10 @@ class House:
         self.stream.send(records)
 
     def poll(self) -> int:
-        return sum(look_and_poll(ingest) for ingest in self.ingests)
+        for ingest in self.ingests:
+            # As its other loop does.
+            ingest._following.view()
+        return sum(ingest.poll_once(0.0) for ingest in self.ingests)
 
     def observe(self) -> int:
         return sum(ingest.observe_once() for ingest in self.ingests)
@@ -454,12 +455,6 @@ class House:
         np.testing.assert_allclose(found.scores(phi_ND), expected.scores(phi_ND), rtol=1e-9, atol=1e-10)
 
 
-def look_and_poll(ingest: Ingest) -> int:
-    """Have a worker poll after it was told of the ledger, as it is by its other loop."""
-    ingest._following.view()
-    return ingest.poll_once(0.0)
-
-
 def newest(order: TrainingOrder) -> Path | None:
     """The folder of the newest version that a training goes on from or stands beside."""
     folders = [segment.folder for segment in order.segments]
@@ -499,12 +494,3 @@ def partition(number: int, topic: str = "stream") -> TopicPartition:
 
 def limits(**changes: Any) -> IngestOptions:
     return replace(OPTIONS, **changes)
-
-
-def peft_folder(folder: Path, seed: int, rank: int = 4) -> Path:
-    """A folder as PEFT saves it, with weights drawn from `seed`."""
-    folder.mkdir(parents=True)
-    values = np.random.default_rng(seed).normal(size=(rank, 8)).astype(np.float32)
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
-    safetensors.numpy.save_file({"layers.0.lora_A.weight": values}, folder / "adapter_model.safetensors")
-    return folder
