@@ -42,6 +42,9 @@ from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from serving.api import ActorStatus, DomainStatus, SystemStatus
 
+_STATUS_PATIENCE_S = 3.0
+"""For how long a status waits for who does not answer: whoever asks for it has little more patience."""
+
 
 @dataclass(frozen=True)
 class CoordinatorOptions:
@@ -74,7 +77,7 @@ class Coordinator:
         options: CoordinatorOptions,
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
-        self._peers = FanOut()
+        self._peers, self._asked = FanOut(), FanOut(_STATUS_PATIENCE_S)
         self._spools, self._options = Spools(ingests, self._peers), options
         self._losses = Losses(self._spools, router)
         self.publisher = Publisher(registry, router, directory)
@@ -97,6 +100,7 @@ class Coordinator:
         self._started = time.monotonic()
         self._loop: Loop | None = None
         self._stalled: tuple[str, ...] = ()
+        self._seen: Overview | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -363,17 +367,19 @@ class Coordinator:
 
     def domains(self) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting."""
-        return self._overview().domains(dict(self._stages))
+        return self._overview().domains()
 
     def status(self) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
         ticking = self._loop.trouble if self._loop is not None else None
         said = (ticking, *self._stalled, self.publisher.trouble(), self._upkeep.trouble, self._learners.trouble())
         overview = self._overview([trouble for trouble in said if trouble])
-        return overview.system(self._base, dict(self._stages), self._directory, self._learners.actors)
+        return overview.system(self._base, self._learners.actors)
 
     def _overview(self, troubles: Sequence[str] = ()) -> Overview:
-        return Overview(self._registry, self._router, self._spools, troubles)
+        stages, peers = dict(self._stages), (self._registry, self._router, self._directory, self._spools)
+        self._seen = Overview(*peers, stages, self._asked, troubles, self._seen)
+        return self._seen
 
 
 def _any_of(some: Collection[str], others: Collection[str]) -> bool:

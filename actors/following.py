@@ -25,17 +25,27 @@ _ASK_AGAIN_S = 2.0
 
 
 class Following:
-    """The ledger as this worker last heard of it; used by several threads."""
+    """The ledger as this worker last heard of it; used by several threads.
+
+    Who asks for the `view` may wait for the router; nothing else here does.
+    """
 
     def __init__(self, spool: Spool, router: SumsPort, left_behind: Sequence[Path] = ()) -> None:
         self._spool, self._router, self._left_behind = spool, router, list(left_behind)
         self.trouble: str | None = None
         """What is to be said of spools that were not taken over."""
+        self.last: LedgerView | None = None
+        """What the router said last and the spool has followed, however long ago; None before the first time."""
         self._deleted: list[str] = []
-        self._lock = threading.RLock()
+        self._asking, self._lock = threading.Lock(), threading.RLock()
         self._view: LedgerView | None = None
+        """The same, unless another router has answered since."""
         self._observed: Watermarks = {}
+        self._noted = 0
+        """How often `observed` was noted."""
         self._asked_at = 0.0
+        self._wanted = self._asked_for = 0
+        """How often somebody has asked for a fresh view, and how often when the last was asked for."""
         self._confirmed: dict[TopicPartition, int] = {}
         self._doubted: dict[TopicPartition, int] | None = {}
         """From where on rows were read again since `look`; None: any may have become another."""
@@ -45,17 +55,16 @@ class Following:
 
         Raises `SpoolAhead` where it can't, and whatever asking raises.
         """
-        with self._lock:
-            if self._view is None or time.monotonic() - self._asked_at > _ASK_AGAIN_S:
-                self._ask()
-            if self._view is None:
-                raise AssertionError("asked, and nothing was kept")
+        with self._asking:
+            is_old = self._asked_for != self._wanted or time.monotonic() - self._asked_at > _ASK_AGAIN_S
+            if self._view is None or is_old:
+                self._view = self._ask(self._view)
             return self._view
 
     def ask_again(self) -> None:
         """Let the next look be at a fresh view."""
         with self._lock:
-            self._asked_at = 0.0
+            self._wanted += 1
 
     def renew(self) -> LedgerView:
         """Return what the router says now: whatever it answered before was by this snapshot or an earlier one."""
@@ -70,19 +79,27 @@ class Following:
     def note(self, observed: Watermarks) -> None:
         """Note where the router stands by its answer to an observation."""
         with self._lock:
-            self._observed = dict(observed)
+            self._observed, self._noted = dict(observed), self._noted + 1
 
-    def _ask(self) -> None:
-        view = self._router.view(self._view.snapshot if self._view is not None else -1)
-        if self._view is not None and view.run != self._view.run:
+    def _ask(self, before: LedgerView | None) -> LedgerView:
+        asked_at, wanted, noted = time.monotonic(), self._wanted, self._noted
+        view = self._router.view(before.snapshot if before is not None else -1)
+        if before is not None and view.run != before.run:
             # Another router: nothing that the last one said holds, nor do its fences.
-            self._view, self._confirmed, self._doubted = None, {}, None
+            with self._lock:
+                self._view, self._confirmed, self._doubted = None, {}, None
+            noted = self._noted
             view = self._router.view()
-        self._spool.follow(view)
-        if self._left_behind:
-            self._left_behind, self.trouble = take_over(self._spool, self._left_behind, view, self._deleted)
-            self._confirmed, self._doubted = {}, None
-        self._view, self._observed, self._asked_at = view, dict(view.observed), time.monotonic()
+        with self._lock:
+            self._spool.follow(view)
+            if self._left_behind:
+                self._left_behind, self.trouble = take_over(self._spool, self._left_behind, view, self._deleted)
+                self._confirmed, self._doubted = {}, None
+            if noted == self._noted:
+                # Else an observation was answered meanwhile, and it is not known which of the two answers is newer.
+                self._observed = dict(view.observed)
+            self.last, self._asked_at, self._asked_for = view, asked_at, wanted
+        return view
 
     def check_taken_over(self) -> None:
         """Raise `Unanswered` while what a worker has left behind could not be taken over: it may hold any row."""

@@ -8,6 +8,9 @@ Two loops share the spool. The polling loop alone touches the source; it decodes
 letters, spools the rest and keeps polling, so that no training and no slow router ever costs a rebalance. When the
 spool is full it pauses its partitions. The observing loop (`observer`) takes what the router has not applied yet.
 
+Polling waits for nobody but the stream: of the router it knows what the other loop was told last. The source is opened
+once that is known, so whoever can't say yet where a partition begins is given none.
+
 A partition is read from where the spool ends, or from the ledger's `low` where the spool has nothing, whatever offsets
 a consumer group has committed: those say what was polled, not what was learned. Offsets that the log gives no more are
 not covered, until the coordinator has asked the others and says that they are given up.
@@ -41,7 +44,7 @@ from learning.errors import LearningError
 from learning.features import FeatureExtractor
 from learning.template import PromptTemplate
 from streaming.dead_letters import DeadLetters
-from streaming.errors import RecordError
+from streaming.errors import LogReplaced, RecordError
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.source import Envelope, RecordSource, StartAt, TopicPartition, check_identity
 from streaming.wire import decode
@@ -67,7 +70,9 @@ class IngestOptions:
 class Ingest:
     """One ingest worker: a source, a spool, a feature extractor, and the two loops between them.
 
-    `left_behind` are spools of workers that are no more, to be taken over.
+    It connects to nothing before it is started: what can't be reached is trouble of the loop that needs it. The other
+    parts may be such as are opened when they are first used. `left_behind` are spools of workers that are no more, to
+    be taken over.
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class Ingest:
         self._dead_letters, self._putting = dead_letters, threading.Lock()
         self._template = template
         self._template_checked = False
+        self._has_put = False
+        """Whether the dead letters were ever there: before that they are asked for nothing."""
         self._logs: dict[str, str] = {}
         self._started = time.monotonic()
         self._quiet = Quiet()
@@ -120,8 +127,8 @@ class Ingest:
         self._polled: list[Envelope] = []
         self._polling = Loop("polling", self._mended(self.poll_once))
         self._observing = Loop("observing", self._mended(self._observe_or_wait))
-        self._source = open_source(self._start_at)
-        self._partitions = self._source.partitions()
+        self._source: RecordSource | None = None
+        self._partitions: frozenset[TopicPartition] = frozenset()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -134,7 +141,7 @@ class Ingest:
         """Stop the loops and close source and spool."""
         for loop in self._loops:
             loop.stop()
-        self._source.close()
+        self._close_source()
         self._spool.close()
 
     def vitals(self) -> Vitals:
@@ -152,19 +159,45 @@ class Ingest:
 
         What was polled stays here until it is spooled: the source has moved on and would not bring it again.
         """
+        if (view := self._following.last) is None:
+            # Why there is none, the observing loop says.
+            self._polling.wait(timeout_s)
+            return 0
         self._check_template()
-        self._check_log(self._following.view())
-        self._reopen_where_stuck()
-        self._pause_when_full()
-        self._look_at_logs()
+        self._reopen_where_stuck(view)
+        try:
+            return self._poll(self._opened(), view, timeout_s)
+        except LogReplaced:
+            # A source stays with the log that it found.
+            self._must_reopen = True
+            raise
+
+    def _opened(self) -> RecordSource:
+        if self._source is None:
+            self._source = self._open_source(self._start_at)
+        if not self._partitions:
+            self._partitions = self._source.partitions()
+        return self._source
+
+    def _close_source(self) -> None:
+        source, self._source = self._source, None
+        self._next, self._begins, self._looked_at, self._polled = {}, {}, {}, []
+        self._assigned = frozenset()
+        if source is not None:
+            source.close()
+
+    def _poll(self, source: RecordSource, view: LedgerView, timeout_s: float) -> int:
+        self._check_log(source, view)
+        self._pause_when_full(source)
+        self._look_at_logs(source)
         if not self._polled:
-            self._polled = self._source.poll(timeout_s, self._options.poll_records)
+            self._polled = source.poll(timeout_s, self._options.poll_records)
         envelopes = self._polled
-        self._assigned = self._source.assignment()
+        self._assigned = source.assignment()
         if not envelopes:
             self._pass_what_is_gone()
             return 0
-        spans = self._spans(envelopes)
+        spans = self._spans(source, envelopes)
         rows, markers, letters = self._decode(envelopes)
         if letters:
             self._put_letters(letters)
@@ -176,16 +209,17 @@ class Ingest:
         self._quiet.stir([marker.domain for marker in markers])
         self._partitions |= {span.partition for span in spans}
         self._counters["polled"] += len(envelopes)
-        self._source.commit({span.partition: span.end for span in spans})
+        source.commit({span.partition: span.end for span in spans})
         return len(envelopes)
 
     def _put_letters(self, letters: Sequence[Letter]) -> None:
         """Keep what can't be used; either loop may ask."""
         with self._putting:
             self._dead_letters.put_all(letters)
+            self._has_put = True
             self._counters["dead_letters"] += len(letters)
 
-    def _spans(self, envelopes: Sequence[Envelope]) -> list[Span]:
+    def _spans(self, source: RecordSource, envelopes: Sequence[Envelope]) -> list[Span]:
         """Return what a poll covers: from where reading stood, as offsets that hold no record are covered too.
 
         Offsets from before the log's beginning are not: they held records once.
@@ -196,22 +230,22 @@ class Ingest:
             if partition not in first:
                 stood = min(self._next.get(partition, envelope.offset), envelope.offset)
                 if stood < envelope.offset:
-                    stood = min(max(stood, self._look(partition)), envelope.offset)
+                    stood = min(max(stood, self._look(source, partition)), envelope.offset)
                 first[partition] = stood
         ends = {envelope.topic_partition: envelope.offset + 1 for envelope in envelopes}
         return [Span(partition, start, ends[partition]) for partition, start in first.items()]
 
-    def _look(self, partition: TopicPartition) -> int:
-        self._begins[partition], self._ends[partition] = self._source.bounds(partition)
+    def _look(self, source: RecordSource, partition: TopicPartition) -> int:
+        self._begins[partition], self._ends[partition] = source.bounds(partition)
         return self._begins[partition]
 
-    def _look_at_logs(self) -> None:
+    def _look_at_logs(self, source: RecordSource) -> None:
         """See where each assigned partition begins and ends, whether anything comes or not: at once, then every 5 s.
 
         Where that fails it is said in the report, and reading goes on. Since it may have taken seconds, the others are
         looked at in the next turn, and this one when they were.
         """
-        now, assigned = time.monotonic(), self._source.assignment()
+        now, assigned = time.monotonic(), source.assignment()
         self._looked_at = {each: self._looked_at.get(each, -_LOOK_EVERY_S) for each in assigned}
         self._unseen = {each: why for each, why in self._unseen.items() if each in assigned}
         for partition, looked_at in sorted(self._looked_at.items(), key=lambda item: item[1]):
@@ -219,7 +253,7 @@ class Ingest:
                 return
             self._looked_at[partition] = now
             try:
-                self._look(partition)
+                self._look(source, partition)
             except Exception as error:
                 self._unseen[partition] = in_words(error)
                 return
@@ -238,16 +272,14 @@ class Ingest:
             for hole in self._spool.holes(partition, low.get(partition, 0), self._next[partition])
         )
 
-    def _reopen_where_stuck(self) -> None:
+    def _reopen_where_stuck(self, view: LedgerView) -> None:
         """Read again from a hole that reading has passed: nothing behind it could ever be observed."""
         if not self._must_reopen and time.monotonic() - self._searched_at >= _LOOK_EVERY_S:
             self._searched_at = time.monotonic()
-            self._must_reopen = self._has_passed_over(self._following.view().low)
+            self._must_reopen = self._has_passed_over(view.low)
         if self._must_reopen:
-            self._source.close()
-            self._next, self._begins, self._looked_at, self._polled = {}, {}, {}, []
-            self._source = self._open_source(self._start_at)
             self._must_reopen = False
+            self._close_source()
 
     def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[SpooledRow], list[Marker], list[Letter]]:
         rows: list[SpooledRow] = []
@@ -276,9 +308,9 @@ class Ingest:
         held_out = is_held_out(record, self._options.held_out_fraction)
         return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
 
-    def _check_log(self, view: LedgerView) -> None:
+    def _check_log(self, source: RecordSource, view: LedgerView) -> None:
         """Refuse another log under the name of the one that was counted: the ledger's positions belong to that one."""
-        found = self._source.identity()
+        found = source.identity()
         for topic in {partition.topic for partition in self._partitions}:
             check_identity(f"topic {topic!r}", found, view.logs.get(topic) or self._spool.log_of(topic))
             if found is not None and self._logs.get(topic) != found:
@@ -302,12 +334,17 @@ class Ingest:
         return rendered
 
     def _start_at(self, partition: TopicPartition) -> int:
-        """Say where to start a newly assigned partition: where the ledger needs it from, or where the spool ends."""
-        start = self._spool.continuation(partition, self._following.view().low.get(partition, 0))
+        """Say where to start a newly assigned partition: where the ledger needs it from, or where the spool ends.
+
+        By the last view: an older one may have more read again, and what a router that went back needs beyond it is a
+        hole that is found when that has told so.
+        """
+        view = self._following.last
+        start = self._spool.continuation(partition, view.low.get(partition, 0) if view is not None else 0)
         self._next[partition] = start
         return start
 
-    def _pause_when_full(self) -> None:
+    def _pause_when_full(self, source: RecordSource) -> None:
         filled = max(
             self._spool.size() / self._options.spool_limit,
             self._spool.bytes() / self._options.spool_bytes,
@@ -315,13 +352,13 @@ class Ingest:
         if filled >= 1.0 or (self._paused and filled >= _RESUME_BELOW):
             # Again at every poll: a rebalance may have brought partitions that are not paused yet. What was counted is
             # read all the same: a version waits for its rows, and nothing makes room but versions.
-            assigned, observed = self._source.assignment(), self._following.observed
+            assigned, observed = source.assignment(), self._following.observed
             behind = {each for each in assigned if self._next.get(each, 0) < observed.get(each, 0)}
-            self._source.pause(assigned - behind)
-            self._source.resume(behind)
+            source.pause(assigned - behind)
+            source.resume(behind)
             self._paused = True
         elif self._paused:
-            self._source.resume(self._partitions)
+            source.resume(self._partitions)
             self._paused = False
 
     def observe_once(self) -> int:
@@ -344,7 +381,7 @@ class Ingest:
                 unobserved[domain] = unobserved.get(domain, 0) + rows
         self._quiet.stir(unobserved)
         trouble = {loop.name: loop.trouble for loop in self._loops if loop.trouble}
-        if lost := self._dead_letters.lost:
+        if self._has_put and (lost := self._dead_letters.lost):
             trouble["dead letters"] = f"{lost} could not be written and are lost; this worker's log names them"
         for who, what in (("spool", self._spool.trouble), ("other spools", self._following.trouble)):
             if what:

@@ -5,11 +5,13 @@ A status is most needed while something is down: whoever can't be asked is named
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from actors.errors import in_words
+from actors.fan_out import Asked, FanOut
 from actors.observation import Loss, OpenDomain
 from actors.ports import ManifestPort, ReplicasPort
 from actors.spools import Spools
@@ -46,28 +48,42 @@ class _Counts:
 
 
 class Overview:
-    """One look at everything, at one manifest; `troubles` grows by whoever could not be asked meanwhile."""
+    """One look at everything, at one manifest; `troubles` grows by whoever could not be asked meanwhile.
 
-    def __init__(self, registry: Registry, router: ManifestPort, spools: Spools, troubles: Sequence[str] = ()) -> None:
+    All peers are asked at once, when it is made: the router, the directory, and the learner of each domain that is
+    being learned. What a router that does not answer had counted `before` is told again.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        router: ManifestPort,
+        directory: ReplicasPort,
+        spools: Spools,
+        stages: Mapping[str, Stage],
+        peers: FanOut,
+        troubles: Sequence[str] = (),
+        before: Overview | None = None,
+    ) -> None:
         self.troubles = list(troubles)
-        self._registry, self._spools, self._current = registry, spools, registry.current()
-        self._counts = self._ask(
-            "the router",
-            lambda: _Counts(
-                router.counts(),
-                router.examples(),
-                router.open(),
-                router.unread(),
-                router.segment_counts(),
-                router.prequential(),
-                router.trouble(),
-            ),
-            _Counts(),
-        )
+        self._registry, self._spools, self._stages = registry, spools, stages
+        self._current = registry.current()
+        learners = {domain: learner for domain, stage in stages.items() if (learner := stage.learner) is not None}
+        counts = peers.ask("router", partial(_counted, router))
+        replicas = peers.ask("directory", directory.replicas)
+        progress = {domain: peers.ask(f"learner of {domain}", learner.progress) for domain, learner in learners.items()}
+        self._current = registry.current()
+        none: dict[str, ReplicaStatus] = {}
+        known = replace(before._counts, trouble=None) if before is not None else _Counts()
+        self._counts: _Counts = self._answer("the router", counts, known)
+        self._replicas = self._answer("the replica directory", replicas, none)
+        self._progress = {
+            domain: self._answer(f"the learner of {domain}", each, None) for domain, each in progress.items()
+        }
         if self._counts.trouble is not None:
             self.troubles.append(self._counts.trouble)
 
-    def domains(self, stages: Mapping[str, Stage]) -> tuple[DomainStatus, ...]:
+    def domains(self) -> tuple[DomainStatus, ...]:
         """Describe every domain that is served, learned or waiting; the adapters' folder is listed once."""
         routes = self._current.routes if self._current else {}
         withdrawn = self._current.withdrawn if self._current else {}
@@ -78,35 +94,26 @@ class Overview:
             versions.setdefault(adapter.domain, []).append(adapter)
         known = {*routes, *withdrawn, *self._counts.open, *self._counts.examples, *self._spools.unobserved()}
         return tuple(
-            self._domain(name, routes.get(name), stages.get(name, Stage()), versions.get(name, []))
+            self._domain(name, routes.get(name), self._stages.get(name, Stage()), versions.get(name, []))
             for name in sorted(known)
         )
 
-    def system(
-        self,
-        base: BaseRevision,
-        stages: Mapping[str, Stage],
-        directory: ReplicasPort,
-        actors: Sequence[ActorStatus] = (),
-    ) -> SystemStatus:
+    def system(self, base: BaseRevision, actors: Sequence[ActorStatus] = ()) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, actors, and anything that is failing."""
-        none: dict[str, ReplicaStatus] = {}
-        domains = self.domains(stages)
-        replicas = self._ask("the replica directory", directory.replicas, none)
+        domains = self.domains()
         return SystemStatus(
             manifest=self._current.number if self._current else 0,
             base=base,
             domains=domains,
             ingest=self._spools.status(),
-            replicas=replicas,
+            replicas=self._replicas,
             actors=tuple(actors),
             unread=tuple(map(_stretch, self._counts.unread)),
             trouble="; ".join(dict.fromkeys(self.troubles)) or None,
         )
 
     def _domain(self, name: str, route: Route | None, stage: Stage, versions: Sequence[Adapter]) -> DomainStatus:
-        learner = stage.learner
-        progress = self._ask(f"the learner of {name}", learner.progress, None) if learner is not None else None
+        progress = self._progress.get(name)
         settled = stage.state in ("open", "published")
         waiting = self._counts.open.get(name, OpenDomain())
         accuracy, rows = self._counts.prequential.get(name, (None, 0))
@@ -148,12 +155,24 @@ class Overview:
             for segment, placed in (route.segments if route else {}).items()
         )
 
-    def _ask(self, whom: str, question: Callable[[], T], otherwise: T) -> T:
+    def _answer(self, whom: str, asked: Asked[T], otherwise: T) -> T:
         try:
-            return question()
+            return asked.answer()
         except Exception as error:
             self.troubles.append(f"{whom} does not answer: {in_words(error)}")
             return otherwise
+
+
+def _counted(router: ManifestPort) -> _Counts:
+    return _Counts(
+        router.counts(),
+        router.examples(),
+        router.open(),
+        router.unread(),
+        router.segment_counts(),
+        router.prequential(),
+        router.trouble(),
+    )
 
 
 def _version(adapter: Adapter) -> VersionStatus:

@@ -18,8 +18,8 @@ def ingest(settings: Settings, index: int) -> Ingest:
     path = builders.spool_path(settings, index)
     made = Ingest(
         builders.source(settings, index),
-        builders.dead_letters(settings),
-        Spool(path),
+        late(lambda: builders.dead_letters(settings)),
+        late(lambda: Spool(path)),
         late(lambda: builders.extractor(settings), yields=True),
         late(lambda: builders.template(settings), yields=True),
         Remote.named(names.ROUTER),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from serving.api import SystemStatus
 
@@ -44,13 +48,24 @@ def render_metrics(status: SystemStatus) -> str:
         lag.labels(name).set(replica.lag_seconds)
     up = gauge("actor_up", "1 where an actor is up, 0 while it is lost or being started", ("actor",))
     progress = gauge("actor_progress_seconds", "Since something in an actor last worked", ("actor",))
-    restarts = Counter("anabranch_actor_restarts", "How often an actor was started anew", ("actor",), registry=registry)
+    restarts = CounterMetricFamily("anabranch_actor_restarts", "How often an actor was started anew", labels=["actor"])
+    registry.register(_Counted(restarts))
     for actor in status.actors:
         up.labels(actor.name).set(actor.state == "up")
-        restarts.labels(actor.name).inc(actor.restarts)
+        restarts.add_metric([actor.name], actor.restarts)
         if actor.progress_seconds is not None:
             progress.labels(actor.name).set(actor.progress_seconds)
     trouble = gauge("trouble", "1 for each part that is failing now; the status says how", ("where",))
     for where, _ in status.troubles():
         trouble.labels(where).set(1)
     return generate_latest(registry).decode()
+
+
+class _Counted(Collector):
+    """A counter whose value somebody else has counted."""
+
+    def __init__(self, family: CounterMetricFamily) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        return [self._family]

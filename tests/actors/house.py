@@ -6,17 +6,16 @@ same folder, as a process that was started again would.
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from actors.candidates import Method
 from actors.closing import ClosingRule
@@ -308,7 +307,7 @@ class House:
 
     def _ingest(self, index: int, member: int | None = None) -> Ingest:
         member = index if member is None else member
-        return Ingest(
+        made = Ingest(
             lambda start_at: self.stream.open(start_at, member, self.workers),
             self.letters,
             Spool(self.spool_path(index)),
@@ -318,11 +317,16 @@ class House:
             self.options,
             left_behind(self.spool_path(index), self.workers),
         )
+        # As its loops would in their first turns, where they can.
+        with suppress(Exception):
+            made._following.view()
+            made._opened()
+        return made
 
     @staticmethod
     def _close(ingest: Ingest) -> None:
         # Only the handles are given up, as the system does for a process that dies.
-        ingest._source.close()
+        ingest._close_source()
         ingest._spool.close()
 
     # -- moving -------------------------------------------------------------------------------------------------------
@@ -331,6 +335,9 @@ class House:
         self.stream.send(records)
 
     def poll(self) -> int:
+        for ingest in self.ingests:
+            # As its other loop does.
+            ingest._following.view()
         return sum(ingest.poll_once(0.0) for ingest in self.ingests)
 
     def observe(self) -> int:
@@ -487,12 +494,3 @@ def partition(number: int, topic: str = "stream") -> TopicPartition:
 
 def limits(**changes: Any) -> IngestOptions:
     return replace(OPTIONS, **changes)
-
-
-def peft_folder(folder: Path, seed: int, rank: int = 4) -> Path:
-    """A folder as PEFT saves it, with weights drawn from `seed`."""
-    folder.mkdir(parents=True)
-    values = np.random.default_rng(seed).normal(size=(rank, 8)).astype(np.float32)
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
-    safetensors.numpy.save_file({"layers.0.lora_A.weight": values}, folder / "adapter_model.safetensors")
-    return folder

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from actors.change import Change
 from actors.observation import Observation, RowKey, example_digest
@@ -20,7 +22,6 @@ from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
 from streaming.source import TopicPartition
-from tests.actors.house import peft_folder
 
 P0, P1 = TopicPartition("stream", 0), TopicPartition("stream", 1)
 DIM, RIDGE = 9, 2.0
@@ -125,3 +126,12 @@ def served(registry: Registry) -> RouterWeights:
     manifest = registry.current()
     assert manifest is not None
     return ServedRouter.from_bytes(registry.weights(manifest)).weights
+
+
+def peft_folder(folder: Path, seed: int, rank: int = 4) -> Path:
+    """A folder as PEFT saves it, with weights drawn from `seed`."""
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(seed).normal(size=(rank, 8)).astype(np.float32)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
+    safetensors.numpy.save_file({"layers.0.lora_A.weight": values}, folder / "adapter_model.safetensors")
+    return folder

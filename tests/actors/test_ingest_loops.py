@@ -100,6 +100,9 @@ def _sqlite_error(kind: type[sqlite3.Error], code: int) -> sqlite3.Error:
 
 def test_dead_letters_that_were_lost_are_said(build: Build) -> None:
     house = build()
+    house.sink.append_raw(b"unreadable", (), b"key")
+    house.sink.flush()
+    house.poll()
     house.letters._lost = 3
     assert "3 could not be written" in house.ingests[0].report().trouble["dead letters"]
 

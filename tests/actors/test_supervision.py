@@ -1,204 +1,270 @@
-"""The supervisor: whoever Ray gives up is made anew, whoever is stuck is ended, learners come and go with the work."""
+"""The coordinator and whoever supervises the actors: who is up, which learners are wanted; and peers that hang."""
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from actors import supervision
-from actors.errors import ActorError
-from actors.making import HostVitals
-from actors.supervision import GivenUp, Supervisor
-from actors.vitals import Vitals
-from serving.api import ActorStatus
+from actors.coordinator import Coordinator, CoordinatorOptions
+from registry.manifest import BaseRevision
+from serving.api import ActorState, ActorStatus
+from tests.actors.clock import skew
+from tests.actors.scene import MemoryLearner, Scene
 
-ALWAYS, LEARNERS = ("router", "coordinator"), ("learner-0", "learner-1", "learner-2")
+LEARNERS = ("learner-0", "learner-1", "learner-2")
 
 
-class Hosts:
-    """Processes that live, die and hang as they are told, and a coordinator that wants what it is told."""
+class Held:
+    """Holds whoever calls it until `go_on` is set, and then does what it stands for."""
 
-    def __init__(self) -> None:
-        self.made: dict[str, int] = {}
-        self.log: list[tuple[str, str]] = []
-        self.hanging: set[str] = set()
-        self.restarting: set[str] = set()
-        self.dead: set[str] = set()
-        self.unmade: set[str] = set()
-        self.advice: Any = frozenset()
-        self.told: tuple[ActorStatus, ...] = ()
+    def __init__(self, act: Callable[..., Any]) -> None:
+        self._act, self.go_on, self.calls = act, threading.Event(), 0
 
-    def make(self, name: str) -> None:
-        self.log.append(("make", name))
-        self.made[name] = self.made.get(name, 0) + 1
-        self.dead.discard(name)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        assert self.go_on.wait(60)
+        return self._act(*args, **kwargs)
 
-    def end(self, name: str) -> None:
-        self.log.append(("end", name))
-        self.hanging.discard(name)
-        self.made[name] += 1
 
-    def dismiss(self, name: str) -> None:
-        self.log.append(("dismiss", name))
-        self.made.pop(name)
+class Yard(Scene):
+    """A scene with three learners."""
 
-    def ask(self, name: str) -> Future[HostVitals]:
-        answer: Future[HostVitals] = Future()
-        if name in self.dead:
-            answer.set_exception(GivenUp("its process ended for good"))
-        elif name in self.restarting:
-            answer.set_exception(ActorError("its process does not answer"))
-        elif name not in self.hanging:
-            is_made = name not in self.unmade
-            vitals = Vitals(1.0, None, None if is_made else "can't be made: broker away")
-            answer.set_result(HostVitals(str(self.made[name]), "here", is_made, 0 if is_made else 3, vitals))
-        return answer
+    options: CoordinatorOptions
 
-    def advise(self, actors: Sequence[ActorStatus]) -> Future[frozenset[str]]:
-        self.told = tuple(actors)
-        advice: Future[frozenset[str]] = Future()
-        if isinstance(self.advice, Exception):
-            advice.set_exception(self.advice)
-        elif self.advice is not None:
-            advice.set_result(self.advice)
-        return advice
+    def start(self) -> None:
+        super().start()
+        self.learners = {name: MemoryLearner() for name in LEARNERS}
+        before = self.coordinator
+        self.options = replace(before._options, fewest_learners=1)
+        ingests = {f"ingest-{index}": spool for index, spool in enumerate(self.spools)}
+        parts: Any = (self.registry, BaseRevision(model="test"), ingests, self.router, self.learners, self.replicas)
+        self.coordinator = Coordinator(*parts, self.options)
+        before.stop()
+
+    def trained(self) -> dict[str, list[str]]:
+        return {name: [order.domain for order in learner.orders] for name, learner in self.learners.items()}
 
 
 @pytest.fixture
-def hosts() -> Hosts:
-    return Hosts()
+def yard() -> Iterator[Yard]:
+    made = Yard()
+    made.held = []  # type: ignore[attr-defined]
+    yield made
+    for held in made.held:  # type: ignore[attr-defined]
+        held.go_on.set()
+    for job in made.coordinator.work():
+        job.result(20)
+    made.coordinator.stop()
 
 
-def supervisor_of(hosts: Hosts, fewest: int = 0) -> Supervisor:
-    return Supervisor(hosts, ALWAYS, LEARNERS, fewest)
+def hold(yard: Yard, owner: Any, name: str) -> Held:
+    held = Held(getattr(owner, name))
+    setattr(owner, name, held)
+    yard.held.append(held)  # type: ignore[attr-defined]
+    return held
 
 
-def states(supervisor: Supervisor) -> dict[str, str]:
-    return {each.name: each.state for each in supervisor.statuses()}
+def said(*names: str, state: ActorState = "lost", **fields: Any) -> list[ActorStatus]:
+    """Everybody up, but for those named."""
+    everybody = ("router", "directory", "ingest-0", "ingest-1", *LEARNERS)
+    return [
+        ActorStatus(name=n, state=state if n in names else "up", **(fields if n in names else {})) for n in everybody
+    ]
 
 
-def look(supervisor: Supervisor, times: int = 1) -> None:
-    for _ in range(times):
-        supervisor.look(0.01)
+def wait(until: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not until():
+        assert time.monotonic() < deadline, "did not come about"
+        time.sleep(0.005)
 
 
-def test_all_are_made_and_the_fewest_learners(hosts: Hosts) -> None:
-    supervisor = supervisor_of(hosts, 2)
-    hosts.advice = frozenset(LEARNERS[:2])
-    assert states(supervisor) == dict.fromkeys((*ALWAYS, *LEARNERS[:2]), "starting")
-    look(supervisor)
-    assert set(states(supervisor).values()) == {"up"} and supervisor.awaited() == []
+def seconds_of(act: Callable[[], object]) -> float:
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began
 
 
-@pytest.mark.parametrize("name", ["router", "coordinator", "learner-0"])
-def test_who_is_given_up_is_made_anew_and_counted(hosts: Hosts, name: str) -> None:
-    supervisor = supervisor_of(hosts, 1)
-    hosts.advice = frozenset({"learner-0"})
-    look(supervisor)
-    hosts.dead.add(name)
-    look(supervisor)
-    assert hosts.log.count(("make", name)) == 2 and states(supervisor)[name] == "lost"
-    look(supervisor)
-    (status,) = (each for each in supervisor.statuses() if each.name == name)
-    assert (status.state, status.restarts, status.trouble) == ("up", 1, None)
+# -- learners ---------------------------------------------------------------------------------------------------------
 
 
-def test_who_can_not_be_started_is_tried_again_after_pauses_and_keeps_nobody_else(
-    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    supervisor = supervisor_of(hosts)
-    look(supervisor)
-    monkeypatch.setattr(hosts, "make", lambda name: hosts.log.append(("make", name)))
-    hosts.dead.add("router")
-    tries = []
-    for _ in range(300):
-        before = hosts.log.count(("make", "router"))
-        look(supervisor)
-        if hosts.log.count(("make", "router")) > before:
-            tries.append(now[0])
-        now[0] += 1.0
-    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
-    assert gaps == sorted(gaps) and gaps[0] <= 2 and gaps[-1] <= 61 and len(tries) >= 7
-    assert states(supervisor) == {"router": "lost", "coordinator": "up"}
+def test_one_learner_is_wanted_for_each_closed_domain(yard: Yard) -> None:
+    trainings = [hold(yard, learner, "train") for learner in yard.learners.values()]
+    assert yard.coordinator.supervise(said()) == {"learner-0"}
+    for domain in ("alpha", "beta"):
+        yard.send(domain, 8)
+        yard.mark(domain)
+    yard.coordinator.tick()
+    assert yard.coordinator.supervise(said()) == {"learner-0", "learner-1"}
+    wait(lambda: sum(training.calls for training in trainings) == 2)
+    for training in trainings:
+        training.go_on.set()
+    yard.tick()
+    skew.skip(61)
+    assert yard.coordinator.supervise(said()) == {"learner-0"}
+    assert yard.version("alpha") == yard.version("beta") == 1
 
 
-def test_who_is_restarting_is_left_to_ray_and_said(hosts: Hosts) -> None:
-    supervisor = supervisor_of(hosts)
-    look(supervisor)
-    hosts.restarting.add("router")
-    look(supervisor, 5)
-    (router, _) = supervisor.statuses()
-    assert router.state == "lost" and "does not answer" in str(router.trouble)
-    assert ("end", "router") not in hosts.log and hosts.log.count(("make", "router")) == 1
-    hosts.restarting.clear()
-    hosts.made["router"] += 1  # Ray's work.
-    look(supervisor)
-    assert supervisor.statuses()[0].restarts == 1
+def test_a_domain_waits_for_a_learner_that_is_up_and_says_so(yard: Yard) -> None:
+    wanted = yard.coordinator.supervise(said(*LEARNERS))
+    yard.send("alpha", 8)
+    yard.mark("alpha")
+    yard.coordinator.tick()
+    time.sleep(0.05)
+    assert wanted == {"learner-0"} and yard.trained() == {name: [] for name in LEARNERS}
+    (alpha,) = yard.coordinator.status().domains
+    assert alpha.state == "closed"
+    # It is found on whichever comes first.
+    yard.coordinator.supervise(said("learner-0", "learner-1"))
+    yard.tick()
+    assert yard.trained()["learner-2"] == ["alpha"] and yard.version("alpha") == 1
 
 
-def test_who_answers_nothing_any_more_is_ended_to_be_started_again(hosts: Hosts) -> None:
-    supervisor = supervisor_of(hosts)
-    look(supervisor)
-    hosts.hanging.add("router")
-    look(supervisor, supervision._SILENT_LOOKS)
-    assert hosts.log[-1] == ("end", "router")
-    assert "was ended" in str(supervisor.statuses()[0].trouble)
-    look(supervisor, 2)
-    assert supervisor.statuses()[0].state == "up" and supervisor.statuses()[0].restarts == 1
+def test_a_learner_lost_in_training_has_its_domain_trained_by_another(yard: Yard) -> None:
+    yard.learners["learner-0"].fails = [ConnectionError("learner-0 does not answer")]
+    yard.coordinator.supervise(said())
+    yard.send("alpha", 8)
+    yard.mark("alpha")
+    yard.tick()
+    yard.coordinator.supervise(said("learner-0"))
+    skew.skip(5)
+    yard.coordinator.tick()
+    yard.coordinator.supervise(said("learner-0"))
+    yard.tick(2)
+    assert yard.trained() == {"learner-0": ["alpha"], "learner-1": ["alpha"], "learner-2": []}
+    assert yard.version("alpha") == 1
 
 
-def test_who_has_no_node_yet_waits_for_one(hosts: Hosts) -> None:
-    hosts.hanging.add("router")
-    supervisor = supervisor_of(hosts)
-    look(supervisor, 3 * supervision._SILENT_LOOKS)
-    assert ("end", "router") not in hosts.log
-    assert supervisor.statuses()[0].state == "starting" and "node" in str(supervisor.statuses()[0].trouble)
+def test_a_coordinator_that_stops_ends_those_who_wait_for_a_learner(yard: Yard) -> None:
+    yard.coordinator.supervise(said(*LEARNERS))
+    yard.send("alpha", 8)
+    yard.mark("alpha")
+    yard.coordinator.tick()
+    yard.coordinator.stop()
+    for job in yard.coordinator.work():
+        job.result(20)
+    assert yard.trained() == {name: [] for name in LEARNERS}
 
 
-def test_who_can_not_be_made_says_why_and_counts_as_starting(hosts: Hosts) -> None:
-    hosts.unmade.add("router")
-    supervisor = supervisor_of(hosts)
-    look(supervisor)
-    assert supervisor.failing() == "router can't be made: broker away"
-    assert supervisor.awaited() == ["router"]
-    hosts.unmade.clear()
-    look(supervisor)
-    assert supervisor.failing() is None and supervisor.awaited() == []
+def test_a_publication_that_fails_again_and_again_is_made_once_it_can_be(yard: Yard) -> None:
+    yard.send("alpha", 8)
+    yard.mark("alpha")
+    yard.replicas.away = True
+    for _ in range(8):
+        yard.tick()
+        skew.skip(61.0)
+    assert yard.version("alpha") is None and "the directory is away" in yard.coordinator.status().domains[0].detail
+    yard.replicas.away = False
+    yard.tick()
+    assert yard.version("alpha") == 1 and yard.trained()["learner-0"] == ["alpha"]
+    assert yard.coordinator.status().domains[0].state == "published" and not yard.router.ledger.entries["alpha"].seal
 
 
-def test_learners_come_and_go_with_the_work(hosts: Hosts) -> None:
-    supervisor = supervisor_of(hosts)
-    courses = deque([frozenset(LEARNERS), frozenset({"learner-1"}), frozenset(), frozenset({"learner-2", "router-9"})])
-    for wanted in courses:
-        hosts.advice = wanted
-        look(supervisor, 2)
-        assert set(states(supervisor)) == {*ALWAYS, *(wanted & set(LEARNERS))}
-    assert ("dismiss", "router") not in hosts.log and "router-9" not in hosts.made
+# -- what is told -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("advice", [ActorError("away"), None])
-def test_without_a_word_of_the_coordinator_all_learners_stay(hosts: Hosts, advice: Any) -> None:
-    supervisor = supervisor_of(hosts)
-    hosts.advice = frozenset(LEARNERS)
-    look(supervisor, 2)
-    hosts.advice = advice
-    look(supervisor, 5)
-    assert set(states(supervisor)) == {*ALWAYS, *LEARNERS}
-    hosts.dead.add("learner-1")
-    look(supervisor, 2)
-    assert states(supervisor)["learner-1"] == "up"
+def test_the_status_tells_who_is_being_recovered(yard: Yard) -> None:
+    assert yard.coordinator.status().actors == () and yard.coordinator.status().recovering() is None
+    yard.coordinator.supervise(said("learner-1", "ingest-0", progress_seconds=12.4, restarts=2, trouble="node lost"))
+    status = yard.coordinator.status()
+    words = "lost 12 s ago, being started again: node lost"
+    assert status.recovering() == f"being recovered: ingest-0 ({words}), learner-1 ({words})"
+    assert dict(status.troubles()) == {"ingest-0": words, "learner-1": words}
+    yard.coordinator.supervise(said("router", state="starting"))
+    assert yard.coordinator.status().recovering() == "being recovered: router (being started)"
+    yard.coordinator.supervise(said())
+    assert list(yard.coordinator.status().troubles()) == []
 
 
-def test_the_coordinator_is_told_how_all_are(hosts: Hosts) -> None:
-    supervisor = supervisor_of(hosts)
-    look(supervisor)
-    hosts.restarting.add("router")
-    look(supervisor, 2)
-    assert {each.name: each.state for each in hosts.told} == {"router": "lost", "coordinator": "up"}
+def test_what_an_actor_that_is_up_fails_for_is_told_once(yard: Yard) -> None:
+    yard.coordinator.tick()
+    yard.coordinator.supervise(said("ingest-0", "router", state="up", trouble="the disk is full"))
+    assert dict(yard.coordinator.status().troubles()) == {"router": "the disk is full"}
+
+
+def test_a_supervisor_that_falls_silent_is_told(yard: Yard) -> None:
+    yard.coordinator.supervise(said())
+    skew.skip(45)
+    assert "nobody has said for 45 s which actors are up" in str(yard.coordinator.status().trouble)
+
+
+def test_the_coordinator_says_how_it_goes(yard: Yard) -> None:
+    assert yard.coordinator.vitals().progress_seconds is None
+    yard.coordinator.start(0.01)
+    wait(lambda: yard.coordinator._loop is not None and yard.coordinator.vitals().progress_seconds is not None)
+    assert yard.coordinator.vitals().trouble is None
+
+
+# -- peers that hang --------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_hangs_keeps_no_domain_from_closing_nor_from_being_removed(yard: Yard) -> None:
+    hung = hold(yard, yard.spools[1], "report")
+    yard.coordinator._peers._deadline_s = 0.3
+    yard.send("alpha", 8)
+    yard.mark("alpha")
+    assert seconds_of(yard.coordinator.tick) > 0.25
+    assert seconds_of(lambda: [yard.coordinator.tick() for _ in range(20)]) < 5
+    yard.tick()
+    assert yard.version("alpha") == 1
+    yard.coordinator.remove("alpha")
+    assert yard.router.examples() == {} and hung.calls == 1
+    troubles = dict(yard.coordinator.status().troubles())
+    assert set(troubles) == {"ingest-1 report"} and troubles["ingest-1 report"].startswith("no answer for")
+    hung.go_on.set()
+    wait(lambda: yard.coordinator.tick() or "ingest-1" in yard.coordinator._spools.reports)
+
+
+def test_nothing_is_given_up_by_a_survey_that_came_late(yard: Yard) -> None:
+    """It is about the stretches of then."""
+    yard.coordinator._peers._deadline_s = 0.3
+    hung = hold(yard, yard.spools[1], "survey")
+    yard.coordinator.tick()
+    assert hung.calls == 1
+    found, silent = yard.coordinator._spools.survey({})
+    assert "no answer for" in silent[0] and "ingest-1" not in found
+    hung.go_on.set()
+    wait(lambda: yard.coordinator._peers._asked["ingest-1 survey"]._ended is not None)
+    found, silent = yard.coordinator._spools.survey({})
+    assert silent == ["ingest-1 may hold them and does not answer: its answer came too late"]
+    found, silent = yard.coordinator._spools.survey({})
+    wait(lambda: "ingest-1" in yard.coordinator._spools.survey({})[0])
+
+
+@pytest.mark.parametrize("who", ["router", "directory"])
+def test_a_status_waits_for_one_that_hangs_once_and_tells_the_rest(yard: Yard, who: str) -> None:
+    yard.learn("alpha")
+    before = yard.coordinator.status()
+    owner, name = {"router": (yard.router, "counts"), "directory": (yard.replicas, "replicas")}[who]
+    yard.coordinator._asked._deadline_s = 0.3
+    hung = hold(yard, owner, name)
+    assert seconds_of(yard.coordinator.status) < 5
+    threads = [threading.Thread(target=yard.coordinator.status) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert seconds_of(lambda: [thread.join(20) for thread in threads]) < 5
+    status = yard.coordinator.status()
+    assert "does not answer: no answer for" in str(status.trouble) and hung.calls == 1
+    assert [(d.domain, d.version) for d in status.domains] == [(d.domain, d.version) for d in before.domains]
+    assert status.domains[0].examples == before.domains[0].examples > 0
+    hung.go_on.set()
+    wait(lambda: yard.coordinator.status().trouble is None)
+
+
+def test_a_learner_that_hangs_delays_no_status(yard: Yard) -> None:
+    training = hold(yard, yard.learners["learner-0"], "train")
+    asked = hold(yard, yard.learners["learner-0"], "progress")
+    yard.coordinator._asked._deadline_s = 0.3
+    yard.send("alpha", 8)
+    yard.mark("alpha")
+    yard.coordinator.tick()
+    wait(lambda: training.calls)
+    assert seconds_of(lambda: [yard.coordinator.status() for _ in range(20)]) < 5
+    (alpha,) = yard.coordinator.status().domains
+    assert alpha.state == "learning" and alpha.progress is None and asked.calls == 1
+    assert "the learner of alpha does not answer" in str(yard.coordinator.status().trouble)

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from registry.manifest import BaseRevision
 from serving import frontdoor
-from serving.api import DomainStatus, IngestStatus, ReplicaStatus, Stretch, SystemStatus, Waiting
+from serving.api import ActorStatus, DomainStatus, IngestStatus, ReplicaStatus, Stretch, SystemStatus, Waiting
 from serving.metrics import ReplicaMetrics
 from serving.system_metrics import render_metrics
 
@@ -91,6 +91,7 @@ def _of_system() -> Iterator[Series]:
         domains=(domain,),
         ingest=(worker,),
         replicas={"r": ReplicaStatus(manifest=1)},
+        actors=(ActorStatus(name="a", state="up", progress_seconds=1.0),),
         unread=lost,
         trouble="t",
     )

@@ -1,7 +1,7 @@
 """The status as Prometheus text: the figures by name, and everything that is failing."""
 
 from registry.manifest import BaseRevision
-from serving.api import DomainStatus, IngestStatus, ReplicaStatus, Stretch, SystemStatus, Waiting
+from serving.api import ActorStatus, DomainStatus, IngestStatus, ReplicaStatus, Stretch, SystemStatus, Waiting
 from serving.system_metrics import render_metrics
 
 
@@ -67,3 +67,28 @@ def test_what_is_lost_is_told_until_it_is_there_again() -> None:
         'anabranch_trouble{where="stream t[0]"} 1.0',
     }
     assert len(list(status.troubles())) == 4
+
+
+def test_every_actor_is_told_and_who_is_not_up_is_trouble() -> None:
+    actors = (
+        ActorStatus(name="router", state="up", restarts=3, progress_seconds=0.5),
+        ActorStatus(name="ingest-0", state="lost", restarts=1),
+        ActorStatus(name="learner-1", state="starting"),
+    )
+    status = SystemStatus(
+        manifest=0, base=BaseRevision(model="test"), domains=(), ingest=(), replicas={}, actors=actors
+    )
+    lines = set(render_metrics(status).splitlines())
+    assert lines >= {
+        'anabranch_actor_up{actor="router"} 1.0',
+        'anabranch_actor_up{actor="ingest-0"} 0.0',
+        'anabranch_actor_up{actor="learner-1"} 0.0',
+        'anabranch_actor_restarts_total{actor="router"} 3.0',
+        'anabranch_actor_restarts_total{actor="learner-1"} 0.0',
+        'anabranch_actor_progress_seconds{actor="router"} 0.5',
+        'anabranch_trouble{where="ingest-0"} 1.0',
+        'anabranch_trouble{where="learner-1"} 1.0',
+    }
+    assert not any(line.startswith('anabranch_actor_progress_seconds{actor="ingest-0"}') for line in lines)
+    assert not any(line.startswith('anabranch_trouble{where="router"}') for line in lines)
+    assert status.recovering() == "being recovered: ingest-0 (lost, being started again), learner-1 (being started)"
