@@ -59,6 +59,8 @@ class IngestOptions:
     spool_limit: int
     spool_bytes: int
     held_out_fraction: float
+    domain_share: float = 0.25
+    """Of the spool, what a domain may take while others wait in it."""
 
 
 class Ingest:
@@ -360,7 +362,12 @@ class Ingest:
             positions=dict(self._next),
             reaches=self._spool.ends(),
             ends=dict(self._ends),
+            over_share=self._over_share(),
         )
+
+    def _over_share(self) -> frozenset[str]:
+        shares = self._spool.shares(self._options.spool_limit, self._options.spool_bytes)
+        return frozenset(domain for domain, share in shares.items() if share > self._options.domain_share)
 
     def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:
         """Say of each partition what is here of it: the rows of the stretch, and what was read from its beginning on.
