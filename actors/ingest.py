@@ -258,7 +258,16 @@ class Ingest:
                     rows.append(self._row(envelope, partition, record))
             except RecordError as error:
                 letters.append((envelope, error))
+            except Exception as error:
+                self._check_rendering(error)
+                letters.append((envelope, RecordError("bad-record", f"it can't be taken: {in_words(error)}")))
         return rows, markers, letters
+
+    def _check_rendering(self, error: Exception) -> None:
+        """Raise an unforeseen error that is not the record's fault: a template that renders nothing, memory or disk."""
+        if isinstance(error, (MemoryError, OSError)):
+            raise error
+        self._template.render([{"role": "user", "content": "a"}])
 
     def _row(self, envelope: Envelope, partition: TopicPartition, record: TaskRecord) -> SpooledRow:
         if record.domain is None:
@@ -268,6 +277,8 @@ class Ingest:
                 "set `domain` and send it again, or replay it once it is labelled",
             )
         prompt = self._render(record)
+        # What can't be encoded can't be spooled, and would take the others of its poll with it.
+        (prompt + record.completion + record.id).encode()
         held_out = is_held_out(record, self._options.held_out_fraction)
         return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
 
