@@ -39,7 +39,7 @@ from learning.gate import Gate
 from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
-from serving.api import DomainStatus, SystemStatus
+from serving.api import CommandResult, DomainStatus, SystemStatus
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class Coordinator:
         self._stages: dict[str, Stage] = {}
         self._turns: dict[str, int] = {}
         """When work on each domain was last begun, by a count of all such beginnings."""
+        self._asked: set[str] = set()
+        """Domains that a person wants learned now."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble: str | None = None
@@ -172,6 +174,10 @@ class Coordinator:
         complete = ledger.closable > 0 if marked else ledger.train > 0 and closing.is_enough(backlog)
         end = end_at_markers(backlog, observed) if marked else observed
         stage = self._stage(domain, ledger)
+        if domain in self._asked and ledger.train:
+            self._asked.discard(domain)
+            complete, end = True, observed
+            stage.end()
         if marked and not complete and ledger.seal is None and (stage.is_over() or stage.awaits_examples):
             # Sent again, or for a domain without anything new to train on: it must not close what comes next.
             self._router.drop_markers(domain, ledger.markers)
@@ -362,6 +368,19 @@ class Coordinator:
     def unpin(self, domain: str) -> Manifest:
         """Let newer versions replace the one in service, at once what was learned under a pin; see `Commands.unpin`."""
         return self._commands.unpin(domain)
+
+    def learn(self, domain: str) -> CommandResult:
+        """Have what waits of a domain learned next, complete or not, whatever it rests or pauses for.
+
+        Raises `UnknownDomain` where there is nothing to train on.
+        """
+        waiting = self._router.open().get(domain)
+        if waiting is None or waiting.train == 0:
+            raise UnknownDomain(f"domain {domain!r} has no example to train on that is not settled")
+        self._asked.add(domain)
+        current = self._registry.current()
+        reason = f"{domain} is learned next, of {waiting.train} examples and {waiting.held_out} that are held out"
+        return CommandResult(domain=domain, manifest=current.number if current else 0, reason=reason)
 
     # -- status -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ rows, and beside a junk domain of half of all rows, marked four times as often, 
 The three take turns in one run, so that whatever else the machine does meets all of them. Stream (embedded, one
 partition), ingest, router, registry, gate and coordinator are the real ones in one process; features are a hash of the
 text, a training is a fixed time, shorter than real ones, and a replica takes any manifest at once: what those cost is
-not the claim. There is a learner for each domain, as no order of turns helps where there is more to learn than learners.
+not the claim. There is a learner for each domain, as no order of turns helps where learners are too few.
 Run it with `python -m benchmarks.isolation`.
 """
 
@@ -186,7 +186,7 @@ class Watch:
         return {"replica": ReplicaStatus(manifest=self._number)}
 
 
-class System:
+class OneProcess:
     """All of it, running; `send` and `mark` feed it."""
 
     def __init__(self, home: Path, load: Load) -> None:
@@ -235,9 +235,9 @@ class System:
 
 
 @contextmanager
-def running(home: Path, load: Load) -> Iterator[System]:
+def running(home: Path, load: Load) -> Iterator[OneProcess]:
     """A system that runs by itself."""
-    system = System(home, load)
+    system = OneProcess(home, load)
     system.ingest.start()
     system.coordinator.start()
     try:
@@ -248,7 +248,7 @@ def running(home: Path, load: Load) -> Iterator[System]:
         system.sink.close()
 
 
-def turn(system: System, load: Load, case: str, seed: int) -> None:
+def turn(system: OneProcess, load: Load, case: str, seed: int) -> None:
     """Send one turn's load, and wait until all that healthy domains sent is published."""
     chance, events = random.Random(seed), list[tuple[float, str]]()
     for index in range(load.domains):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.errors import UnknownDomain
 from learning.errors import LearningError
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.clock import skew
@@ -109,6 +110,37 @@ def test_a_coordinator_that_begins_anew_does_not_begin_with_what_was_rejected(sc
     skew.skip(MINUTE)
     scene.tick(2)
     assert trained(scene) == [40, 48]
+
+
+def test_a_person_ends_a_rest_and_closes_what_is_open(scene: Scene) -> None:
+    scene.learner.rejects = 2
+    scene.learn("junk", 100)
+    scene.tick(3)
+    scene.coordinator.learn("junk")
+    scene.tick()
+    assert trained(scene) == [100, 100], "with nothing new too: whoever asks may have mended something"
+    assert "rests for 120 s" in detail(scene)
+    scene.coordinator.learn("junk")
+    scene.tick(2)
+    assert scene.version("junk") == 3
+    scene.send("open", 4)
+    scene.tick(2)
+    assert scene.version("open") is None
+    asked = scene.coordinator.learn("open")
+    scene.tick()
+    assert scene.version("open") == 1 and "4 examples" in asked.reason
+    with pytest.raises(UnknownDomain, match="no example to train on"):
+        scene.coordinator.learn("open")
+
+
+def test_a_person_ends_the_pause_of_what_was_refused(scene: Scene) -> None:
+    scene.learner.fails = [LearningError("no example fits")]
+    scene.learn("junk", 10)
+    scene.tick(2)
+    assert scene.version("junk") is None
+    scene.coordinator.learn("junk")
+    scene.tick(2)
+    assert scene.version("junk") == 1 and trained(scene) == [10, 10]
 
 
 def test_what_rests_keeps_nobody_else(scene: Scene) -> None:
