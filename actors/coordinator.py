@@ -13,7 +13,7 @@ works on what now, and figures for the status. No training text comes through he
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from actors.observation import OpenDomain, Seal, Watermarks
 from actors.overview import Overview
 from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
+from actors.room import steps_for
 from actors.spools import Spools
 from actors.stage import Stage
 from actors.upkeep import Keep, Upkeep
@@ -40,7 +41,7 @@ from learning.gate import Gate
 from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
-from serving.api import ActorStatus, DomainStatus, SystemStatus
+from serving.api import ActorStatus, CommandResult, DomainStatus, SystemStatus
 
 _STATUS_PATIENCE_S = 3.0
 """For how long a status waits for who does not answer: whoever asks for it has little more patience."""
@@ -99,6 +100,8 @@ class Coordinator:
         """When work on each domain was last begun, by a count of all such beginnings."""
         self._started = time.monotonic()
         self._loop: Loop | None = None
+        self._wished: set[str] = set()
+        """Domains that a person wants learned now."""
         self._stalled: tuple[str, ...] = ()
         self._seen: Overview | None = None
 
@@ -177,8 +180,15 @@ class Coordinator:
         marked = closing.is_marked(backlog, self._spools.partitions())
         complete = ledger.closable > 0 if marked else ledger.train > 0 and closing.is_enough(backlog)
         end = end_at_markers(backlog, observed) if marked else observed
-        stage = self._stages.get(domain, Stage())
-        if not stage.is_due(complete):
+        stage = self._stage(domain, ledger)
+        if domain in self._wished and ledger.train:
+            self._wished.discard(domain)
+            complete, end = True, observed
+            stage.end()
+        if marked and not complete and ledger.seal is None and (stage.is_over() or stage.awaits_examples):
+            # Sent again, or for a domain without anything new to train on: it must not close what comes next.
+            self._router.drop_markers(domain, ledger.markers)
+        if not stage.is_due(ledger.fresh if complete else 0):
             return
         if ledger.seal is not None:
             if complete and stage.awaits_examples:
@@ -191,9 +201,6 @@ class Coordinator:
             self._seal_and_learn(domain, end)
         elif withdrawn is not None and not self._is_pinned(domain):
             self._start(domain, self._publishing, lambda stage: self._publish_again(domain, withdrawn, stage))
-        if marked and not complete and ledger.seal is None:
-            # Sent again, or for a domain without anything new to train on: it must not close what comes next.
-            self._router.drop_markers(domain, ledger.markers)
         if stage.state == "failed" and domain not in self._jobs:
             # What failed is not there any more, or is not wanted now.
             self._stages.pop(domain, None)
@@ -202,32 +209,38 @@ class Coordinator:
                 domain, Stage()
             ).detail = f"complete, but all of its {ledger.held_out} examples are held out: send some to train on"
 
+    def _stage(self, domain: str, ledger: OpenDomain) -> Stage:
+        """Return the domain's stage; what was rejected before this coordinator began rests as after one rejection."""
+        tried = ledger.train + ledger.held_out - ledger.fresh
+        if domain in self._stages or ledger.seal is not None or tried == 0:
+            return self._stages.get(domain, Stage())
+        stage = self._stages[domain] = Stage(rows=tried)
+        stage.reject("its last version was rejected")
+        return stage
+
     def _is_pinned(self, domain: str) -> bool:
         current = self._registry.current()
         route = current.routes.get(domain) if current else None
         return route is not None and route.pinned
 
     def _make_room(self, backlogs: Mapping[str, DomainBacklog], observed: Watermarks) -> list[str]:
-        """Close, on each full worker, the domain that fills it most: it would wait for ever for one that never ends.
-
-        Where none can be closed, one that no version is made of is given up: rows to wait with for more must not stop
-        the stream. Returns what is to be said of the workers where there is none either.
-        """
+        """Make room where a domain keeps others from a spool, as `room` says; returns what is to be said of workers
+        on which none can be made."""
         stalled = []
         for name, report in self._spools.reports.items():
-            if not report.full or _any_of(self._jobs, report.rows):
-                continue
-            largest = sorted(report.rows.keys() & backlogs.keys(), key=lambda domain: -report.rows[domain])
-            closable = [d for d in largest if backlogs[d].is_trainable and self._stages.get(d, Stage()).is_due(True)]
-            if closable and self._is_taken(closable[0]):
-                # The lane will be free again.
-                continue
-            waiting = [d for d in largest if backlogs[d].only_waits]
-            if closable:
-                self._try(closable[0], partial(self._seal_and_learn, closable[0], observed))
-            elif waiting:
-                self._try(waiting[0], partial(self._router.give_up, waiting[0], observed))
-            else:
+            here = {partition: observed[partition] for partition in report.reaches.keys() & observed.keys()}
+            steps, is_stuck = steps_for(report, backlogs, self._stages, self._jobs)
+            for step in steps:
+                seal = backlogs[step.domain].ledger.seal
+                if step.what == "give up":
+                    # Only there: of other partitions the spools may have room.
+                    self._try(step.domain, partial(self._router.give_up, step.domain, here))
+                elif step.what == "reopen" and seal is not None:
+                    self._try(step.domain, partial(self._router.reopen, step.domain, seal.version))
+                elif step.what == "close" and not self._is_taken(step.domain):
+                    # Else the lane will be free again.
+                    self._try(step.domain, partial(self._seal_and_learn, step.domain, observed))
+            if is_stuck:
                 stalled.append(
                     f"the spool of {name} is full and no domain in it can be closed: remove one whose training failed, "
                     "or raise ingest.spool_limit"
@@ -249,12 +262,11 @@ class Coordinator:
     def _submit(self, domain: str, seal: Seal) -> None:
         is_learned = self._adapter(domain, seal.version) is not None
         pool = self._publishing if is_learned else self._learning
-        self._start(domain, pool, lambda stage: self._advance(domain, seal, stage))
+        self._start(domain, pool, lambda stage: self._advance(domain, seal, stage), seal.train + seal.held_out)
 
-    def _start(self, domain: str, pool: ThreadPoolExecutor, work: Callable[[Stage], None]) -> None:
-        before = self._stages.get(domain, Stage())
-        stage = Stage("closed", failures=before.failures, timings=before.timings)
-        self._stages[domain] = stage
+    def _start(self, domain: str, pool: ThreadPoolExecutor, work: Callable[[Stage], None], rows: int = 0) -> None:
+        """Have a pool work on a domain; `rows` are those that a version of it is made of."""
+        stage = self._stages[domain] = self._stages.get(domain, Stage()).begun(rows)
         self._turns[domain] = max(self._turns.values(), default=0) + 1
 
         def work_or_note() -> None:
@@ -282,7 +294,7 @@ class Coordinator:
                 return
             if adapter.facts.status == "rejected":
                 self._router.reopen(domain, seal.version)
-                stage.succeed("rejected", adapter.facts.reason)
+                stage.reject(adapter.facts.reason)
                 return
             try:
                 self._publish(adapter, f"{adapter.name} learned", stage)
@@ -363,6 +375,19 @@ class Coordinator:
         """Let newer versions replace the one in service, at once what was learned under a pin; see `Commands.unpin`."""
         return self._commands.unpin(domain)
 
+    def learn(self, domain: str) -> CommandResult:
+        """Have what waits of a domain learned next, complete or not, whatever it rests or pauses for.
+
+        Raises `UnknownDomain` where there is nothing to train on.
+        """
+        waiting = self._router.open().get(domain)
+        if waiting is None or waiting.train == 0:
+            raise UnknownDomain(f"domain {domain!r} has no example to train on that is not settled")
+        self._wished.add(domain)
+        current = self._registry.current()
+        reason = f"{domain} is learned next, of {waiting.train} examples and {waiting.held_out} that are held out"
+        return CommandResult(domain=domain, manifest=current.number if current else 0, reason=reason)
+
     # -- status -------------------------------------------------------------------------------------------------------
 
     def domains(self) -> tuple[DomainStatus, ...]:
@@ -380,7 +405,3 @@ class Coordinator:
         stages, peers = dict(self._stages), (self._registry, self._router, self._directory, self._spools)
         self._seen = Overview(*peers, stages, self._asked, troubles, self._seen)
         return self._seen
-
-
-def _any_of(some: Collection[str], others: Collection[str]) -> bool:
-    return any(each in others for each in some)

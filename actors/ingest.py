@@ -65,6 +65,8 @@ class IngestOptions:
     spool_limit: int
     spool_bytes: int
     held_out_fraction: float
+    domain_share: float = 0.25
+    """Of the spool, what a domain may take while others wait in it."""
 
 
 class Ingest:
@@ -295,7 +297,16 @@ class Ingest:
                     rows.append(self._row(envelope, partition, record))
             except RecordError as error:
                 letters.append((envelope, error))
+            except Exception as error:
+                self._check_rendering(error)
+                letters.append((envelope, RecordError("bad-record", f"it can't be taken: {in_words(error)}")))
         return rows, markers, letters
+
+    def _check_rendering(self, error: Exception) -> None:
+        """Raise an unforeseen error that is not the record's fault: a template that renders nothing, memory or disk."""
+        if isinstance(error, (MemoryError, OSError)):
+            raise error
+        self._template.render([{"role": "user", "content": "a"}])
 
     def _row(self, envelope: Envelope, partition: TopicPartition, record: TaskRecord) -> SpooledRow:
         if record.domain is None:
@@ -305,6 +316,8 @@ class Ingest:
                 "set `domain` and send it again, or replay it once it is labelled",
             )
         prompt = self._render(record)
+        # What can't be encoded can't be spooled, and would take the others of its poll with it.
+        (prompt + record.completion + record.id).encode()
         held_out = is_held_out(record, self._options.held_out_fraction)
         return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
 
@@ -404,7 +417,12 @@ class Ingest:
             positions=dict(self._next),
             reaches=self._spool.ends(),
             ends=dict(self._ends),
+            over_share=self._over_share(),
         )
+
+    def _over_share(self) -> frozenset[str]:
+        shares = self._spool.shares(self._options.spool_limit, self._options.spool_bytes)
+        return frozenset(domain for domain, share in shares.items() if share > self._options.domain_share)
 
     def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:
         """Say of each partition what is here of it: the rows of the stretch, and what was read from its beginning on.

@@ -327,7 +327,7 @@ class Ledger:
         self._lose(entry, lost)
         _raise_to(entry.fence, until)
         entry.pass_markers(until)
-        entry.tried = {}
+        entry.tried = {p: offset for p, offset in entry.tried.items() if offset > until.get(p, 0)}
 
     def _note_unread(self, partition: TopicPartition, first: int, end: int) -> None:
         if first >= end:

@@ -2,8 +2,8 @@
 
 Where the router stands decides where this goes on, and what becomes of a row it decides alone, so a crash on either
 side repeats nothing and a row known already costs no features. A row whose features can't be had, or are not usable,
-would stop everything behind it for good: it is found by halving the block and goes to the dead letters. This module
-knows neither the source nor what becomes of the rows later.
+or that makes the router refuse what it stands in, would stop everything behind it for good: it is found by halving the
+block and goes to the dead letters. This module knows neither the source nor what becomes of the rows later.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from actors.following import Following
 from actors.observation import Background, Fate, HeldOutRows, Observation, RowKey, example_digest
 from actors.ports import SumsPort
 from actors.quiet import Quiet
-from actors.spool import Spool, SpooledRow
+from actors.spool import Block, Spool, SpooledRow
 from learning import general
 from learning.features import FeatureExtractor
 from learning.heads import BACKGROUND
@@ -30,6 +31,7 @@ from streaming.source import Envelope, TopicPartition
 
 Place = tuple[TopicPartition, int]
 Letter = tuple[Envelope, RecordError]
+T = TypeVar("T")
 
 _PLAIN = "a"
 """A prompt that any sound extractor takes."""
@@ -57,6 +59,8 @@ class Observer:
         self._spool, self._router, self._following = spool, router, following
         self._put_letters, self._quiet, self._logs = put_letters, quiet, logs
         self._block_rows, self._extractor = block_rows, extractor
+        self._at_once = block_rows
+        """Fewer than `block_rows` while the router refuses more."""
         self.duplicates = 0
 
     def observe_once(self) -> int:
@@ -97,15 +101,22 @@ class Observer:
         return 0
 
     def _observe(self) -> int:
-        block = self._spool.block(self._following.observed, self._block_rows)
+        block = self._spool.block(self._following.observed, self._at_once)
         if block is None:
             return 0
-        rows, new = self._sifted(block.rows)
-        rows, statistics, held_out = self._with_features(rows, new)
-        keys = tuple(map(_key, rows))
-        receipt = self._router.observe(
-            Observation(block.spans, keys, block.markers, statistics, held_out, dict(self._logs()))
-        )
+        try:
+            rows, new = self._sifted(block.rows)
+            rows, statistics, held_out = self._with_features(rows, new)
+            keys = tuple(map(_key, rows))
+            receipt = self._asked(
+                lambda: self._router.observe(
+                    Observation(block.spans, keys, block.markers, statistics, held_out, dict(self._logs()))
+                )
+            )
+        except _Refused as refused:
+            self._narrow(block, refused.error)
+            return 0
+        self._at_once = min(2 * self._at_once, self._block_rows)
         self._following.note(receipt.observed)
         if not receipt.applied:
             self._following.ask_again()
@@ -114,6 +125,35 @@ class Observer:
             self._following.confirm(partition, first, end)
         self._quiet.stir(row.domain for row in rows)
         return len(rows) or len(block.markers)
+
+    # -- what the router refuses --------------------------------------------------------------------------------------
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        """Return the router's answer; what it says no to is `_Refused`, whosever fault that may be."""
+        try:
+            return question()
+        except OSError:
+            raise
+        except Exception as error:
+            raise _Refused(error) from error
+
+    def _narrow(self, block: Block, error: Exception) -> None:
+        """Find the row for which the router refuses a block: with half of it next time, and alone it is a dead letter.
+
+        A router that refuses the empty block as well, as one does that is away, has nothing against the row: raises.
+        """
+        empty = {partition: (first, first) for partition, (first, _) in block.spans.items()}
+        self._router.observe(Observation(empty, logs=dict(self._logs())))
+        if self._at_once > 1:
+            self._at_once = max(self._at_once // 2, 1)
+        elif block.rows:
+            row = block.rows[0]
+            self._put_letters([(_envelope(row), RecordError("bad-record", _said(row, "the router refuses it", error)))])
+            self._spool.discard([_place(row)])
+        else:
+            raise error
+        # It may have gone back to what it had committed.
+        self._following.ask_again()
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -133,7 +173,7 @@ class Observer:
 
     def _sifted(self, rows: Sequence[SpooledRow]) -> tuple[list[SpooledRow], set[Place]]:
         """Return the rows to be kept, and the places of those among them that are to be counted."""
-        fates = self._router.fates([_key(row) for row in rows])
+        fates = self._asked(lambda: self._router.fates([_key(row) for row in rows]))
         rows = self._turned(rows, fates)
         kept = [row for row, fate in zip(rows, fates, strict=True) if fate in ("new", "lost", "turned")]
         new = {_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "new"}
@@ -192,6 +232,14 @@ class Observer:
         )
 
 
+class _Refused(Exception):
+    """What the router has raised at rows, and not because it is away."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def _place(row: SpooledRow) -> Place:
     return row.partition, row.offset
 
@@ -224,7 +272,11 @@ def _extracted(rows: Sequence[SpooledRow], extractor: FeatureExtractor) -> tuple
 
 
 def _unusable(row: SpooledRow, error: Exception) -> RecordError:
-    return RecordError("bad-record", f"record {row.record_id!r}: no features can be had of it: {in_words(error)}")
+    return RecordError("bad-record", _said(row, "no features can be had of it", error))
+
+
+def _said(row: SpooledRow, what: str, error: Exception) -> str:
+    return f"record {row.record_id!r}: {what}: {in_words(error)}"
 
 
 def _envelope(row: SpooledRow) -> Envelope:

@@ -67,6 +67,8 @@ class IngestReport:
     """Up to where the spool goes, of each partition of which this worker has read anything."""
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)
     """Where the log ended, read or not, of each partition that this worker has read: as it last looked."""
+    over_share: frozenset[str] = frozenset()
+    """Domains that take more of the spool than a domain may while others wait in it."""
 
     def quiet_seconds(self, domain: str) -> float:
         """Return for how long this worker has heard nothing of the domain."""

@@ -31,8 +31,9 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
     topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, record_id TEXT NOT NULL,
     held_out INTEGER NOT NULL, prompt TEXT NOT NULL, completion TEXT NOT NULL,
+    size INTEGER NOT NULL AS (length(CAST(prompt AS BLOB)) + length(CAST(completion AS BLOB))) STORED,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rows_domain ON rows (domain, topic, part, pos);
+CREATE INDEX IF NOT EXISTS rows_domain ON rows (domain, topic, part, pos, size);
 CREATE TABLE IF NOT EXISTS markers (
     topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
@@ -92,7 +93,8 @@ class Spool:
         self._made_by: dict[str, str] = {}
         """Facts of what is read into the file, whichever file it is: its logs and the template."""
         self._wipe_at = 0.0
-        self._counted: tuple[int, dict[str, int]] = (-1, {})
+        self._counted: tuple[int, dict[str, tuple[int, int]]] = (-1, {})
+        """Rows and bytes of texts by domain, as of a number of changes to the file."""
         self._last_block: TopicPartition | None = None
         self._open()
 
@@ -382,12 +384,25 @@ class Spool:
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each domain."""
+        return {domain: rows for domain, (rows, _) in self._tallies().items()}
+
+    def shares(self, limit: int, limit_bytes: int) -> dict[str, float]:
+        """Return how much of a limit of rows and of bytes each domain takes, of the one of which it takes more.
+
+        What the file has beside the texts is laid to the domains as their texts are.
+        """
+        with self._lock:
+            tallies, used = self._tallies(), self.bytes()
+        texts = sum(size for _, size in tallies.values()) or 1
+        return {d: max(rows / limit, size / texts * used / limit_bytes) for d, (rows, size) in tallies.items()}
+
+    def _tallies(self) -> dict[str, tuple[int, int]]:
         with self._lock:
             changes = self._db.total_changes
             if self._counted[0] != changes:
-                found = self._db.execute("SELECT domain, count(*) FROM rows GROUP BY domain").fetchall()
-                self._counted = (changes, dict(found))
-            return dict(self._counted[1])
+                found = self._db.execute("SELECT domain, count(*), sum(size) FROM rows GROUP BY domain").fetchall()
+                self._counted = (changes, {domain: (rows, size) for domain, rows, size in found})
+            return self._counted[1]
 
     def counts_from(self, partition: TopicPartition, offset: int) -> dict[str, int]:
         """Return the number of rows of each domain in a partition, from an offset on."""

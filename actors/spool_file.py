@@ -15,7 +15,7 @@ from pathlib import Path
 
 from actors.errors import ActorError
 
-FORMAT = 3
+FORMAT = 4
 """Kept as SQLite's user_version."""
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _IN_USE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

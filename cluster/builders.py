@@ -117,6 +117,7 @@ def ingest_options(settings: Settings) -> IngestOptions:
         spool_limit=ingest.spool_limit,
         spool_bytes=ingest.spool_bytes,
         held_out_fraction=ingest.held_out_fraction,
+        domain_share=ingest.domain_share,
     )
 
 

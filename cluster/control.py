@@ -53,6 +53,11 @@ class ClusterControl:
         """Let newer versions replace the one in service."""
         return await self._command("unpin", domain)
 
+    async def learn(self, domain: str) -> CommandResult:
+        """Learn what waits of a domain next."""
+        found: CommandResult = await self._ask("learn", domain)
+        return found
+
     async def _command(self, name: str, domain: str, *args: Any) -> CommandResult:
         manifest = await self._ask(name, domain, *args)
         return CommandResult(domain=domain, manifest=manifest.number, reason=manifest.reason)

@@ -117,6 +117,10 @@ class IngestSettings(Section):
     """Untrained examples on disk above which a worker pauses its partitions."""
     spool_bytes: Annotated[int, Field(ge=1 << 20)] = 2 << 30
     """Bytes of untrained examples above which it pauses them; the bound of its disk use. One poll may exceed it."""
+    domain_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    """Share of a worker's spool, by rows or bytes, that a domain may take while others wait in it. What takes more is
+    learned early; where it was rejected, or refused again and again, it is given up as lost, by name. 1 lets one
+    domain fill the spool."""
     spool_folder: Path | None = None
     """Folder of the spools, on a disk of the machine that the worker runs on. None: a private one below `/var/tmp`;
     relative: below `home`, for systems of one machine only. What is lost of it is read again from the stream."""

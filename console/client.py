@@ -60,7 +60,7 @@ class Client:
         return decisions[0]
 
     def command(self, name: str, domain: str, version: str | None) -> CommandResult:
-        """Run `remove`, `rollback`, `pin` or `unpin` on a domain."""
+        """Run `remove`, `rollback`, `pin`, `unpin` or `learn` on a domain."""
         path = f"/v1/domains/{quote(domain, safe='')}"
         if name == "remove":
             return self._ask(CommandResult, "DELETE", path)

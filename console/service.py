@@ -129,6 +129,12 @@ def domains_pin(
     _command("unpin" if off else "pin", domain, version, url)
 
 
+@domains_app.command("learn")
+def domains_learn(domain: str, url: Url = DEFAULT_URL) -> None:
+    """Learn what waits of a domain next: ends its rest after a rejection, and closes it where it is open."""
+    _command("learn", domain, None, url)
+
+
 def _command(name: str, domain: str, version: str | None, url: str) -> None:
     with one_line():
         result = client(url).command(name, domain, version)

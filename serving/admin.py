@@ -54,6 +54,10 @@ def admin_router(service: RoutedService, control: ControlPort, status_of: Within
     async def unpin(domain: str) -> Response:
         return sent(await control.unpin(domain))
 
+    @router.post("/domains/{domain}/learn", responses=_COMMAND)
+    async def learn(domain: str) -> Response:
+        return sent(await control.learn(domain))
+
     @router.get("/status", responses=answering(SystemStatus))
     async def status() -> Response:
         return sent((await status_of()).model_copy(update={"replica": service.health()}))

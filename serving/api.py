@@ -112,7 +112,7 @@ class CommandResult(Body):
     manifest: int
     """Its number."""
     reason: str
-    """Why it was published."""
+    """Why it was published; of `learn`, what is going to be learned."""
 
 
 class VersionStatus(Body):

@@ -35,5 +35,8 @@ class ControlPort(Protocol):
     async def unpin(self, domain: str) -> CommandResult:
         """Let newer versions be served again."""
 
+    async def learn(self, domain: str) -> CommandResult:
+        """Learn what waits of a domain next, whatever it rests for."""
+
     async def status(self) -> SystemStatus:
         """The whole system's state."""

@@ -29,6 +29,9 @@ class Unattended:
     async def unpin(self, domain: str) -> CommandResult:
         _refuse()
 
+    async def learn(self, domain: str) -> CommandResult:
+        _refuse()
+
     async def status(self) -> SystemStatus:
         _refuse()
 

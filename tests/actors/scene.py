@@ -276,6 +276,7 @@ class MemorySpool:
     """What it has read of P0."""
     begins: int | None = None
     """Where the log of P0 begins, to the worker that reads it."""
+    over_share: frozenset[str] = frozenset()
     away: bool = False
     given_up: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
 
@@ -297,6 +298,7 @@ class MemorySpool:
             positions=self.positions,
             reaches=self.reaches,
             ends=self.ends,
+            over_share=self.over_share,
         )
 
     def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:

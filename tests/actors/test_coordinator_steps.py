@@ -254,12 +254,12 @@ def test_what_the_learner_refuses_is_sealed_anew_with_more_examples(build: Build
     skew.skip(5.0)
     scene.tick()
     assert ordered(scene)[1:] == [("alpha", 1, 5, 0)], "but is tried when its pause is over"
-    scene.send("alpha", 3)
+    scene.send("alpha", 5)
     scene.tick()
     assert len(scene.learner.orders) == 2
     scene.mark("alpha")
     scene.tick()
-    assert ordered(scene)[2:] == [("alpha", 1, 8, 0)] and scene.version("alpha") == 1
+    assert ordered(scene)[2:] == [("alpha", 1, 10, 0)] and scene.version("alpha") == 1
 
 
 def test_a_rejected_version_is_tried_again_with_new_rows_only(build: Build) -> None:
@@ -270,8 +270,8 @@ def test_a_rejected_version_is_tried_again_with_new_rows_only(build: Build) -> N
     scene.mark("alpha")
     scene.tick(3)
     assert len(scene.learner.orders) == 1 and not scene.router.open()["alpha"].markers
-    scene.learn("alpha", 2)
-    assert ordered(scene)[1:] == [("alpha", 2, 7, 0)] and scene.version("alpha") == 2
+    scene.learn("alpha", 5)
+    assert ordered(scene)[1:] == [("alpha", 2, 10, 0)] and scene.version("alpha") == 2
 
 
 # -- room -------------------------------------------------------------------------------------------------------------
@@ -303,6 +303,7 @@ def test_what_only_waits_for_more_is_given_up_before_it_stops_the_stream(build: 
     scene.learn("alpha")
     scene.send("beta", 0, held_out=3)
     scene.send("gamma", 2)
+    scene.spools[1].reaches = {P0: 20}
     scene.spools[1].full, scene.spools[1].rows = True, {"alpha": 8, "beta": 3, "gamma": 2}
     scene.tick()
     assert scene.router.open()["alpha"].train == 8, "what can be closed is closed first"

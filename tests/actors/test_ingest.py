@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from actors import ingest as ingest_module
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import Failing, House, limits, partition, records_of, training
@@ -81,6 +83,51 @@ def test_a_prompt_that_can_not_be_rendered_does_not_stop_the_router(
 
 
 # -- nothing lost, nothing twice --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["decode", "render"])
+def test_what_nobody_foresaw_of_a_record_is_a_dead_letter_too(
+    build: Build, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    house = build(partitions=1)
+    records = records_of("alpha", 12)
+    house.send(records)
+    ingest = house.ingests[0]
+    act = ingest_module.decode if part == "decode" else ingest._template.render
+
+    def fails(value: Any, *args: Any, **options: Any) -> Any:
+        if str(records[5].prompt) in str(value):
+            raise ZeroDivisionError("a mistake")
+        return act(value, *args, **options)
+
+    if part == "decode":
+        monkeypatch.setattr(ingest_module, "decode", fails)
+    else:
+        monkeypatch.setattr(ingest._template, "render", fails)
+    house.drain()
+    (letter,) = house.letters.list()
+    assert (letter.offset, letter.reason) == (5, "bad-record") and "can't be taken: a mistake" in letter.detail
+    house.check_exact(training([*records[:5], *records[6:]]))
+
+
+def test_a_template_that_renders_nothing_empties_nothing_into_the_dead_letters(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = build(partitions=1)
+    records = records_of("alpha", 12)
+    house.send(records)
+
+    def fails(_messages: Any) -> str:
+        raise ZeroDivisionError("a mistake")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.ingests[0]._template, "render", fails)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                house.poll()
+    house.drain()
+    assert house.letters.list() == []
+    house.check_exact(training(records))
 
 
 def test_the_router_counts_what_was_sent(build: Build) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 
 from actors.exam import is_held_out
 from streaming.records import TaskRecord
@@ -103,6 +104,19 @@ def test_a_spool_is_full_by_its_bytes_too(build: Build) -> None:
     report = house.ingests[0].report()
     assert report.full and report.spooled < 60
     assert 200_000 <= report.spooled_bytes <= 300_000, "it overshoots by one poll at most"
+
+
+@pytest.mark.parametrize("by", ["rows", "bytes"])
+def test_a_domain_over_its_share_is_named_by_rows_and_by_bytes(build: Build, by: str) -> None:
+    options = limits(spool_limit=100, domain_share=0.25) if by == "rows" else limits(spool_bytes=1 << 20)
+    house = build(partitions=1, options=options)
+    long = [record.model_copy(update={"completion": "y" * 9000}) for record in records_of("beta", 40)]
+    house.send([*records_of("alpha", 26), *long[: 24 if by == "rows" else 40]])
+    for _ in range(20):
+        house.poll()
+    assert house.ingests[0].report().over_share == ({"alpha"} if by == "rows" else {"beta"})
+    shares = house.ingests[0]._spool.shares(100, 1 << 20)
+    assert shares.keys() == {"alpha", "beta"} and all(0.0 < share <= 1.0 for share in shares.values())
 
 
 def test_a_full_worker_pauses_partitions_that_come_later(build: Build) -> None:

@@ -107,6 +107,35 @@ def test_dead_letters_that_were_lost_are_said(build: Build) -> None:
     assert "3 could not be written" in house.ingests[0].report().trouble["dead letters"]
 
 
+def test_while_dead_letters_can_not_be_written_it_is_said_and_nothing_is_lost(build: Build) -> None:
+    """However long that is: what was counted before stays so, and all is read once they can be."""
+    house = build(partitions=1)
+    ingest = house.ingests[0]
+    first, rest = records_of("alpha", 8), records_of("alpha", 16, start=8)
+    house.send(first)
+    ingest.start()
+    _wait(house.is_drained)
+    put_all, tries = house.letters.put_all, []
+
+    def fails(letters: Any) -> int:
+        tries.append(len(letters))
+        raise StreamError("topic stream.dead-letters: no leader")
+
+    house.letters.put_all = fails  # type: ignore[method-assign]
+    house.sink.append_raw(b"unreadable", (), b"key")
+    house.send([*rest, EndOfDomain(domain="alpha")])
+    _wait(lambda: len(tries) >= 2)
+    house.coordinator.tick()
+    troubles = dict(house.status().troubles())
+    assert "no leader" in troubles["ingest-0 polling"]
+    assert house.router.counts() == {"alpha": len(training(first))}
+    house.letters.put_all = put_all  # type: ignore[method-assign]
+    _wait(house.is_drained)
+    _wait(lambda: ingest.report().trouble == {})
+    assert len(house.letters.list()) == 1
+    house.check_exact(training([*first, *rest]))
+
+
 def test_what_others_ask_may_be_asked_while_the_loops_run(build: Build) -> None:
     house = build(options=limits(poll_records=5, block_rows=3))
     records = records_of("alpha", 200)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.errors import ActorError
+from actors.observation import example_digest
 from learning.errors import LearningError
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
@@ -164,6 +166,41 @@ def test_a_router_that_is_away_makes_no_dead_letters(build: Build) -> None:
     house.drain()
     assert house.letters.list() == []
     house.check_exact(training([*first, *rest]))
+
+
+@pytest.mark.parametrize("call", ["fates", "observe"])
+@pytest.mark.parametrize(
+    "error", [LearningError("no such label"), RuntimeError("a mistake"), ActorError("it names other rows")]
+)
+def test_a_row_that_the_router_refuses_is_found_and_the_others_are_counted(
+    build: Build, call: str, error: Exception
+) -> None:
+    house, first = begun(build)
+    rest = records_of("alpha", 24, start=16)
+    house.send(rest)
+    bad = {example_digest("alpha", "alpha-16"), example_digest("alpha", "alpha-30")}
+    router, asked = house.router.inner, []
+    act = getattr(router, call)
+
+    def picks(what: Any) -> Any:
+        rows = what if call == "fates" else what.rows
+        asked.append(len(rows))
+        if bad & {row.digest for row in rows}:
+            raise error
+        return act(what)
+
+    setattr(router, call, picks)
+    house.drain()
+    letters = house.letters.list()
+    assert {json.loads(letter.value or b"")["id"] for letter in letters} == {"alpha-16", "alpha-30"}
+    assert all(f"the router refuses it: {error}" in letter.detail for letter in letters)
+    house.check_exact(training([*first, *(each for each in rest if each.id not in ("alpha-16", "alpha-30"))]))
+    assert len(asked) <= 40, "halving, not one by one"
+    house.send(records_of("beta", 64))
+    house.poll()
+    for _ in range(9):
+        house.observe()
+    assert max(asked[-3:]) > 16, "afterwards blocks are whole again"
 
 
 @pytest.mark.parametrize("point", ["put_all", "discard"])

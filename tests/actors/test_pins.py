@@ -50,7 +50,7 @@ def test_what_is_learned_under_a_pin_is_gone_on_from(scene: Scene) -> None:
     scene.learn("alpha")
     assert waits(scene) == 4 and continued(scene) == names[3]
     scene.coordinator.unpin("alpha")
-    scene.learn("alpha", 2)
+    scene.learn("alpha", 8)
     assert continued(scene) == names[3] and scene.version("alpha") == 6
 
 

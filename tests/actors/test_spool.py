@@ -297,7 +297,7 @@ def test_a_file_of_another_format_is_deleted(reopen: Callable[[], Spool], tmp_pa
     spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     spool._db.execute("PRAGMA user_version=2")
     spool = reopen()
-    assert spool.trouble is not None and "format 2, this version reads format 3" in spool.trouble
+    assert spool.trouble is not None and "format 2, this version reads format 4" in spool.trouble
     assert spool.size() == 0 and {each.name for each in tmp_path.iterdir()} <= {"spool.sqlite", "spool.sqlite-wal"}
     assert reopen().trouble is None
 

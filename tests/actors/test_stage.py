@@ -28,9 +28,9 @@ def test_pauses_grow_up_to_a_longest(clock: list[float], error: Exception, longe
     for _ in range(2000):
         stage.fail(error)
         pauses.append(stage.retry_at - clock[0])
-        assert not stage.is_due(has_more=False)
+        assert not stage.is_due(0)
         clock[0] = stage.retry_at
-        assert stage.is_due(has_more=False)
+        assert stage.is_due(0)
     assert pauses[0] == 2.0 and all(a <= b for a, b in itertools.pairwise(pauses))
     assert pauses[-1] == longest
 
@@ -38,11 +38,11 @@ def test_pauses_grow_up_to_a_longest(clock: list[float], error: Exception, longe
 def test_new_examples_are_a_reason_to_try_what_the_learner_refused(clock: list[float]) -> None:
     stage = Stage()
     stage.fail(LearningError("no example fits"))
-    assert stage.is_due(has_more=True)
+    assert stage.is_due(1)
     assert "next try in 2 s or when new examples are complete" in stage.in_words()
     clock[0] += 1.5
     stage.fail(RuntimeError("the worker died"))
-    assert not stage.is_due(has_more=True), "a worker that is down does not come back for them"
+    assert not stage.is_due(1), "a worker that is down does not come back for them"
     assert stage.in_words() == "the worker died; next try in 4 s"
 
 

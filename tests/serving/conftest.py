@@ -86,6 +86,11 @@ class Notebook:
         self.calls.append(("unpin", domain))
         return CommandResult(domain=domain, manifest=2, reason="unpin")
 
+    async def learn(self, domain: str) -> CommandResult:
+        self._check(domain)
+        self.calls.append(("learn", domain))
+        return CommandResult(domain=domain, manifest=2, reason="learn")
+
     async def status(self) -> SystemStatus:
         if not self.up:
             raise ControlUnavailable("down")

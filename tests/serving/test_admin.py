@@ -45,12 +45,14 @@ async def test_domain_commands(client: httpx.AsyncClient, notebook: Notebook) ->
     await client.post("/v1/domains/cats/rollback", json={"version": "cats@v1-0a1b2c3d"})
     await client.post("/v1/domains/dogs/pin", json={"version": None})
     await client.post("/v1/domains/dogs/unpin")
+    assert (await client.post("/v1/domains/dogs/learn")).json()["reason"] == "learn"
     assert notebook.calls == [
         ("remove", "cats"),
         ("rollback", "cats", "None"),
         ("rollback", "cats", "cats@v1-0a1b2c3d"),
         ("pin", "dogs", "None"),
         ("unpin", "dogs"),
+        ("learn", "dogs"),
     ]
 
 

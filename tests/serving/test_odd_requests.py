@@ -40,7 +40,7 @@ async def test_a_model_of_any_text_is_none_of_ours(client: httpx.AsyncClient, ca
 
 @pytest.mark.parametrize("domain", ["%00", "a%0d%0ax-evil:1", "a%2fb", "%25", "..%2f..", "a" * 5_000, "%F0%9F%98%80"])
 async def test_a_domain_of_any_name_is_not_known(client: httpx.AsyncClient, domain: str) -> None:
-    commands = [("DELETE", ""), ("POST", "/pin"), ("POST", "/rollback"), ("POST", "/unpin")]
+    commands = [("DELETE", ""), ("POST", "/pin"), ("POST", "/rollback"), ("POST", "/unpin"), ("POST", "/learn")]
     for verb, end in commands:
         answer = await client.request(verb, f"/v1/domains/{domain}{end}")
         assert answer.status_code == 404 and len(answer.content) < 4 * MAX_CHARACTERS

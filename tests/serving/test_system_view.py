@@ -88,7 +88,7 @@ async def test_a_scrape_outlives_whatever_the_system_fails_with(
         async def status(self, *_: Any) -> Any:
             raise error
 
-        domains = remove = pin = unpin = rollback = append_records = status
+        domains = remove = pin = unpin = learn = rollback = append_records = status
 
     client: httpx.AsyncClient = client_of(service, Failing())
     scraped = await client.get("/metrics")
@@ -98,7 +98,7 @@ async def test_a_scrape_outlives_whatever_the_system_fails_with(
         await client.get("/v1/status"),
         await client.get("/v1/domains"),
         await client.delete("/v1/domains/cats"),
-        *[await client.post(f"/v1/domains/cats/{verb}") for verb in ("pin", "unpin", "rollback")],
+        *[await client.post(f"/v1/domains/cats/{verb}") for verb in ("pin", "unpin", "learn", "rollback")],
         await client.post("/v1/records", json={"id": "1"}),
     ]
     for answer in answers:
