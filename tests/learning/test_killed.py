@@ -1,4 +1,5 @@
-"""A training that is killed on its way, of each method there is: repeated, it gives the same result bit for bit."""
+"""A training whose process is killed on its way, of each method there is: repeated, or gone on with by another process,
+it gives the same result bit for bit."""
 
 from __future__ import annotations
 
@@ -6,31 +7,17 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from learning.contract import Incumbent, Learner, Progress, TrainingJob, TrainingResult
-from learning.methods import OPTIONS, learner
+from learning.contract import Learner, Progress, TrainingJob
+from learning.methods import OPTIONS
 from learning.template import PromptTemplate
 from tests.learning.bases import TEMPLATE
-from tests.learning.colours import OTHERWISE, examples, job, options_of
+from tests.learning.interruptions import KINDS, Stopped, found, made, second_job
 
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "seta": {"shared_rank": 2},
-    "osft": {},
-    "osft-factors": {"form": "factors"},
-    "osft-inputs": {"basis": "inputs"},
-}
-"""By the method's kind, and a word for what is chosen beside."""
 DIES_AT = 4
-
-
-class Stopped(BaseException):
-    """What ends a training from within."""
 
 
 @pytest.fixture(scope="module")
@@ -61,36 +48,6 @@ def test_what_was_ended_on_its_way_is_repeated_bit_for_bit(
             two.train(second, at_step(DIES_AT, stop))
     shutil.rmtree(second.output, ignore_errors=True)
     assert found(two, second) == expected
-
-
-def made(llama: Path, template: PromptTemplate, name: str) -> Learner:
-    kind = name.partition("-")[0]
-    chosen = options_of(max_steps=8, evaluate_every=3, **KINDS[name])
-    known = OPTIONS[kind].model_fields.keys()
-    return learner(str(llama), template, OPTIONS[kind](**{key: each for key, each in chosen.items() if key in known}))
-
-
-def second_job(method: Learner, folder: Path) -> TrainingJob:
-    """Another domain's, after a first one was learned."""
-    first = method.train(job(folder / "first"))
-    colours = Incumbent("colours", 1, first.adapters[0].folder, examples(12, 1000))
-    return job(
-        folder / "second",
-        domain="shapes",
-        train=examples(40, 0, OTHERWISE, "fine "),
-        held_out=examples(8, 40, OTHERWISE, "fine "),
-        incumbents=[colours],
-        state=first.state,
-        base_delta=first.base_delta,
-    )
-
-
-def found(method: Learner, second: TrainingJob) -> tuple[dict[str, bytes], TrainingResult]:
-    """Every file of the result, and its figures but for the time they took."""
-    result = method.train(second)
-    result.check(second)
-    files = [path for path in second.output.rglob("*") if path.is_file()]
-    return {str(path.relative_to(second.output)): path.read_bytes() for path in files}, replace(result, seconds=0.0)
 
 
 def killed(method: Learner, second: TrainingJob) -> int:
