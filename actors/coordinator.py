@@ -33,6 +33,7 @@ from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
 from actors.spools import Spools
 from actors.stage import Stage
+from actors.unfinished import Unfinished
 from actors.upkeep import Keep, Upkeep
 from learning.gate import Gate
 from registry.adapters import Adapter
@@ -68,6 +69,7 @@ class Coordinator:
         learners: Sequence[LearnerPort],
         directory: ReplicasPort,
         options: CoordinatorOptions,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
         self._spools, self._options = Spools(ingests), options
@@ -78,7 +80,7 @@ class Coordinator:
             registry, base, router, self.publisher, self._commands, options.gate, options.method
         )
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
-        self._upkeep = Upkeep(registry, router, directory, self.publisher, keep)
+        self._upkeep = Upkeep(registry, router, directory, self.publisher, keep, unfinished)
         self._idle: queue.SimpleQueue[LearnerPort] = queue.SimpleQueue()
         for learner in learners:
             self._idle.put(learner)

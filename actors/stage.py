@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from actors.errors import NotCaughtUp, PublicationFailed, in_words
+from actors.errors import NotCaughtUp, PublicationFailed, Unreachable, in_words
 from actors.ports import LearnerPort
 from learning.errors import LearningError
 from serving.api import DomainState
@@ -71,7 +71,11 @@ class Stage(Pause):
             return
         self.state = "failed"
         self.awaits_examples = isinstance(error, (LearningError, PublicationFailed))
+        first = self.failures == 0
         self.lengthen(error)
+        if first and isinstance(error, Unreachable):
+            # Who worked on it has died: there may be others, or it is back already.
+            self.retry_at = 0.0
 
     def succeed(self, state: DomainState, detail: str) -> None:
         """Note what has become of it."""

@@ -38,6 +38,7 @@ def coordinator(settings: Settings) -> Coordinator:
         [Remote.named(names.learner(index)) for index in range(settings.learner.workers)],
         Remote.named(names.DIRECTORY),
         builders.coordinator_options(settings),
+        builders.unfinished(settings),
     )
     made.start()
     return made

@@ -14,12 +14,8 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.errors import ActorError
+from actors.errors import Unreachable
 from cluster.names import NAMESPACE
-
-
-class Unreachable(ActorError):
-    """A remote actor is not there, or does not answer; it may again."""
 
 
 class _Named:
