@@ -35,6 +35,7 @@ from actors.publisher import Publisher
 from actors.room import steps_for
 from actors.spools import Spools
 from actors.stage import Stage
+from actors.unfinished import Unfinished
 from actors.upkeep import Keep, Upkeep
 from actors.vitals import Vitals, vitals_of
 from learning.gate import Gate
@@ -76,6 +77,7 @@ class Coordinator:
         learners: Mapping[str, LearnerPort],
         directory: ReplicasPort,
         options: CoordinatorOptions,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
         self._peers, self._asked = FanOut(), FanOut(_STATUS_PATIENCE_S)
@@ -87,7 +89,7 @@ class Coordinator:
             registry, base, router, self.publisher, self._commands, options.gate, options.method
         )
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
-        self._upkeep = Upkeep(registry, router, directory, self.publisher, keep)
+        self._upkeep = Upkeep(registry, router, directory, self.publisher, keep, unfinished)
         self._learners = Learners(learners, options.fewest_learners)
         self._learning = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
         # What needs no learner waits for none.

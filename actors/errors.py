@@ -29,6 +29,10 @@ class Unanswered(ActorError):
     """A worker that must take part does not answer; try again once it does."""
 
 
+class Unreachable(ActorError):
+    """A remote actor is not there, or does not answer; it may again."""
+
+
 class NoLongerSealed(ActorError):
     """A version was trained on rows that the ledger does not hold sealed for it: the domain was removed meanwhile."""
 

@@ -11,6 +11,7 @@ def figures_of(adapter: NewAdapter, result: TrainingResult) -> dict[str, float]:
         "steps": float(result.steps),
         "epochs": result.epochs,
         "seconds": result.seconds,
+        "resumed_from": float(result.resumed_from),
         "train_loss": result.train_loss,
         "skipped": float(result.skipped),
         "shortened": float(result.shortened),

@@ -21,6 +21,7 @@ from actors.errors import ActorError, Unanswered, in_words
 from actors.exam import ExamLimits, exam_from_bytes, exam_to_bytes
 from actors.ports import ExamplesPort, LearnerPort
 from actors.training import Segment, Trained, TrainingOrder
+from actors.unfinished import Unfinished, name_of
 from learning.contract import Example, Incumbent, Learner, Progress, TrainingJob, TrainingResult
 from learning.repeats import in_force
 from registry.adapters import EXAM
@@ -34,11 +35,19 @@ class LearnerWorker:
 
     The folder is emptied at the start, before each training and after one that failed: who ordered a training takes its
     result away before the next. `ingests` are all ingest workers: each may hold some of a version's examples, two may
-    hold copies.
+    hold copies. In `unfinished` it keeps what another learner needs to go on where this one dies.
     """
 
-    def __init__(self, learner: Learner, work: Path, ingests: Sequence[ExamplesPort], limits: ExamLimits) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        work: Path,
+        ingests: Sequence[ExamplesPort],
+        limits: ExamLimits,
+        unfinished: Unfinished | None = None,
+    ) -> None:
         self._learner, self._work, self._ingests, self._limits = learner, work, tuple(ingests), limits
+        self._unfinished = unfinished
         _empty(work)
         self._progress: Progress | None = None
         self._lock = threading.Lock()
@@ -63,6 +72,7 @@ class LearnerWorker:
                 incumbents=incumbents,
                 state=order.state,
                 base_delta=order.base_delta,
+                checkpoints=self._unfinished.of(order.domain, order.seal.version) if self._unfinished else None,
             )
             try:
                 result = self._learner.train(job, self._note)
@@ -70,6 +80,9 @@ class LearnerWorker:
                 return self._with_exams(job, result, trouble)
             except Exception:
                 _empty(self._work)
+                if self.progress() is None and self._unfinished:
+                    # It may have failed for what it was to go on from: the next begins anew.
+                    self._unfinished.delete(name_of(order.domain, order.seal.version))
                 raise
             finally:
                 self._note(None)
@@ -86,7 +99,8 @@ class LearnerWorker:
         )
         others = [(each.domain, each.continues or 0) for each in result.adapters[1:]]
         other_exams = {place: exam_to_bytes(exams[place]) for place in others}
-        return Trained(result, len(job.train), own, continued_exam, other_exams, trouble)
+        troubles = "; ".join(filter(None, [trouble, result.trouble]))
+        return Trained(result, len(job.train), own, continued_exam, other_exams, troubles)
 
     def _incumbents(self, order: TrainingOrder) -> tuple[tuple[Incumbent, ...], str]:
         """Return the order's segments with what the limits of now leave of their exams, and which exams can't be used:

@@ -16,6 +16,7 @@ from actors.observation import Loss, OpenDomain
 from actors.ports import ManifestPort, ReplicasPort
 from actors.spools import Spools
 from actors.stage import Stage
+from learning.contract import Progress
 from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Route, column
 from registry.registry import Registry
@@ -132,9 +133,7 @@ class Overview:
             ),
             withdrawn=self._current.withdrawn.get(name) if self._current else None,
             lost=tuple(map(_stretch, waiting.lost)),
-            progress=TrainingProgress(step=progress.step, steps=progress.steps, loss=progress.loss)
-            if progress
-            else None,
+            progress=_progress(progress) if progress else None,
             timings=dict(stage.timings),
             segments=self._segments(name, route, versions),
             prequential=accuracy,
@@ -172,6 +171,12 @@ def _counted(router: ManifestPort) -> _Counts:
         router.segment_counts(),
         router.prequential(),
         router.trouble(),
+    )
+
+
+def _progress(progress: Progress) -> TrainingProgress:
+    return TrainingProgress(
+        step=progress.step, steps=progress.steps, loss=progress.loss, resumed_from=progress.resumed_from
     )
 
 

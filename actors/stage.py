@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-from actors.errors import NotCaughtUp, PublicationFailed, in_words
+from actors.errors import NotCaughtUp, PublicationFailed, Unreachable, in_words
 from actors.ports import LearnerPort
 from learning.errors import LearningError
 from serving.api import DomainState
@@ -89,7 +89,11 @@ class Stage(Pause):
         self.state = "failed"
         self.awaits_examples = isinstance(error, (LearningError, PublicationFailed))
         self.refusals = self.refusals + 1 if isinstance(error, LearningError) else 0
+        first = self.failures == 0
         self.lengthen(error)
+        if first and isinstance(error, Unreachable):
+            # Who worked on it has died: there may be others, or it is back already.
+            self.retry_at = 0.0
 
     def begun(self, rows: int) -> Stage:
         """Return the stage of work on a version of this many rows; 0 where its rows are settled."""

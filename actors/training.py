@@ -66,4 +66,4 @@ class Trained:
     other_exams: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
     """Of each further segment that has a new adapter, by domain and number: what its exam held, within the bounds."""
     trouble: str = ""
-    """Which exams could not be read, so that nothing was compared with them; empty where all were."""
+    """Which exams could not be read, so that nothing was compared with them, and what went wrong with checkpoints."""

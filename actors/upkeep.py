@@ -1,5 +1,5 @@
 """What follows from what is in force, in the background: leading replicas, making weights anew with other options,
-deleting files, joining small ones.
+deleting files and checkpoints, joining small ones.
 
 Level-triggered, and never in the way: each pass does what is due then, and what fails is tried again by a later one.
 """
@@ -14,6 +14,7 @@ from actors.errors import in_words
 from actors.ports import ManifestPort, ReplicasPort
 from actors.publisher import Publisher
 from actors.stage import Pause
+from actors.unfinished import Unfinished, name_of
 from registry.registry import Registry
 
 _TIDY_EVERY_S = 60.0
@@ -32,10 +33,16 @@ class Upkeep:
     """One pass at a time."""
 
     def __init__(
-        self, registry: Registry, router: ManifestPort, directory: ReplicasPort, publisher: Publisher, keep: Keep
+        self,
+        registry: Registry,
+        router: ManifestPort,
+        directory: ReplicasPort,
+        publisher: Publisher,
+        keep: Keep,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self._registry, self._router, self._directory = registry, router, directory
-        self._publisher, self._keep = publisher, keep
+        self._publisher, self._keep, self._unfinished = publisher, keep, unfinished
         self._pause, self._renewing = Pause(), Pause()
         self._asked = 0
         """How often somebody has asked for files to be deleted although nothing was published."""
@@ -82,6 +89,7 @@ class Upkeep:
     def _tidy(self, *, is_idle: bool) -> None:
         try:
             self._prune()
+            self._drop_unfinished()
             if is_idle and time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + _TIDY_EVERY_S
                 self._router.tidy()
@@ -95,6 +103,15 @@ class Upkeep:
         else:
             self._untidy = self._damage
             self._pause.end()
+
+    def _drop_unfinished(self) -> None:
+        """Delete what was kept of trainings that are done, or whose rows are not sealed for them any more."""
+        if self._unfinished is None or not (names := self._unfinished.names()):
+            return
+        # Asked after: a training that began meanwhile is not among the names.
+        sealed = {domain: each.seal.version for domain, each in self._router.open().items() if each.seal}
+        unlearned = {d: version for d, version in sealed.items() if not self._registry.has_version(d, version)}
+        self._unfinished.keep_only(names, {name_of(domain, version) for domain, version in unlearned.items()})
 
     def prune_again(self) -> None:
         """Let the next pass look for files to delete although nothing was published."""

@@ -207,10 +207,10 @@ class OneProcess:
             _LIMITS,
         )
         self.method, self.watch = FixedTime(load.service), Watch(registry, load.rows - load.rows // 4)
-        learners = [
-            LearnerWorker(self.method, home / f"learner-{index}", [self.ingest], ExamLimits(0, 1))
+        learners = {
+            f"learner-{index}": LearnerWorker(self.method, home / f"learner-{index}", [self.ingest], ExamLimits(0, 1))
             for index in range(load.learners)
-        ]
+        }
         closing = ClosingRule(count=None, quiet_seconds=60.0, settle_seconds=5.0)
         options = CoordinatorOptions(closing, Gate(exam_rows=0), Method("fixed", 0), 2, 20, 3)
         self.coordinator = Coordinator(registry, _BASE, {"ingest": self.ingest}, router, learners, self.watch, options)

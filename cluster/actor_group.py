@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from actors.errors import in_words
+from actors.errors import Unreachable, in_words
 from actors.making import HostVitals
 from actors.supervision import GivenUp, HostsPort, Supervisor
 from cluster import names
 from cluster.actor_host import ActorHost, AsyncActorHost
 from cluster.errors import ClusterError
-from cluster.remote import Unreachable
 from configs.settings import Settings
 from serving.api import ActorStatus
 

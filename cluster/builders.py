@@ -16,6 +16,7 @@ from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
 from actors.late import late
 from actors.spool_folder import make_spool_folder
+from actors.unfinished import Unfinished
 from configs.settings import Settings
 from learning.checkpoint import base_digest
 from learning.contract import Learner
@@ -53,6 +54,11 @@ def spool_path(settings: Settings, index: int) -> Path:
     """Return the file of an ingest worker's spool, on the machine it is asked on; its folder is there then."""
     folder = make_spool_folder(settings.home, registry(settings).lineage, settings.ingest.spool_folder)
     return folder / f"ingest-{index}.sqlite"
+
+
+def unfinished(settings: Settings) -> Unfinished:
+    """Return where learners keep trainings on their way: any of them finds what another one began."""
+    return Unfinished(settings.home / "unfinished", settings.learner.checkpoint_bytes)
 
 
 def template(settings: Settings) -> PromptTemplate:

@@ -38,6 +38,7 @@ def coordinator(settings: Settings) -> Coordinator:
         {name: Remote.named(name) for name in map(names.learner, range(settings.learner.workers.most))},
         Remote.named(names.DIRECTORY),
         builders.coordinator_options(settings),
+        builders.unfinished(settings),
     )
     made.start()
     return made

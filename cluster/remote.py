@@ -15,7 +15,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.errors import ActorError
+from actors.errors import Unreachable
 from cluster.names import NAMESPACE
 
 _DEADLINE_S = 30.0
@@ -30,10 +30,6 @@ _DEADLINES_S: dict[str, float | None] = {
     **dict.fromkeys(("observe", "seal", "renumber", "reopen", "lose", "skip", "give_up", "survey", "fates"), 120.0),
 }
 """Seconds in which a call is to be answered, by its method; None waits for as long as the peer lives."""
-
-
-class Unreachable(ActorError):
-    """A remote actor is not there, or does not answer; it may again."""
 
 
 class _Named:

@@ -181,6 +181,9 @@ class LearnerSection(Section, TrainingOptions):
     """GPUs, or a share of one, that Ray reserves for each worker."""
     seed: Seed = 0
     """Seed of every training: its initialisation and its order."""
+    checkpoint_bytes: Annotated[int, Field(ge=0)] = 8 << 30
+    """Bytes that the checkpoints of all trainings may take in the home, about sixteen for each weight that is trained.
+    The oldest goes for a newer one; a training whose own is larger has none, and begins anew where its worker dies."""
 
     @model_validator(mode="after")
     def _stands_where_it_runs(self) -> Self:

@@ -144,7 +144,10 @@ def _command(name: str, domain: str, version: str | None, url: str) -> None:
 def _print_domains(domains: Sequence[DomainStatus]) -> None:
     table = Table("domain", "state", "version", "examples", "waiting", "detail")
     for each in domains:
-        state = f"{each.state} {each.progress.step}/{each.progress.steps}" if each.progress else each.state
+        state: str = each.state
+        if each.progress:
+            resumed = f", on from {each.progress.resumed_from}" if each.progress.resumed_from else ""
+            state = f"{state} {each.progress.step}/{each.progress.steps}{resumed}"
         waiting = each.waiting.train + each.waiting.held_out
         pinned = " (pinned)" if each.pinned else ""
         detail = each.detail if each.state in ("failed", "rejected") else ""

@@ -93,6 +93,11 @@ def base_digest(model_path: str | Path) -> str:
     """sha256 over a base model's config, weights and tokenizer files; file names count, their folder does not."""
     folder = resolve(model_path)
     files = [folder / "config.json", *weight_files(folder), *_tokenizer_files(folder)]
+    return files_digest(files)
+
+
+def files_digest(files: list[Path]) -> str:
+    """sha256 over files by their names, whatever folder they lie in."""
     return remembered("files by name", files, lambda: _digest(files))
 
 

@@ -36,6 +36,10 @@ class CoreLinear(nn.Module):
         self.core = nn.Parameter(torch.zeros(rows, columns, device=weight_OI.device))
         self._before: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor | None]:
+        """What it goes by beside what is trained: the weight, which each step changes, and the directions."""
+        return {"weight": self._weight, "left": self._left, "right": self._right, "factor": self._factor}
+
     def forward(self, x: Tensor) -> Tensor:
         """float[..., out] of float[..., in]."""
         out: Tensor = CoreProduct.apply(x, self._weight, self._bias, self.core, self._left, self._right, self._factor)  # type: ignore[no-untyped-call]
@@ -88,6 +92,11 @@ class FactorLinear(nn.Module):
         self.right = nn.Parameter(right[:rank].float().contiguous())
         weight_OI.sub_(moving_OI.float())
 
+    def tensors(self) -> dict[str, Tensor | None]:
+        """What it goes by beside what is trained: what is kept of the weight, and the directions."""
+        sides = {"left": self._left, "right": self._right}
+        return {"kept": self._kept, **{name: each.columns if each else None for name, each in sides.items()}}
+
     def forward(self, x: Tensor) -> Tensor:
         """float[..., out] of float[..., in]."""
         out: Tensor = FactorProduct.apply(x, self._kept, self._bias, self.left, self.values, self.right)  # type: ignore[no-untyped-call]
@@ -124,11 +133,12 @@ class _Projector:
     def __init__(self, kept: Tensor, free: Tensor | None) -> None:
         size, count = kept.shape
         self._onto = free is not None and free.shape[1] == size - count < count
-        self._columns = (free if free is not None and self._onto else kept).float().contiguous()
+        self.columns = (free if free is not None and self._onto else kept).float().contiguous()
+        """Those that it goes by."""
 
     def project_(self, matrix: Tensor) -> None:
         """Changes [n, m] in place."""
-        columns = self._columns.to(matrix.dtype)
+        columns = self.columns.to(matrix.dtype)
         coordinates = columns.T @ matrix
         if self._onto:
             matrix.copy_(columns @ coordinates)
@@ -145,6 +155,15 @@ class ConfinedModules:
     def parameters(self) -> list[nn.Parameter]:
         """All that is trained."""
         return [each for module in self._modules.values() for each in module.parameters()]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What they go by beside what is trained, by module, in place."""
+        found = (
+            (f"{name}.{what}", each)
+            for name, module in self._modules.items()
+            for what, each in module.tensors().items()
+        )
+        return {name: each for name, each in found if each is not None}
 
     def before_step(self) -> None:
         """See `learning.training.Constraint`."""

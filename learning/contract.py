@@ -8,7 +8,7 @@ figures. Knows no method, no model and no storage beyond the folders a job names
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +38,19 @@ class Incumbent:
     """Examples held out of everything it learned; none where no exam is kept."""
 
 
+class Checkpoints(Protocol):
+    """Where one training keeps what another process needs to go on with it; whoever gives it takes it away again.
+
+    Both raise `OSError` where it can't be reached; a training goes on without.
+    """
+
+    def save(self, content: bytes) -> None:
+        """Keeps this, whole, in the place of what was kept before, or leaves that."""
+
+    def load(self) -> bytes | None:
+        """What was kept last; None where there is nothing."""
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """One domain's examples, what they may touch, and where the result goes."""
@@ -57,6 +70,8 @@ class TrainingJob:
     what it had of the removed domain can't be told from the rest."""
     base_delta: Path | None = None
     """Folder of the change of the base's weights that is in service; None where that is the model as it is."""
+    checkpoints: Checkpoints | None = field(default=None, compare=False)
+    """Where a process that was ended may have left this training half done; None where nobody keeps any."""
 
     def of_domain(self) -> tuple[Incumbent, ...]:
         """The segments of the job's own domain."""
@@ -132,6 +147,10 @@ class TrainingResult:
     """Examples whose prompt lost its middle to the token limit."""
     failure: str = ""
     """Why nothing of this may be published, in words (a training that diverged); empty where it went well."""
+    resumed_from: int = 0
+    """The step after which another process had left this training; 0 where it was begun and ended by one."""
+    trouble: str = ""
+    """What went wrong with its checkpoints, in words; the result is none the worse for it."""
 
     def check(self, job: TrainingJob) -> None:
         """Raises `LearningError` where this can't be a result of the job, or leaves out what has to judge it."""
@@ -183,6 +202,8 @@ class Progress:
     loss: float
     held_out_loss: float | None
     """Set on the steps after which held-out examples were evaluated."""
+    resumed_from: int = 0
+    """As in `TrainingResult`."""
 
 
 class Learner(Protocol):

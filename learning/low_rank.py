@@ -40,6 +40,7 @@ from learning.material import JobMaterial
 from learning.optimiser import rate_groups
 from learning.output_layer import OutputLayer
 from learning.paired_bootstrap import lower_bound
+from learning.resumption import resumption_of
 from learning.target_modules import target_modules
 from learning.template import PromptTemplate
 from learning.token_budget import TokenBudget
@@ -68,6 +69,7 @@ class LowRankLearner:
     name: str
 
     def __init__(self, model_path: str, template: PromptTemplate, options: LowRankOptions) -> None:
+        self._model_path = model_path
         self._revisable = RevisableModel(model_path, options.dtype, options.device)
         self._base: PreTrainedModel = self._revisable.model
         target_modules(self._base, options)
@@ -86,8 +88,9 @@ class LowRankLearner:
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
         """Trains, keeps the state with the lowest held-out loss, writes the PEFT folder and reports.
 
-        The same job, seed and thread count give the same adapter on a CPU. Raises `LearningError` when no example is
-        left to train on, an incumbent does not fit this base, or memory runs out with a single example.
+        The same job, seed and thread count give the same adapter on a CPU, in one process or several. Raises
+        `LearningError` when no example is left to train on, an incumbent does not fit this base, or memory runs out
+        with a single example.
         """
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
@@ -105,13 +108,14 @@ class LowRankLearner:
                 trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
                 groups = rate_groups(trained, rate, self._options.b_rate)
                 training = Training(self._options, model, self._loss, budget, groups, penalty)
-                training.to_the_end(material.train, material.watched, job.seed, on_progress)
+                begun = (start.segment, start.folder) if start else ()
+                resumption = resumption_of(job, self._options, self._model_path, material, begun)
+                training.to_the_end(material.train, material.watched, job.seed, on_progress, resumption)
                 candidate = evaluate(self._loss, budget, model, material.judged)
                 after = evaluate(self._loss, budget, model, start.exam if start else ())
                 save_adapter(model, job.output)
                 more = None if training.failure else self._finish(model, shape, start, job, material.train)
             beyond = more(budget) if more is not None else Beyond()
-        tail = training.losses[-max(1, len(training.losses) // 10) :]
         compared = start is not None and after.examples > 0
         return TrainingResult(
             adapters=(
@@ -128,8 +132,8 @@ class LowRankLearner:
             ),
             steps=len(training.losses),
             epochs=training.examples_seen / len(material.train),
-            seconds=time.perf_counter() - started,
-            train_loss=sum(tail) / len(tail),
+            seconds=training.earlier_seconds + time.perf_counter() - started,
+            train_loss=training.train_loss,
             touched=(
                 *([Comparison(job.domain, start.segment, start.before, after)] if start and compared else ()),
                 *beyond.touched,
@@ -138,6 +142,8 @@ class LowRankLearner:
             skipped=material.skipped,
             shortened=material.shortened,
             failure=training.failure,
+            resumed_from=training.resumed_from,
+            trouble=resumption.trouble if resumption else "",
         )
 
     def _begin(self, model: PeftModel, shape: AdapterShape, start: Start | None, job: TrainingJob) -> Penalty | None:

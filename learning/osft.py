@@ -39,6 +39,7 @@ from learning.material import JobMaterial
 from learning.osft_options import OsftOptions
 from learning.output_layer import OutputLayer
 from learning.repeats import spread
+from learning.resumption import Resumption, resumption_of
 from learning.second_moments import measured
 from learning.target_modules import target_modules
 from learning.template import PromptTemplate
@@ -57,6 +58,7 @@ class OsftLearner:
     name = "osft"
 
     def __init__(self, model_path: str, template: PromptTemplate, options: OsftOptions) -> None:
+        self._model_path = model_path
         self._revisable = RevisableModel(model_path, options.dtype, options.device)
         self._model: PreTrainedModel = self._revisable.model
         self._modules = target_modules(self._model, options)
@@ -67,8 +69,8 @@ class OsftLearner:
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
         """Trains, keeps the state with the lowest held-out loss, writes the changed base and sits every exam on it.
 
-        The same job, seed and thread count give the same bits on a CPU. Raises `LearningError` when no example is left
-        to train on, nothing is left that may change, an adapter does not fit, or memory runs out with one example.
+        The same job, seed and thread count give the same bits on a CPU, in one process or several. Raises
+        `LearningError` when nothing is left to train on or to change, an adapter does not fit, or memory runs out.
         """
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
@@ -81,13 +83,13 @@ class OsftLearner:
             before = [self._figures(budget, place.exam, place.adapter, job.seed) for place in places]
             own = [self._figures(budget, material.judged, each.adapter, job.seed) for each in places if each.own]
             basis = basis_of(self._options, Kept.read(job.state) if job.state is not None else None)
-            training, folder = self._trained(job, material, basis, budget, on_progress)
+            resumption = resumption_of(job, self._options, self._model_path, material)
+            training, folder = self._trained(job, material, basis, budget, on_progress, resumption)
             self._revisable.stand_on(folder)
             candidate = self._figures(budget, material.judged)
             after = [self._figures(budget, place.exam, place.adapter, job.seed) for place in places]
             state = None if training.failure else self._state(job, material, basis)
         continued = next((each.incumbent for each in places if each.own and each.adapter is None), None)
-        tail = training.losses[-max(1, len(training.losses) // 10) :]
         return TrainingResult(
             adapters=(
                 NewAdapter(
@@ -109,8 +111,8 @@ class OsftLearner:
             ),
             steps=len(training.losses),
             epochs=training.examples_seen / len(material.train),
-            seconds=time.perf_counter() - started,
-            train_loss=sum(tail) / len(tail),
+            seconds=training.earlier_seconds + time.perf_counter() - started,
+            train_loss=training.train_loss,
             touched=tuple(
                 Comparison(place.incumbent.domain, place.incumbent.segment, was, now)
                 for place, was, now in zip(places, before, after, strict=True)
@@ -121,6 +123,8 @@ class OsftLearner:
             skipped=material.skipped,
             shortened=material.shortened,
             failure=training.failure,
+            resumed_from=training.resumed_from,
+            trouble=resumption.trouble if resumption else "",
         )
 
     def _places(self, job: TrainingJob, material: JobMaterial) -> list[_Place]:
@@ -154,6 +158,7 @@ class OsftLearner:
         basis: Basis,
         budget: TokenBudget,
         on_progress: Callable[[Progress], None] | None,
+        resumption: Resumption | None,
     ) -> tuple[Training, Path]:
         """Trains from where the model stands, and leaves it anywhere; the changed base as a folder."""
         torch.manual_seed(job.seed)  # for a base that drops out
@@ -169,8 +174,9 @@ class OsftLearner:
                 )
             rate = self._options.learning_rate
             groups = [{"params": parameters, "lr": rate, "peak": rate}]
-            training = Training(self._options, self._model, self._loss, budget, groups, constraint=modules)
-            training.to_the_end(material.train, material.watched, job.seed, on_progress)
+            beside = modules.tensors()
+            training = Training(self._options, self._model, self._loss, budget, groups, None, modules, beside)
+            training.to_the_end(material.train, material.watched, job.seed, on_progress, resumption)
             for name, weight_OI in begun.items():
                 change_OI = modules.change(name, weight_OI.to(self._model.device))
                 if change_OI is not None:

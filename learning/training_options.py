@@ -75,6 +75,9 @@ class TrainingOptions(Options):
     """Where training runs."""
     threads: Count | None = None
     """CPU threads of each worker; None leaves it to torch."""
+    checkpoint_seconds: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 30.0
+    """How long a training goes on without keeping what another worker needs to go on with it; 0 keeps nothing. Where
+    keeping takes long it is done less often: no more than a tenth of the time goes into it."""
 
     def weights_trained(self, inputs: int, outputs: int) -> int:
         """How many weights are trained for a linear module of that shape."""

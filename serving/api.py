@@ -169,6 +169,8 @@ class TrainingProgress(Body):
     """Steps there will be."""
     loss: float | None
     """Of the last step, in nats a token."""
+    resumed_from: int = 0
+    """The step after which a worker that died had left it; 0 where this one began it."""
 
 
 class Stretch(Body):

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from actors import stage as stage_module
-from actors.errors import NotCaughtUp, PublicationFailed
+from actors.errors import NotCaughtUp, PublicationFailed, Unreachable
 from actors.stage import Stage
 from learning.errors import LearningError
 
@@ -33,6 +33,17 @@ def test_pauses_grow_up_to_a_longest(clock: list[float], error: Exception, longe
         assert stage.is_due(0)
     assert pauses[0] == 2.0 and all(a <= b for a, b in itertools.pairwise(pauses))
     assert pauses[-1] == longest
+
+
+def test_who_has_died_is_replaced_at_once_and_then_with_pauses(clock: list[float]) -> None:
+    stage = Stage("learning")
+    stage.fail(Unreachable("learner-0 does not answer"))
+    assert stage.is_due(has_more=False) and "next try in 0 s" in stage.in_words()
+    stage.fail(Unreachable("learner-0 is not running"))
+    assert not stage.is_due(has_more=False) and stage.retry_at == clock[0] + 4.0
+    stage.succeed("published", "alpha@v1")
+    stage.fail(RuntimeError("down"))
+    assert not stage.is_due(has_more=False), "only who worked on it may be replaced"
 
 
 def test_new_examples_are_a_reason_to_try_what_the_learner_refused(clock: list[float]) -> None:

@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from ray.exceptions import RayError, RayTaskError
 
-from actors.errors import ActorError, UnknownDomain
+from actors.errors import ActorError, UnknownDomain, Unreachable
 from actors.late import late
 from cluster.frontdoor import LateApplication
-from cluster.remote import AsyncRemote, Remote, Unreachable
+from cluster.remote import AsyncRemote, Remote
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("actors", "streaming", "learning", "registry", "serving", "configs", "cluster", "console")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.learning.bases import write_base, write_encoder
+from tests.learning.interruptions import StepClock
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache folder of this test alone; it is not there yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "anabranch" / "digests"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StepClock:
+    """By which checkpoints of a training are due."""
+    made = StepClock()
+    monkeypatch.setattr("learning.resumption.monotonic", lambda: made.now)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -1,36 +1,29 @@
-"""A training that is killed on its way, of each method there is: repeated, it gives the same result bit for bit."""
+"""A training whose process is killed on its way, of each method there is: repeated, or gone on with by another process,
+it gives the same result bit for bit."""
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from learning.contract import Incumbent, Learner, Progress, TrainingJob, TrainingResult
-from learning.methods import OPTIONS, learner
+from learning.contract import Learner, Progress, TrainingJob
+from learning.methods import OPTIONS
 from learning.template import PromptTemplate
 from tests.learning.bases import TEMPLATE
-from tests.learning.colours import OTHERWISE, examples, job, options_of
+from tests.learning.interruptions import KINDS, Stopped, files_of, found, made, second_job
+from tests.learning.resuming import MANY
 
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "seta": {"shared_rank": 2},
-    "osft": {},
-    "osft-factors": {"form": "factors"},
-    "osft-inputs": {"basis": "inputs"},
-}
-"""By the method's kind, and a word for what is chosen beside."""
 DIES_AT = 4
-
-
-class Stopped(BaseException):
-    """What ends a training from within."""
 
 
 @pytest.fixture(scope="module")
@@ -63,34 +56,38 @@ def test_what_was_ended_on_its_way_is_repeated_bit_for_bit(
     assert found(two, second) == expected
 
 
-def made(llama: Path, template: PromptTemplate, name: str) -> Learner:
-    kind = name.partition("-")[0]
-    chosen = options_of(max_steps=8, evaluate_every=3, **KINDS[name])
-    known = OPTIONS[kind].model_fields.keys()
-    return learner(str(llama), template, OPTIONS[kind](**{key: each for key, each in chosen.items() if key in known}))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "interval", "deaths"), [("lora", 1, 3), ("seta", 7, 1), ("osft", 7, 1)])
+def test_what_is_killed_at_any_moment_is_gone_on_with_by_another_process(
+    llama: Path, template: PromptTemplate, tmp_path: Path, repository: Path, name: str, interval: int, deaths: int
+) -> None:
+    """Each has a folder and a model of its own; all that they share is where checkpoints are kept."""
+    method = made(llama, template, name, **MANY)
+    plain = second_job(method, tmp_path / "undisturbed")
+    method.train(plain)
+    (tmp_path / "steps").touch()
+    moments = random.Random(name)
+    for turn in range(deaths + 1):
+        arguments = [str(each) for each in (llama, name, interval, tmp_path, tmp_path / f"process-{turn}")]
+        child = subprocess.Popen([sys.executable, "-m", "tests.learning.resuming", *arguments], cwd=repository)
+        try:
+            dies_after = len(steps(tmp_path)) + moments.randrange(1, 30) if turn < deaths else 10_000
+            while child.poll() is None and len(steps(tmp_path)) < dies_after:
+                time.sleep(0.001)
+        finally:
+            child.kill()
+        assert child.wait(60) == (-signal.SIGKILL if turn < deaths else 0)
+    assert files_of(tmp_path / f"process-{deaths}" / "second") == files_of(plain.output)
+    made_steps = steps(tmp_path)
+    ends = [(last, begun) for (_, last), (begun, step) in pairwise(made_steps) if step != last + 1 or begun == last]
+    assert len(ends) == deaths and made_steps[-1][1] == MANY["max_steps"]
+    assert all(begun <= last <= begun + interval for last, begun in ends), ends
 
 
-def second_job(method: Learner, folder: Path) -> TrainingJob:
-    """Another domain's, after a first one was learned."""
-    first = method.train(job(folder / "first"))
-    colours = Incumbent("colours", 1, first.adapters[0].folder, examples(12, 1000))
-    return job(
-        folder / "second",
-        domain="shapes",
-        train=examples(40, 0, OTHERWISE, "fine "),
-        held_out=examples(8, 40, OTHERWISE, "fine "),
-        incumbents=[colours],
-        state=first.state,
-        base_delta=first.base_delta,
-    )
-
-
-def found(method: Learner, second: TrainingJob) -> tuple[dict[str, bytes], TrainingResult]:
-    """Every file of the result, and its figures but for the time they took."""
-    result = method.train(second)
-    result.check(second)
-    files = [path for path in second.output.rglob("*") if path.is_file()]
-    return {str(path.relative_to(second.output)): path.read_bytes() for path in files}, replace(result, seconds=0.0)
+def steps(folder: Path) -> list[tuple[int, int]]:
+    """The steps made, each after where its process had begun."""
+    lines = (folder / "steps").read_text(encoding="ascii").splitlines(keepends=True)
+    return [(int(begun), int(step)) for begun, step in (line.split() for line in lines if line.endswith("\n"))]
 
 
 def killed(method: Learner, second: TrainingJob) -> int:
