@@ -61,7 +61,8 @@ class KafkaOptions:
             )
         if not self.sasl_username or not (self.sasl_password or self.sasl_password_file):
             raise StreamError(
-                f"{self.security_protocol} with {self.sasl_mechanism} needs a user name and a password; give both"
+                f"{self.security_protocol} with {self.sasl_mechanism} needs a user name and a password; set"
+                " ANABRANCH_KAFKA_USERNAME, and ANABRANCH_KAFKA_PASSWORD or stream.sasl_password_file"
             )
 
     @property
