@@ -156,6 +156,7 @@ class Ingest:
         self._assigned = self._source.assignment()
         if not envelopes:
             self._pass_what_is_gone()
+            self._pass_what_holds_nothing()
             return 0
         spans = self._spans(envelopes)
         rows, markers, letters = self._decode(envelopes)
@@ -222,6 +223,19 @@ class Ingest:
         """While nothing comes: what a log has let go would be missed in silence."""
         for partition in self._assigned & self._next.keys():
             self._next[partition] = max(self._next[partition], self._begins.get(partition, 0))
+
+    def _pass_what_holds_nothing(self) -> None:
+        """Cover the offsets at the end of a log that hold no record, such as a transaction's marker: perhaps nothing
+        ever comes behind them."""
+        behind = {each for each in self._assigned if self._next.get(each, 0) < self._ends.get(each, 0)}
+        positions = self._source.positions() if behind else {}
+        for partition in behind & self._next.keys() & positions.keys():
+            if self._next[partition] < positions[partition]:
+                first = max(self._next[partition], self._look(partition))
+                span = Span(partition, min(first, positions[partition]), positions[partition])
+                with self._following.reading([span]):
+                    self._spool.append([], [], [span])
+                self._next[partition] = span.end
 
     def _has_passed_over(self, low: Watermarks) -> bool:
         """Tell whether reading is beyond offsets that were not read and that the log still gives."""
@@ -360,7 +374,12 @@ class Ingest:
             positions=dict(self._next),
             reaches=self._spool.ends(),
             ends=dict(self._ends),
+            lag=self._lag(),
         )
+
+    def _lag(self) -> dict[TopicPartition, int]:
+        next_, ends = dict(self._next), dict(self._ends)
+        return {each: max(ends[each] - next_[each], 0) for each in self._assigned & next_.keys() & ends.keys()}
 
     def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:
         """Say of each partition what is here of it: the rows of the stretch, and what was read from its beginning on.

@@ -67,6 +67,8 @@ class IngestReport:
     """Up to where the spool goes, of each partition of which this worker has read anything."""
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)
     """Where the log ended, read or not, of each partition that this worker has read: as it last looked."""
+    lag: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """How many offsets of each partition that this worker reads now are still to be spooled, as it last looked."""
 
     def quiet_seconds(self, domain: str) -> float:
         """Return for how long this worker has heard nothing of the domain."""

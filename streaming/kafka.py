@@ -127,6 +127,9 @@ class KafkaSource:
                 raise
             if position is not None:
                 found[each] = position
+        for envelope in reversed(self._held):
+            if envelope.topic_partition in found:
+                found[envelope.topic_partition] = envelope.offset
         return found
 
     def lag(self) -> dict[TopicPartition, int]:

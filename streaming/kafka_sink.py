@@ -142,11 +142,8 @@ class KafkaSink:
         )
 
     def _append(self, entry: Entry) -> None:
-        if entry.key is not None:
-            self._send(entry.value, entry.headers, entry.key, None)
-            return
-        for partition in self._partitions:
-            self._send(entry.value, entry.headers, None, partition)
+        for partition in self._partitions if entry.is_marker else [None]:
+            self._send(entry.value, entry.headers, entry.key, partition)
 
     def _send(self, value: bytes | None, headers: Headers, key: bytes | None, partition: int | None) -> None:
         if self._closed:
