@@ -27,27 +27,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.coverage import Span
+from actors.decoding import Decoding
 from actors.errors import in_words
-from actors.exam import is_held_out
 from actors.following import Following
 from actors.loop import Loop
-from actors.observation import LedgerView, Marker, Watermarks
+from actors.observation import LedgerView, Watermarks
 from actors.observer import Letter, Observer
 from actors.ports import ExamplesPort, SpoolPort, SumsPort
 from actors.quiet import Quiet
 from actors.report import IngestReport, Survey
-from actors.spool import Spool, SpooledRow
+from actors.spool import Spool
 from actors.spool_file import is_damage
 from actors.vitals import Vitals, vitals_of
 from learning.contract import Example
-from learning.errors import LearningError
 from learning.features import FeatureExtractor
 from learning.template import PromptTemplate
 from streaming.dead_letters import DeadLetters
-from streaming.errors import LogReplaced, RecordError
-from streaming.records import EndOfDomain, TaskRecord
+from streaming.errors import LogReplaced
 from streaming.source import Envelope, RecordSource, StartAt, TopicPartition, check_identity
-from streaming.wire import decode
 
 _RESUME_BELOW = 0.8
 _IDLE_S = 0.1
@@ -93,6 +90,7 @@ class Ingest:
         self._following = Following(spool, router, left_behind)
         self._dead_letters, self._putting = dead_letters, threading.Lock()
         self._template = template
+        self._decoding = Decoding(template, options.max_record_bytes, options.held_out_fraction)
         self._template_checked = False
         self._has_put = False
         """Whether the dead letters were ever there: before that they are asked for nothing."""
@@ -198,9 +196,10 @@ class Ingest:
         self._assigned = source.assignment()
         if not envelopes:
             self._pass_what_is_gone()
+            self._pass_what_holds_nothing(source)
             return 0
         spans = self._spans(source, envelopes)
-        rows, markers, letters = self._decode(envelopes)
+        rows, markers, letters = self._decoding.decode(envelopes)
         if letters:
             self._put_letters(letters)
         with self._following.reading(spans):
@@ -266,6 +265,19 @@ class Ingest:
         for partition in self._assigned & self._next.keys():
             self._next[partition] = max(self._next[partition], self._begins.get(partition, 0))
 
+    def _pass_what_holds_nothing(self, source: RecordSource) -> None:
+        """Cover the offsets at the end of a log that hold no record, such as a transaction's marker: perhaps nothing
+        ever comes behind them."""
+        behind = {each for each in self._assigned if self._next.get(each, 0) < self._ends.get(each, 0)}
+        positions = source.positions() if behind else {}
+        for partition in behind & self._next.keys() & positions.keys():
+            if self._next[partition] < positions[partition]:
+                first = max(self._next[partition], self._look(source, partition))
+                span = Span(partition, min(first, positions[partition]), positions[partition])
+                with self._following.reading([span]):
+                    self._spool.append([], [], [span])
+                self._next[partition] = span.end
+
     def _has_passed_over(self, low: Watermarks) -> bool:
         """Tell whether reading is beyond offsets that were not read and that the log still gives."""
         return any(
@@ -283,44 +295,6 @@ class Ingest:
             self._must_reopen = False
             self._close_source()
 
-    def _decode(self, envelopes: Sequence[Envelope]) -> tuple[list[SpooledRow], list[Marker], list[Letter]]:
-        rows: list[SpooledRow] = []
-        markers: list[Marker] = []
-        letters: list[Letter] = []
-        for envelope in envelopes:
-            partition = TopicPartition(envelope.topic, envelope.partition)
-            try:
-                record = decode(envelope.value, envelope.headers, max_bytes=self._options.max_record_bytes)
-                if isinstance(record, EndOfDomain):
-                    markers.append(Marker(partition, envelope.offset, record.domain))
-                else:
-                    rows.append(self._row(envelope, partition, record))
-            except RecordError as error:
-                letters.append((envelope, error))
-            except Exception as error:
-                self._check_rendering(error)
-                letters.append((envelope, RecordError("bad-record", f"it can't be taken: {in_words(error)}")))
-        return rows, markers, letters
-
-    def _check_rendering(self, error: Exception) -> None:
-        """Raise an unforeseen error that is not the record's fault: a template that renders nothing, memory or disk."""
-        if isinstance(error, (MemoryError, OSError)):
-            raise error
-        self._template.render([{"role": "user", "content": "a"}])
-
-    def _row(self, envelope: Envelope, partition: TopicPartition, record: TaskRecord) -> SpooledRow:
-        if record.domain is None:
-            raise RecordError(
-                "unlabelled",
-                f"record {record.id!r} has no domain: learning needs a labelled example; "
-                "set `domain` and send it again, or replay it once it is labelled",
-            )
-        prompt = self._render(record)
-        # What can't be encoded can't be spooled, and would take the others of its poll with it.
-        (prompt + record.completion + record.id).encode()
-        held_out = is_held_out(record, self._options.held_out_fraction)
-        return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
-
     def _check_log(self, source: RecordSource, view: LedgerView) -> None:
         """Refuse another log under the name of the one that was counted: the ledger's positions belong to that one."""
         found = source.identity()
@@ -335,16 +309,6 @@ class Ingest:
         if not self._template_checked:
             self._spool.check_template(self._template.digest)
             self._template_checked = True
-
-    def _render(self, record: TaskRecord) -> str:
-        """Return the prompt as it will be featured and trained; what can't be rendered is refused at the border."""
-        try:
-            rendered = self._template.render(record.messages_or_prompt())
-        except LearningError as error:
-            raise RecordError("bad-record", f"record {record.id!r}: the chat template refuses it: {error}") from error
-        if not rendered.strip():
-            raise RecordError("bad-record", f"record {record.id!r}: its prompt is empty once it is rendered")
-        return rendered
 
     def _start_at(self, partition: TopicPartition) -> int:
         """Say where to start a newly assigned partition: where the ledger needs it from, or where the spool ends.
@@ -418,11 +382,16 @@ class Ingest:
             reaches=self._spool.ends(),
             ends=dict(self._ends),
             over_share=self._over_share(),
+            lag=self._lag(),
         )
 
     def _over_share(self) -> frozenset[str]:
         shares = self._spool.shares(self._options.spool_limit, self._options.spool_bytes)
         return frozenset(domain for domain, share in shares.items() if share > self._options.domain_share)
+
+    def _lag(self) -> dict[TopicPartition, int]:
+        next_, ends = dict(self._next), dict(self._ends)
+        return {each: max(ends[each] - next_[each], 0) for each in self._assigned & next_.keys() & ends.keys()}
 
     def survey(self, stretches: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, Survey]:
         """Say of each partition what is here of it: the rows of the stretch, and what was read from its beginning on.

@@ -69,6 +69,8 @@ class IngestReport:
     """Where the log ended, read or not, of each partition that this worker has read: as it last looked."""
     over_share: frozenset[str] = frozenset()
     """Domains that take more of the spool than a domain may while others wait in it."""
+    lag: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """How many offsets of each partition that this worker reads now are still to be spooled, as it last looked."""
 
     def quiet_seconds(self, domain: str) -> float:
         """Return for how long this worker has heard nothing of the domain."""

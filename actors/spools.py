@@ -133,6 +133,7 @@ class Spools:
             polled=report.polled,
             dead_letters=report.dead_letters,
             duplicates=report.duplicates,
+            lag={str(partition): records for partition, records in sorted(report.lag.items())},
             trouble=dict(report.trouble),
         )
 

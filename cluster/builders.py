@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors.candidates import Method
 from actors.closing import ClosingRule
@@ -153,19 +153,20 @@ def stream_location(settings: Settings) -> StreamLocation:
 
 
 def kafka_options(settings: Settings) -> KafkaOptions | None:
-    """Return how the broker is spoken to; user name and password come from the environment and nowhere else."""
+    """Return how the broker is spoken to; secrets come from the environment, or from files that are named."""
     stream = settings.stream
     if stream.kind != "kafka":
         return None
+    names = ("sasl_password_file", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_key_password_file")
+    files: dict[str, Any] = {name: str(path) for name in names if (path := getattr(stream, name)) is not None}
     return KafkaOptions(
         bootstrap=stream.bootstrap or "",
         security_protocol=stream.security_protocol,
         sasl_mechanism=stream.sasl_mechanism,
         sasl_username=os.environ.get("ANABRANCH_KAFKA_USERNAME"),
         sasl_password=os.environ.get("ANABRANCH_KAFKA_PASSWORD"),
-        ssl_cafile=str(stream.ssl_cafile) if stream.ssl_cafile else None,
-        ssl_certfile=str(stream.ssl_certfile) if stream.ssl_certfile else None,
-        ssl_keyfile=str(stream.ssl_keyfile) if stream.ssl_keyfile else None,
+        ssl_key_password=os.environ.get("ANABRANCH_KAFKA_KEY_PASSWORD"),
+        **files,
         session_timeout_ms=stream.session_timeout_ms,
         max_poll_interval_ms=stream.max_poll_interval_ms,
         client_id=f"anabranch-{settings.name}",

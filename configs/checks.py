@@ -22,11 +22,11 @@ def check(settings: Settings) -> None:
 
 
 def check_paths(settings: Settings) -> None:
-    """Raise ConfigError, one line, if a model's folder or a certificate is named but not there."""
+    """Raise ConfigError, one line, if a model's folder, a certificate or a password's file is named but not there."""
     _check_model(settings, "base.model", settings.base.model)
     if settings.features.model is not None:
         _check_model(settings, "features.model", settings.features.model)
-    for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+    for key in ("sasl_password_file", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_key_password_file"):
         path: Path | None = getattr(settings.stream, key)
         if path is not None and not path.is_file():
             raise ConfigError(

@@ -1,8 +1,9 @@
 """The settings of a whole Anabranch: one frozen tree, checked once, read only by `cluster`.
 
 Every field states its unit and what follows from it; what a method or an engine is made with is inherited from where it
-is defined. Unknown keys are refused. Secrets are no settings: user name and password of the broker come from the
-environment. What this module does not know: files, the command line, and how anything is built from these values.
+is defined. Unknown keys are refused. Secrets are no settings: the broker's come from the environment, or from files
+that settings name. What this module does not know: files, the command line, and how anything is built from these
+values.
 """
 
 from pathlib import Path
@@ -63,12 +64,18 @@ class Stream(Section):
     """How the broker is spoken to; the SASL kinds take user name and password from the environment."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     """How the password is shown to the broker; needed by the SASL protocols."""
+    sasl_password_file: Path | None = None
+    """File that holds the password alone, read at each login, so that it may be exchanged while the system runs; None
+    means the environment's, which stays what it was at the start."""
     ssl_cafile: Path | None = None
-    """Certificate authority that the broker's certificate must come from; None means the system's."""
+    """Certificate authority that the broker's certificate must come from; None means the system's. This and the files
+    below are PEM, and are read at each connection."""
     ssl_certfile: Path | None = None
     """Our own certificate, where the broker asks for one."""
     ssl_keyfile: Path | None = None
     """The private key of that certificate."""
+    ssl_key_password_file: Path | None = None
+    """File that holds the password of an encrypted key; None means the environment's, if the key is encrypted."""
     session_timeout_ms: Annotated[int, Field(ge=1000)] = 10_000
     """Milliseconds after which a silent worker loses its partitions to another."""
     max_poll_interval_ms: Annotated[int, Field(ge=1000)] = 300_000
@@ -92,8 +99,17 @@ class Stream(Section):
                 "security_protocol",
                 f"expected SASL_PLAINTEXT or SASL_SSL because sasl_mechanism is set, got {self.security_protocol}",
             )
+        if self.sasl_password_file is not None and self.sasl_mechanism is None:
+            raise disagreement("sasl_password_file", "without a sasl_mechanism no password is shown; set both")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise disagreement("ssl_keyfile", "ssl_certfile and ssl_keyfile belong together; set both or neither")
+        if self.ssl_key_password_file is not None and self.ssl_keyfile is None:
+            raise disagreement("ssl_key_password_file", "there is no key without an ssl_keyfile; set both or neither")
+        if self.kind == "kafka" and self.ssl_cafile and not self.security_protocol.endswith("SSL"):
+            raise disagreement(
+                "security_protocol",
+                f"expected SSL or SASL_SSL because ssl_cafile is set, got {self.security_protocol}: that is plain text",
+            )
         if self.session_timeout_ms > self.max_poll_interval_ms:
             raise disagreement(
                 "session_timeout_ms",

@@ -254,6 +254,8 @@ class IngestStatus(Body):
     """Records put aside."""
     duplicates: int
     """Records that were known."""
+    lag: dict[str, int] = Field(default_factory=dict)
+    """Records still to be read of each partition that it reads, at most some seconds old."""
     trouble: dict[str, Words] = Field(default_factory=dict)
     """The last error of each loop that is failing now."""
 

@@ -38,6 +38,10 @@ def render_metrics(status: SystemStatus) -> str:
     for counter in ("polled", "dead_letters", "duplicates"):
         total = sum(getattr(worker, counter) for worker in status.ingest)
         gauge(f"ingest_{counter}_records", "Records since the ingest workers started").set(total)
+    lag_records = gauge("stream_lag_records", "Records still to be read of a partition", ("partition",))
+    for worker in status.ingest:
+        for partition, records in worker.lag.items():
+            lag_records.labels(partition).set(records)
     unread = gauge("stream_unread_offsets", "Offsets that were gone before they were read", ("partition",))
     for stretch in status.unread:
         unread.labels(stretch.partition).inc(stretch.last - stretch.first + 1)

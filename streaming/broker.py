@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Literal, Self
 
 from streaming.errors import BrokerUnavailable, StreamError
-from streaming.kafka_client import KafkaOptions, check_session
+from streaming.kafka_client import check_session
+from streaming.kafka_options import KafkaOptions
 
 BrokerKind = Literal["apache", "tansu"]
 START_TIMEOUT_S = 120.0
@@ -168,22 +169,33 @@ class TansuBroker(_ChildBroker):
 class ApacheKafkaBroker(_ChildBroker):
     """Apache Kafka 4 in KRaft mode, broker and controller in one process, from a folder with `libs/*.jar`.
 
-    Its data stay in `folder`, so `kill` and `start` are a crash and a recovery. With `scram_users` (name to password) a
-    second listener, `.scram_bootstrap`, asks for SASL_PLAINTEXT with SCRAM-SHA-512.
+    Its data stay in `folder`, so `kill` and `start` are a crash and a recovery. It listens in plain text; further
+    `listeners` (name to security protocol) have ports of their own, and what they need stands in `properties`.
+    `scram_users` (name to password) may log in by SCRAM-SHA-256 and SCRAM-SHA-512 where a listener lets them.
     """
 
     name = "kafka"
 
-    def __init__(self, kafka_home: Path, folder: Path, *, scram_users: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kafka_home: Path,
+        folder: Path,
+        *,
+        listeners: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
+        scram_users: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(folder)
         self._classpath = str(kafka_home / "libs" / "*")
         self._controller_port = free_port()
-        self._scram_port = free_port()
+        self._protocols = {"PLAINTEXT": "PLAINTEXT", **(listeners or {})}
+        self._ports = {"PLAINTEXT": self.port, **{name: free_port() for name in listeners or {}}}
+        self._further = dict(properties or {})
         self._scram_users = dict(scram_users or {})
 
-    @property
-    def scram_bootstrap(self) -> str:
-        return f"127.0.0.1:{self._scram_port}"
+    def bootstrap_of(self, listener: str) -> str:
+        """The address of a listener."""
+        return f"127.0.0.1:{self._ports[listener]}"
 
     def start(self) -> None:
         properties = self.folder / "server.properties"
@@ -191,9 +203,10 @@ class ApacheKafkaBroker(_ChildBroker):
             self.folder.mkdir(parents=True, exist_ok=True)
             properties.write_text(self._properties())
             cluster_id = self._run_tool("random-uuid").splitlines()[-1].strip()
-            users = [f"SCRAM-SHA-512=[name={name},password={word}]" for name, word in self._scram_users.items()]
-            scram = [part for user in users for part in ("--add-scram", user)]
-            self._run_tool("format", "-t", cluster_id, "-c", str(properties), *scram)
+            kinds, users = ("SCRAM-SHA-256", "SCRAM-SHA-512"), self._scram_users.items()
+            scram = [f"{kind}=[name={name},password={word}]" for name, word in users for kind in kinds]
+            options = [part for user in scram for part in ("--add-scram", user)]
+            self._run_tool("format", "-t", cluster_id, "-c", str(properties), *options)
         super().start()
 
     def _command(self) -> list[str]:
@@ -212,20 +225,16 @@ class ApacheKafkaBroker(_ChildBroker):
         return done.stdout
 
     def _properties(self) -> str:
-        listeners = f"PLAINTEXT://127.0.0.1:{self.port}"
-        protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
-        extra = ""
-        if self._scram_users:
-            listeners += f",SASL_PLAINTEXT://127.0.0.1:{self._scram_port}"
-            protocols += ",SASL_PLAINTEXT:SASL_PLAINTEXT"
-            login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-            extra = (
-                "sasl.enabled.mechanisms=SCRAM-SHA-512\n"
-                f"listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config={login}\n"
-            )
-        controller = f"127.0.0.1:{self._controller_port}"
-        places = {"controller": controller, "data": self.folder / "data"}
-        return _PROPERTIES.format(listeners=listeners, protocols=protocols, **places) + extra
+        further = "".join(f"{key}={value}\n" for key, value in self._further.items())
+        listeners = [f"{name}://127.0.0.1:{port}" for name, port in self._ports.items()]
+        protocols = [f"{name}:{protocol}" for name, protocol in self._protocols.items()]
+        text = _PROPERTIES.format(
+            controller=f"127.0.0.1:{self._controller_port}",
+            data=self.folder / "data",
+            listeners=",".join(listeners),
+            protocols=",".join([*protocols, "CONTROLLER:PLAINTEXT"]),
+        )
+        return text + further
 
 
 def kafka_home() -> Path | None:
@@ -264,6 +273,7 @@ def _java() -> str:
 
 _PROPERTIES = """\
 process.roles=broker,controller
+inter.broker.listener.name=PLAINTEXT
 node.id=1
 controller.quorum.voters=1@{controller}
 listeners={listeners},CONTROLLER://{controller}

@@ -200,7 +200,7 @@ class EmbeddedSink:
 
     def _placed(self, entry: Entry) -> list[LogEntry]:
         """A record's entry in its partition, a marker's in each."""
-        numbers = range(len(self._logs)) if entry.key is None else [self._partition(entry.value, entry.key)]
+        numbers = range(len(self._logs)) if entry.is_marker else [self._partition(entry.value, entry.key)]
         return [self._entry(number, entry.key, entry.value, entry.headers) for number in numbers]
 
     def _partition(self, value: bytes | None, key: bytes | None) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from uuid import uuid4
 
 from streaming.errors import EntryRefused, TooLarge
 from streaming.records import EndOfDomain, TaskRecord
@@ -18,11 +19,12 @@ MAX_ENTRY_BYTES = 1_048_576
 
 
 class Entry(NamedTuple):
-    """A record as bytes. Without a key it is a marker, for every partition."""
+    """A record as bytes, for the partition of its key; a marker is for every one."""
 
     value: bytes
     headers: Headers
-    key: bytes | None
+    key: bytes
+    is_marker: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,16 @@ class EntryLimits:
     def encode(self, record: TaskRecord | EndOfDomain) -> Entry:
         """The record as an entry. Raises TooLarge, naming it, where it is beyond a limit."""
         value, headers = encode(record)
-        key = record.id.encode() if isinstance(record, TaskRecord) else None
+        # A compacted topic takes nothing without a key, and keeps of one key the last alone: no marker is another's.
+        is_marker = isinstance(record, EndOfDomain)
+        key = record.id.encode() if isinstance(record, TaskRecord) else b"end-of-domain:" + uuid4().hex.encode()
         try:
             self.check(value, headers, key)
             if self.value_bytes is not None and len(value) > self.value_bytes:
                 raise TooLarge(f"{len(value)} bytes, expected at most {self.value_bytes}; split the example")
         except TooLarge as error:
             raise TooLarge(f"record {_name(record)}: {error}") from None
-        return Entry(value, headers, key)
+        return Entry(value, headers, key, is_marker)
 
     def encode_all(self, records: Sequence[TaskRecord | EndOfDomain]) -> list[Entry]:
         """The records as entries. Raises TooLarge where one of them is beyond a limit, with its place in the list."""

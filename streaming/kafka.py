@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import kafka
@@ -26,9 +26,11 @@ from kafka.errors import (
 
 from streaming.beginnings import Beginnings
 from streaming.errors import BrokerUnavailable, LogReplaced, StreamError
-from streaming.kafka_client import KafkaOptions, build, ensure_topic, plain_errors
+from streaming.kafka_client import build, connections_of, ensure_topic
+from streaming.kafka_options import KafkaOptions
 from streaming.kafka_sink import KafkaSink
 from streaming.kafka_topic import KafkaTopic
+from streaming.kafka_trouble import plain_errors
 from streaming.source import Envelope, StartAt, TopicPartition, check_identity, from_committed
 
 __all__ = ["KafkaOptions", "KafkaSink", "KafkaSource", "ensure_topic"]
@@ -107,7 +109,7 @@ class KafkaSource:
         return frozenset(TopicPartition(*each) for each in self._consumer.assignment())
 
     def partitions(self) -> frozenset[TopicPartition]:
-        with plain_errors(self._options, f"asking for the partitions of {self._topic!r}"):
+        with self._plain_errors(f"asking for the partitions of {self._topic!r}"):
             numbers = self._consumer.partitions_for_topic(self._topic)
         return frozenset(TopicPartition(self._topic, number) for number in numbers)
 
@@ -115,7 +117,7 @@ class KafkaSource:
         found: dict[TopicPartition, int] = {}
         for each in self.assignment() - self._beginnings.waiting():
             try:
-                with plain_errors(self._options, f"asking for the position in {each}"):
+                with self._plain_errors(f"asking for the position in {each}"):
                     position = self._consumer.position(_theirs(each), timeout_ms=_POSITION_TIMEOUT_MS)
             except BrokerUnavailable:
                 continue  # Not known yet, which is what absence says.
@@ -125,6 +127,9 @@ class KafkaSource:
                 raise
             if position is not None:
                 found[each] = position
+        for envelope in reversed(self._held):
+            if envelope.topic_partition in found:
+                found[envelope.topic_partition] = envelope.offset
         return found
 
     def lag(self) -> dict[TopicPartition, int]:
@@ -141,7 +146,7 @@ class KafkaSource:
         mark of the last fetch where that is further: behind a transaction that is open, only what was seen by a fetch
         counts. Tansu's own answer falls short by all but the first record of the last batch."""
         each = _theirs(partition)
-        with plain_errors(self._options, f"asking where {partition} begins and ends"):
+        with self._plain_errors(f"asking where {partition} begins and ends"):
             begins = self._consumer.beginning_offsets([each], timeout_ms=_POSITION_TIMEOUT_MS)
             ends = self._consumer.end_offsets([each], timeout_ms=_POSITION_TIMEOUT_MS)
         return int(begins[each]), max(int(ends[each]), self._seen_end(partition) or 0)
@@ -163,19 +168,22 @@ class KafkaSource:
         if self._group is None or not noted:
             return
         # Advisory by contract: the offsets that count lie with the caller, and the next commit includes these.
-        with plain_errors(self._options, f"committing offsets of group {self._group!r}"), suppress(*_COMMIT_MAY_MISS):
+        with self._plain_errors(f"committing offsets of group {self._group!r}"), suppress(*_COMMIT_MAY_MISS):
             self._consumer.commit(noted, timeout_ms=_COMMIT_TIMEOUT_MS)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             self._described.close()
-            with plain_errors(self._options, f"leaving {self._topic!r}"):
+            with self._plain_errors(f"leaving {self._topic!r}"):
                 self._consumer.close(autocommit=False, timeout_ms=int(_CLOSE_TIMEOUT_S * 1000))
 
     @property
     def _where(self) -> str:
         return f"topic {self._topic!r} in {self._options}"
+
+    def _plain_errors(self, doing: str) -> AbstractContextManager[None]:
+        return plain_errors(self._options, doing, connections_of(self._consumer))
 
     def _build(self) -> KafkaConsumer:
         options = self._options
@@ -221,7 +229,7 @@ class KafkaSource:
     def _checked_poll(self, timeout_s: float, max_records: int) -> list[Envelope]:
         self._beginnings.settle(self._place)
         if not self._held:
-            with plain_errors(self._options, f"polling {self._topic!r}"):
+            with self._plain_errors(f"polling {self._topic!r}"):
                 batches = self._poll(timeout_s, max_records)
             self._held = [_envelope(record) for records in batches.values() for record in records]
         if not self._held:

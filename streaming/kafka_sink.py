@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 from kafka import KafkaProducer
 from kafka.errors import (
@@ -24,8 +24,10 @@ from kafka.errors import (
 
 from streaming.entries import Entry, EntryLimits
 from streaming.errors import BrokerUnavailable, EntryRefused, StreamError
-from streaming.kafka_client import KafkaOptions, build, plain_errors
+from streaming.kafka_client import build, connections_of
+from streaming.kafka_options import KafkaOptions
 from streaming.kafka_topic import KafkaTopic
+from streaming.kafka_trouble import missing_right, no_session, plain_errors
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.wire import Headers
 
@@ -105,9 +107,8 @@ class KafkaSink:
         lost, error = self._losses.count, self._losses.first
         if acknowledged and not lost:
             return
+        kind, why = _kind(error), self._why(error)
         self._give_up()
-        kind = _kind(error)
-        why = error or f"no acknowledgement within {self._options.delivery_timeout_ms / 1000:g} s"
         raise kind(
             f"writing to {self._topic!r}: {lost or 'some'} of {count} record(s) were not accepted by {self._options}:"
             f" {why}; send what was appended since the last flush again"
@@ -121,7 +122,7 @@ class KafkaSink:
             self.flush()
         finally:
             if self._producer is not None:
-                with plain_errors(self._options, f"closing the writer of {self._topic!r}"):
+                with self._plain_errors(f"closing the writer of {self._topic!r}"):
                     self._producer.close(timeout=_CLOSE_TIMEOUT_S)
 
     def _build(self) -> KafkaProducer:
@@ -141,11 +142,8 @@ class KafkaSink:
         )
 
     def _append(self, entry: Entry) -> None:
-        if entry.key is not None:
-            self._send(entry.value, entry.headers, entry.key, None)
-            return
-        for partition in self._partitions:
-            self._send(entry.value, entry.headers, None, partition)
+        for partition in self._partitions if entry.is_marker else [None]:
+            self._send(entry.value, entry.headers, entry.key, partition)
 
     def _send(self, value: bytes | None, headers: Headers, key: bytes | None, partition: int | None) -> None:
         if self._closed:
@@ -154,7 +152,7 @@ class KafkaSink:
             self.flush()
         if self._producer is None:
             self._producer, self._losses = self._build(), _Losses()
-        with plain_errors(self._options, f"writing to {self._topic!r}"):
+        with self._plain_errors(f"writing to {self._topic!r}"):
             sent = self._producer.send(self._topic, value, key=key, headers=list(headers), partition=partition)
         self._unacknowledged += 1
         sent.add_errback(self._losses.note)
@@ -163,10 +161,23 @@ class KafkaSink:
         """Whether everything sent was answered; ends early where something was lost, since the rest is sent again."""
         deadline = time.monotonic() + self._options.delivery_timeout_ms / 1000 + _SLICE_S
         while not self._losses.count and time.monotonic() < deadline:
-            with plain_errors(self._options, f"writing to {self._topic!r}"), suppress(KafkaTimeoutError):
+            with self._plain_errors(f"writing to {self._topic!r}"), suppress(KafkaTimeoutError):
                 producer.flush(timeout=_SLICE_S)
                 return True
         return False
+
+    def _why(self, error: Exception | None) -> str:
+        """What kept records from being accepted, in words."""
+        connections = connections_of(self._producer)
+        failure = None if connections is None else connections.failure
+        if _kind(error) is BrokerUnavailable and failure is not None:
+            return no_session(self._options, failure)
+        if right := missing_right(error):
+            return f"{error}; {right}"
+        return str(error or f"no acknowledgement within {self._options.delivery_timeout_ms / 1000:g} s")
+
+    def _plain_errors(self, doing: str) -> AbstractContextManager[None]:
+        return plain_errors(self._options, doing, connections_of(self._producer))
 
     def _give_up(self) -> None:
         """Drop the producer and what it still holds. Its `close` would first wait for those, so it isn't asked."""

@@ -5,7 +5,7 @@ Asked through an admin client of its own, which outlives outages. It does not re
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from kafka import KafkaAdminClient
@@ -13,7 +13,9 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import AuthorizationError, UnsupportedVersionError
 
 from streaming.errors import StreamError
-from streaming.kafka_client import KafkaOptions, build, plain_errors
+from streaming.kafka_client import build, connections_of, described
+from streaming.kafka_options import KafkaOptions
+from streaming.kafka_trouble import plain_errors
 
 _REQUEST_TIMEOUT_MS = 5_000
 _SIZE_LIMIT = "max.message.bytes"
@@ -29,10 +31,10 @@ class KafkaTopic:
         self._topic = topic
         self._admin = build(KafkaAdminClient, options, request_timeout_ms=_REQUEST_TIMEOUT_MS)
         try:
-            described = self._described()
-            if described is None:
+            found = self._described()
+            if found is None:
                 raise StreamError(f"no topic {topic!r} in {options}; create it with ensure_topic")
-            self.partitions = range(len(described["partitions"]))
+            self.partitions = range(len(found["partitions"]))
         except BaseException:
             self.close()
             raise
@@ -40,15 +42,15 @@ class KafkaTopic:
     def identity(self) -> str | None:
         """The id that the broker gave the topic when it was created; None where it gives none, or where the topic is
         not there."""
-        described = self._described()
-        found = None if described is None else described.get("topic_id")
-        return None if found in (None, _NO_IDENTITY) else str(found)
+        found = self._described()
+        topic_id = None if found is None else found.get("topic_id")
+        return None if topic_id in (None, _NO_IDENTITY) else str(topic_id)
 
     def max_message_bytes(self) -> int | None:
         """The largest batch that the topic takes; None where the broker doesn't say, or not to this user."""
         resource = ConfigResource(ConfigResourceType.TOPIC, self._topic)
         with (
-            plain_errors(self._options, f"asking for the limits of topic {self._topic!r}"),
+            self._plain_errors(f"asking for the limits of topic {self._topic!r}"),
             suppress(AuthorizationError, UnsupportedVersionError),
         ):
             configs = self._admin.describe_configs([resource], config_filter="all")
@@ -61,6 +63,8 @@ class KafkaTopic:
         self._admin.close()
 
     def _described(self) -> dict[str, Any] | None:
-        with plain_errors(self._options, f"asking for topic {self._topic!r}"):
-            found = self._admin.describe_topics([self._topic])
-        return next((each for each in found if each["error_code"] == 0), None)
+        with self._plain_errors(f"asking for topic {self._topic!r}"):
+            return described(self._admin, self._topic)
+
+    def _plain_errors(self, doing: str) -> AbstractContextManager[None]:
+        return plain_errors(self._options, doing, connections_of(self._admin))

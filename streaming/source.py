@@ -101,7 +101,8 @@ class RecordSource(Protocol):
         ...
 
     def positions(self) -> dict[TopicPartition, int]:
-        """Of each assigned partition, the next offset to be polled, where it is known."""
+        """Of each assigned partition, the next offset to be polled, where it is known: behind all that polls returned,
+        and behind what holds no record there (a transaction's marker, what it took back, what was compacted away)."""
         ...
 
     def lag(self) -> dict[TopicPartition, int]:
@@ -144,7 +145,8 @@ class RecordSink(Protocol):
         ...
 
     def append(self, record: TaskRecord | EndOfDomain) -> None:
-        """A record goes to the partition of its id, so a resent one meets its twin; a marker to every partition."""
+        """A record goes to the partition of its id, so a resent one meets its twin; a marker to every partition, under
+        a key that nothing else has."""
         ...
 
     def append_raw(self, value: bytes | None, headers: Headers = (), key: bytes | None = None) -> None:

@@ -8,6 +8,7 @@ from cluster import builders
 from configs.loader import load
 from configs.settings import Settings
 from learning import calibration
+from streaming.errors import StreamError
 
 
 @pytest.fixture
@@ -36,3 +37,22 @@ def test_what_is_kept_and_held_is_the_settings(settings: Settings) -> None:
 def test_the_gate_is_the_one_of_the_settings(settings: Settings) -> None:
     strict = Settings.model_validate({**settings.model_dump(), "gate": {"min_gain": 0.25}})
     assert builders.coordinator_options(strict).gate.min_gain == 0.25
+
+
+def test_the_brokers_secrets_come_from_the_environment_and_from_files(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert builders.kafka_options(settings) is None
+    login = ["security_protocol=SASL_SSL", "sasl_mechanism=SCRAM-SHA-512", f"ssl_cafile={tmp_path}/ca.pem"]
+    files = [f"sasl_password_file={tmp_path}/word", f"ssl_certfile={tmp_path}/c", f"ssl_keyfile={tmp_path}/k"]
+    sets = [f"stream.{each}" for each in ["kind=kafka", 'bootstrap="a:1"', *login, *files]]
+    monkeypatch.delenv("ANABRANCH_KAFKA_USERNAME", raising=False)
+    with pytest.raises(StreamError, match="ANABRANCH_KAFKA_USERNAME"):
+        builders.kafka_options(load("demo", [f"home={tmp_path}", *sets]))
+    for name, value in (("USERNAME", "ann"), ("PASSWORD", "old"), ("KEY_PASSWORD", "sesame")):
+        monkeypatch.setenv(f"ANABRANCH_KAFKA_{name}", value)
+    options = builders.kafka_options(load("demo", [f"home={tmp_path}", *sets]))
+    assert options is not None and (options.sasl_username, options.ssl_key_password) == ("ann", "sesame")
+    assert (options.ssl_cafile, options.ssl_certfile) == (f"{tmp_path}/ca.pem", f"{tmp_path}/c")
+    (tmp_path / "word").write_text("new\n")
+    assert options.password() == "new"

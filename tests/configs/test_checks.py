@@ -32,6 +32,13 @@ def test_a_missing_certificate_is_found(tmp_path: Path) -> None:
         check_paths(settings)
 
 
+def test_a_missing_password_file_is_found(tmp_path: Path) -> None:
+    login = ["stream.security_protocol=SASL_SSL", "stream.sasl_mechanism=PLAIN"]
+    settings = load("one_gpu", [*login, f"stream.sasl_password_file={tmp_path}/word"])
+    with pytest.raises(ConfigError, match=r"stream.sasl_password_file: expected a file"):
+        check_paths(settings)
+
+
 def test_the_features_model_is_looked_for_as_well(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^one-gpu: features.model: expected a folder .* correct the path$"):
         check_paths(load("one_gpu", ["features.model=./nowhere"]))

@@ -75,6 +75,15 @@ def test_missing_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert where in line
 
 
+def test_a_certificate_that_is_none(tmp_path: Path) -> None:
+    """Seen where no broker is asked."""
+    (tmp_path / "ca.pem").write_text("not in PEM")
+    stream = ["kind=kafka", 'bootstrap="127.0.0.1:1"', "security_protocol=SSL", f"ssl_cafile={tmp_path}/ca.pem"]
+    sets = [part for each in stream for part in ("--set", f"stream.{each}")]
+    line = refused("config", "validate", "demo", *sets)
+    assert "ssl_cafile" in line and "ca.pem" in line and "PEM" in line
+
+
 def test_missing_config() -> None:
     assert "no-such.yaml" in refused("up", "no-such.yaml")
 

@@ -83,7 +83,7 @@ def _of_system() -> Iterator[Series]:
     )
     worker = IngestStatus(
         name="w", partitions=("t[0]",), trouble={"a": "b"}, spooled=1, spooled_bytes=1, full=False, polled=1,
-        dead_letters=1, duplicates=1,
+        dead_letters=1, duplicates=1, lag={"t[0]": 1},
     )  # fmt: skip
     status = SystemStatus(
         manifest=1,

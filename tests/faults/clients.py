@@ -76,16 +76,16 @@ class Clients:
     async def _read_stream(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[Outcome, str]:
         async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
             text = (await answer.aread()).decode()
-        if answer.status_code != 200 or "[DONE]" not in text:
-            outcome, words = _judged(answer, body["model"])
-            return ("failed", f"a stream without an end: {text[-200:]}") if outcome == "answered" else (outcome, words)
+        if answer.status_code == 200 and "[DONE]" not in text:
+            return "failed", f"a stream without an end: {text[-200:]}"
         return _judged(answer, body["model"])
 
 
 def _judged(answer: httpx.Response, model: str) -> tuple[Outcome, str]:
     if answer.status_code == 200:
         by = answer.headers.get("x-anabranch-adapter", "")
-        return ("answered", by) if by.startswith(f"{model}@") else ("failed", f"{model} was answered by {by!r}")
+        is_right = by.partition("@")[0] == model
+        return ("answered", by) if is_right else ("failed", f"{model} was answered by {by!r}")
     if answer.status_code == 503 and "retry-after" in answer.headers:
         return "refused", answer.text[:200]
     # A domain that is not published yet is none that can be asked for.

@@ -6,7 +6,16 @@ from serving.system_metrics import render_metrics
 
 
 def worker(name: str, **trouble: str) -> IngestStatus:
-    counted = {"spooled": 3, "spooled_bytes": 40, "full": False, "polled": 5, "dead_letters": 1, "duplicates": 2}
+    lag = {f"t[{name[-1]}]": 7}
+    counted = {
+        "lag": lag,
+        "spooled": 3,
+        "spooled_bytes": 40,
+        "full": False,
+        "polled": 5,
+        "dead_letters": 1,
+        "duplicates": 2,
+    }
     return IngestStatus(name=name, partitions=("t[0]",), trouble=trouble, **counted)
 
 
@@ -31,6 +40,8 @@ def test_figures_and_every_trouble_of_everybody() -> None:
         'anabranch_domain_examples{domain="cats"} 9.0',
         'anabranch_router_rows{domain="cats"} 8.0',
         'anabranch_domain_waiting_examples{domain="dogs"} 5.0',
+        'anabranch_stream_lag_records{partition="t[0]"} 7.0',
+        'anabranch_stream_lag_records{partition="t[1]"} 7.0',
         "anabranch_spool_rows 6.0",
         "anabranch_spool_bytes 80.0",
         "anabranch_ingest_polled_records 10.0",

@@ -13,7 +13,8 @@ import pytest
 
 from streaming.broker import ApacheKafkaBroker, TansuBroker, kafka_home
 from streaming.errors import StreamError
-from tests.streaming.streams import SCRAM_PASSWORD, SCRAM_USER, Stream
+from tests.streaming.secured import Secured
+from tests.streaming.streams import Stream
 
 
 @pytest.fixture(scope="session")
@@ -25,19 +26,33 @@ def tansu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TansuBroker]:
 
 @pytest.fixture(scope="session")
 def apache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafkaBroker]:
+    broker = ApacheKafkaBroker(_home(), tmp_path_factory.mktemp("kafka"))
+    with _started(broker):
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    made = Secured(_home(), tmp_path_factory.mktemp("secured"))
+    with _started(made.broker):
+        yield made
+
+
+def _home() -> Path:
     home = kafka_home()
     if home is None:
         pytest.skip("no Apache Kafka: set KAFKA_HOME to a folder with libs/*.jar")
-    users = {SCRAM_USER: SCRAM_PASSWORD}
+    return home
+
+
+def _started(broker: ApacheKafkaBroker) -> ApacheKafkaBroker:
     try:
-        broker = ApacheKafkaBroker(home, tmp_path_factory.mktemp("kafka"), scram_users=users)
         broker.start()
     except StreamError as error:
         if "Java" in str(error):
             pytest.skip(str(error))
         raise
-    with broker:
-        yield broker
+    return broker
 
 
 KINDS = [

@@ -16,7 +16,6 @@ from streaming.kafka import KafkaOptions
 from streaming.location import StreamLocation, ensure_topic, open_dead_letters, open_sink, open_source
 from streaming.source import Envelope, RecordSink, RecordSource, StartAt, from_committed
 
-SCRAM_USER, SCRAM_PASSWORD = "ann", "correct horse"
 _numbers = itertools.count()
 
 

@@ -20,7 +20,7 @@ from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource, ensure_topic
 from streaming.kafka_client import _murmur, build, check_session
 from streaming.records import TaskRecord
 from streaming.source import Envelope, RecordSource, TopicPartition, from_beginning
-from tests.streaming.streams import SCRAM_PASSWORD, SCRAM_USER, Stream, poll_together, read, settle, shared_out
+from tests.streaming.streams import Stream, poll_together, read, settle, shared_out
 
 
 def example(name: str) -> TaskRecord:
@@ -41,17 +41,19 @@ class TestOptions:
         with pytest.raises(StreamError, match=named):
             KafkaOptions("localhost:9092", **wrong)
 
-    def test_the_password_is_never_shown(self) -> None:
-        options = scram("localhost:9092", "secret-word")
-        assert "secret-word" not in repr(options) + str(options)
-        assert SCRAM_USER in str(options)
-
-    def test_security_passes_through(self) -> None:
-        options = replace(scram("a:1,b:2", "w"), security_protocol="SASL_SSL", ssl_cafile="ca", ssl_keyfile="key")
+    def test_a_login_passes_through_and_is_never_shown(self) -> None:
+        options = KafkaOptions(
+            "a:1,b:2",
+            security_protocol="SASL_SSL",
+            sasl_mechanism="SCRAM-SHA-512",
+            sasl_username="ann",
+            sasl_password="secret-word",
+            ssl_key_password="secret-word",
+        )
+        assert "secret-word" not in repr(options) + str(options) and "ann" in str(options)
         settings = options.client_settings()
         assert settings["bootstrap_servers"] == ["a:1", "b:2"]
-        assert settings["sasl_plain_username"] == SCRAM_USER and settings["sasl_plain_password"] == "w"
-        assert settings["ssl_cafile"] == "ca" and settings["ssl_keyfile"] == "key" and "ssl_certfile" not in settings
+        assert settings["sasl_plain_username"] == "ann" and settings["sasl_plain_password"]() == "secret-word"
 
     def test_a_missing_certificate_file_is_no_outage(self) -> None:
         options = KafkaOptions("127.0.0.1:1", security_protocol="SSL", ssl_cafile="/nowhere/ca.pem")
@@ -122,53 +124,6 @@ class TestUnavailable:
                 assert source.poll(0.5, 10) == []
             source.close()
         assert log == ["streaming.kafka_client"]
-
-
-def scram(bootstrap: str, password: str) -> KafkaOptions:
-    return KafkaOptions(
-        bootstrap,
-        security_protocol="SASL_PLAINTEXT",
-        sasl_mechanism="SCRAM-SHA-512",
-        sasl_username=SCRAM_USER,
-        sasl_password=password,
-        bootstrap_timeout_ms=3_000,
-        session_timeout_ms=6_000,
-    )
-
-
-@pytest.mark.broker
-class TestLogin:
-    def test_the_right_password(self, apache: ApacheKafkaBroker) -> None:
-        options = scram(apache.scram_bootstrap, SCRAM_PASSWORD)
-        ensure_topic(options, "behind-a-login", 1)
-        sink = KafkaSink(options, "behind-a-login")
-        sink.append(example("r1"))
-        sink.close()
-        source = KafkaSource(options, "behind-a-login", group="logged-in")
-        try:
-            assert read(source, 1)[0].key == b"r1"
-        finally:
-            source.close()
-
-    @pytest.mark.parametrize(
-        "wrong", [{"sasl_password": "guessed"}, {"sasl_username": "bob"}, {"sasl_mechanism": "PLAIN"}]
-    )
-    def test_a_wrong_login_is_not_called_unreachable(self, apache: ApacheKafkaBroker, wrong: dict[str, str]) -> None:
-        with pytest.raises(BrokerUnavailable) as caught:
-            check_session(replace(scram(apache.scram_bootstrap, SCRAM_PASSWORD), **wrong))
-        message = str(caught.value)
-        assert "the port answers" in message and "password" in message and "listener" in message
-        assert "guessed" not in message and SCRAM_PASSWORD not in message
-
-    def test_a_login_where_none_is_asked(self, apache: ApacheKafkaBroker) -> None:
-        with pytest.raises(BrokerUnavailable, match=r"does not speak SASL_PLAINTEXT.*SaslState"):
-            check_session(scram(apache.bootstrap, SCRAM_PASSWORD))
-
-    @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
-    def test_the_wrong_protocol(self, apache: ApacheKafkaBroker, protocol: str) -> None:
-        options = KafkaOptions(apache.scram_bootstrap, security_protocol=protocol, bootstrap_timeout_ms=2_000)
-        with pytest.raises(BrokerUnavailable, match=f"not as a {protocol} listener"):
-            check_session(options)
 
 
 @pytest.mark.broker
