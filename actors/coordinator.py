@@ -12,8 +12,6 @@ works on what now, and figures for the status. No training text comes through he
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +24,9 @@ from actors.change import Change
 from actors.closing import ClosingRule, end_at_markers
 from actors.commands import Commands
 from actors.errors import NoLongerSealed, OutOfDate, UnknownDomain, in_words
+from actors.fan_out import FanOut
+from actors.learners import Learners
+from actors.loop import Loop
 from actors.losses import Losses
 from actors.observation import OpenDomain, Seal, Watermarks
 from actors.overview import Overview
@@ -34,11 +35,12 @@ from actors.publisher import Publisher
 from actors.spools import Spools
 from actors.stage import Stage
 from actors.upkeep import Keep, Upkeep
+from actors.vitals import Vitals, vitals_of
 from learning.gate import Gate
 from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
-from serving.api import DomainStatus, SystemStatus
+from serving.api import ActorStatus, DomainStatus, SystemStatus
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class CoordinatorOptions:
     keep_snapshots: int
     keep_manifests: int
     keep_versions: int
+    fewest_learners: int = 0
+    """Of the learners, those that are wanted also where there is nothing to learn."""
 
 
 class Coordinator:
     """Drives every domain through its stages; `tick` moves all of them one step and may be called at any time.
 
-    `ingests` are all ingest workers by name, as the status names them.
+    `ingests` are all ingest workers by name, `learners` all learners that there may be, as the status names them.
     """
 
     def __init__(
@@ -65,12 +69,13 @@ class Coordinator:
         base: BaseRevision,
         ingests: Mapping[str, SpoolPort],
         router: ManifestPort,
-        learners: Sequence[LearnerPort],
+        learners: Mapping[str, LearnerPort],
         directory: ReplicasPort,
         options: CoordinatorOptions,
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
-        self._spools, self._options = Spools(ingests), options
+        self._peers = FanOut()
+        self._spools, self._options = Spools(ingests, self._peers), options
         self._losses = Losses(self._spools, router)
         self.publisher = Publisher(registry, router, directory)
         self._commands = Commands(registry, router, self._spools, self.publisher)
@@ -79,9 +84,7 @@ class Coordinator:
         )
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
         self._upkeep = Upkeep(registry, router, directory, self.publisher, keep)
-        self._idle: queue.SimpleQueue[LearnerPort] = queue.SimpleQueue()
-        for learner in learners:
-            self._idle.put(learner)
+        self._learners = Learners(learners, options.fewest_learners)
         self._learning = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
         # What needs no learner waits for none.
         self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publish")
@@ -91,39 +94,39 @@ class Coordinator:
         self._stages: dict[str, Stage] = {}
         self._turns: dict[str, int] = {}
         """When work on each domain was last begun, by a count of all such beginnings."""
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._trouble: str | None = None
+        self._started = time.monotonic()
+        self._loop: Loop | None = None
         self._stalled: tuple[str, ...] = ()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, interval_s: float = 0.25) -> None:
         """Tick in a thread of its own until `stop`."""
-        self._thread = threading.Thread(target=self._run, args=(interval_s,), name="coordinate", daemon=True)
-        self._thread.start()
+        self._loop = Loop("coordinate", self.tick, rest_s=interval_s)
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop ticking; a training under way is left to its learner and repeated after a restart."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        if self._loop is not None:
+            self._loop.stop(timeout_s=10.0)
+        self._learners.stop()
         for pool in (self._learning, self._publishing, self._keeping):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def vitals(self) -> Vitals:
+        """Say since when this coordinator is up, and whether it ticks."""
+        return vitals_of(self._started, [self._loop] if self._loop is not None else [])
+
+    def supervise(self, actors: Sequence[ActorStatus]) -> frozenset[str]:
+        """Take the word of whoever supervises all actors on how they are, which is to come every few seconds; returns
+        the names of the learners that are wanted now, one for each domain that is learned or waits for it."""
+        stages = dict(self._stages)
+        work = sum(stages[d].state in ("closed", "learning") for d in list(self._jobs) if d in stages)
+        return self._learners.supervise(actors, work)
 
     def work(self) -> list[Future[None]]:
         """Return what is under way, to be waited for."""
         return [*self._jobs.values(), *([self._keeper] if self._keeper else [])]
-
-    def _run(self, interval_s: float) -> None:
-        while not self._stop.is_set():
-            try:
-                self.tick()
-                self._trouble = None
-            except Exception as error:
-                self._trouble = in_words(error)
-                self._stop.wait(1.0)
-            self._stop.wait(interval_s)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -307,19 +310,18 @@ class Coordinator:
 
     def _learn(self, domain: str, seal: Seal, stage: Stage) -> Adapter:
         order = self._candidates.order(domain, seal)
-        learner = self._idle.get()
-        stage.state, stage.learner = "learning", learner
-        started = time.monotonic()
-        try:
-            trained = learner.train(order)
-            stage.timings["learning_seconds"] = time.monotonic() - started
-            return self._candidates.take_in(order, trained)
-        finally:
-            # Where the domain was removed meanwhile, its files were deleted before these came.
-            self._upkeep.prune_again()
-            # Not before: the next training empties the learner's folder.
-            stage.learner = None
-            self._idle.put(learner)
+        with self._learners.taken() as learner:
+            stage.state, stage.learner = "learning", learner
+            started = time.monotonic()
+            try:
+                trained = learner.train(order)
+                stage.timings["learning_seconds"] = time.monotonic() - started
+                # Before anybody else has the learner: the next training empties its folder.
+                return self._candidates.take_in(order, trained)
+            finally:
+                # Where the domain was removed meanwhile, its files were deleted before these came.
+                self._upkeep.prune_again()
+                stage.learner = None
 
     def _publish(self, adapter: Adapter, reason: str, stage: Stage) -> None:
         stage.state = "publishing"
@@ -365,9 +367,10 @@ class Coordinator:
 
     def status(self) -> SystemStatus:
         """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
-        troubles = (self._trouble, *self._stalled, self.publisher.trouble(), self._upkeep.trouble)
-        overview = self._overview([trouble for trouble in troubles if trouble])
-        return overview.system(self._base, dict(self._stages), self._directory)
+        ticking = self._loop.trouble if self._loop is not None else None
+        said = (ticking, *self._stalled, self.publisher.trouble(), self._upkeep.trouble, self._learners.trouble())
+        overview = self._overview([trouble for trouble in said if trouble])
+        return overview.system(self._base, dict(self._stages), self._directory, self._learners.actors)
 
     def _overview(self, troubles: Sequence[str] = ()) -> Overview:
         return Overview(self._registry, self._router, self._spools, troubles)

@@ -27,6 +27,7 @@ from actors.coverage import Span
 from actors.errors import in_words
 from actors.exam import is_held_out
 from actors.following import Following
+from actors.loop import Loop
 from actors.observation import LedgerView, Marker, Watermarks
 from actors.observer import Letter, Observer
 from actors.ports import ExamplesPort, SpoolPort, SumsPort
@@ -34,6 +35,7 @@ from actors.quiet import Quiet
 from actors.report import IngestReport, Survey
 from actors.spool import Spool, SpooledRow
 from actors.spool_file import is_damage
+from actors.vitals import Vitals, vitals_of
 from learning.contract import Example
 from learning.errors import LearningError
 from learning.features import FeatureExtractor
@@ -45,6 +47,7 @@ from streaming.source import Envelope, RecordSource, StartAt, TopicPartition, ch
 from streaming.wire import decode
 
 _RESUME_BELOW = 0.8
+_IDLE_S = 0.1
 _LOOK_EVERY_S = 5.0
 """Between looks at where the log of a partition begins and ends, and between searches for holes to be read again."""
 
@@ -98,7 +101,6 @@ class Ingest:
             block_rows=options.block_rows,
         )
         self._counters = {"polled": 0, "dead_letters": 0}
-        self._trouble: dict[str, str] = {}
         self._paused = False
         self._next: dict[TopicPartition, int] = {}
         """Where reading goes on, of every partition that was ever assigned."""
@@ -116,8 +118,8 @@ class Ingest:
         """What is wrong with the spool's file, whoever came upon it, until it was made anew."""
         self._mending = threading.Lock()
         self._polled: list[Envelope] = []
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._polling = Loop("polling", self._mended(self.poll_once))
+        self._observing = Loop("observing", self._mended(self._observe_or_wait))
         self._source = open_source(self._start_at)
         self._partitions = self._source.partitions()
 
@@ -125,18 +127,23 @@ class Ingest:
 
     def start(self) -> None:
         """Run both loops in threads of their own until `stop`."""
-        for loop, step in (("polling", self.poll_once), ("observing", self._observe_or_wait)):
-            thread = threading.Thread(target=self._keep_running, args=(loop, step), name=loop, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
         """Stop the loops and close source and spool."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=30)
+        for loop in self._loops:
+            loop.stop()
         self._source.close()
         self._spool.close()
+
+    def vitals(self) -> Vitals:
+        """Say since when this worker is up, and how its loops go."""
+        return vitals_of(self._started, self._loops)
+
+    @property
+    def _loops(self) -> tuple[Loop, Loop]:
+        return self._polling, self._observing
 
     # -- polling ------------------------------------------------------------------------------------------------------
 
@@ -336,7 +343,7 @@ class Ingest:
             for domain, rows in waiting.items():
                 unobserved[domain] = unobserved.get(domain, 0) + rows
         self._quiet.stir(unobserved)
-        trouble = dict(self._trouble)
+        trouble = {loop.name: loop.trouble for loop in self._loops if loop.trouble}
         if lost := self._dead_letters.lost:
             trouble["dead letters"] = f"{lost} could not be written and are lost; this worker's log names them"
         for who, what in (("spool", self._spool.trouble), ("other spools", self._following.trouble)):
@@ -373,7 +380,7 @@ class Ingest:
             self._following.check_taken_over()
             for partition, (first, end) in stretches.items():
                 # Whose polling fails may have lost the partition to another since.
-                reads = partition in self._assigned and "polling" not in self._trouble
+                reads = partition in self._assigned and self._polling.trouble is None
                 begins = self._begins.get(partition) if reads else None
                 found[partition] = Survey(*self._spool.survey(partition, first, end), begins)
         return found
@@ -406,19 +413,17 @@ class Ingest:
 
     def _observe_or_wait(self) -> None:
         if not self.observe_once():
-            self._stop.wait(0.1)
+            self._observing.wait(_IDLE_S)
 
-    def _keep_running(self, loop: str, step: Callable[[], object]) -> None:
-        """Repeat a step until stopped; trouble is kept for the report and the step tried again after a second."""
-        while not self._stop.is_set():
-            try:
-                self._mend_spool()
-                with self._noting_damage():
-                    step()
-                self._trouble.pop(loop, None)
-            except Exception as error:
-                self._trouble[loop] = in_words(error)
-                self._stop.wait(1.0)
+    def _mended(self, step: Callable[[], object]) -> Callable[[], None]:
+        """Return a loop's step, before which the spool is mended where anybody came upon damage."""
+
+        def mend_and_step() -> None:
+            self._mend_spool()
+            with self._noting_damage():
+                step()
+
+        return mend_and_step
 
     def _mend_spool(self) -> None:
         """Begin the spool's file anew where it is damaged; where that fails it is tried again."""

@@ -18,6 +18,7 @@ from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Route, column
 from registry.registry import Registry
 from serving.api import (
+    ActorStatus,
     DomainStatus,
     ReplicaStatus,
     SegmentStatus,
@@ -81,8 +82,14 @@ class Overview:
             for name in sorted(known)
         )
 
-    def system(self, base: BaseRevision, stages: Mapping[str, Stage], directory: ReplicasPort) -> SystemStatus:
-        """Describe the whole: manifest, domains, ingest, replicas, and anything that is failing."""
+    def system(
+        self,
+        base: BaseRevision,
+        stages: Mapping[str, Stage],
+        directory: ReplicasPort,
+        actors: Sequence[ActorStatus] = (),
+    ) -> SystemStatus:
+        """Describe the whole: manifest, domains, ingest, replicas, actors, and anything that is failing."""
         none: dict[str, ReplicaStatus] = {}
         domains = self.domains(stages)
         replicas = self._ask("the replica directory", directory.replicas, none)
@@ -92,6 +99,7 @@ class Overview:
             domains=domains,
             ingest=self._spools.status(),
             replicas=replicas,
+            actors=tuple(actors),
             unread=tuple(map(_stretch, self._counts.unread)),
             trouble="; ".join(dict.fromkeys(self.troubles)) or None,
         )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
-from actors.errors import in_words
+from actors.errors import Unanswered, in_words
+from actors.fan_out import FanOut
 from actors.observation import Watermarks
 from actors.ports import SpoolPort
 from actors.report import IngestReport, Survey
@@ -20,8 +22,8 @@ from streaming.source import TopicPartition
 class Spools:
     """All ingest workers by name; `reports` are the last answers, `silent` says of the others why there is none."""
 
-    def __init__(self, ingests: Mapping[str, SpoolPort]) -> None:
-        self._ingests = dict(ingests)
+    def __init__(self, ingests: Mapping[str, SpoolPort], peers: FanOut | None = None) -> None:
+        self._ingests, self._peers = dict(ingests), peers or FanOut()
         self.reports: dict[str, IngestReport] = {}
         self.silent: dict[str, str] = {}
         self.silent_since: dict[str, float] = {}
@@ -33,9 +35,10 @@ class Spools:
     def ask(self) -> None:
         """Take the report of each worker; one that can't give it is named in `silent`."""
         reports, silent = {}, {}
-        for name, ingest in self._ingests.items():
+        asked = {name: self._peers.ask(f"{name} report", ingest.report) for name, ingest in self._ingests.items()}
+        for name, question in asked.items():
             try:
-                reports[name] = ingest.report()
+                reports[name] = question.answer()
             except Exception as error:
                 silent[name] = in_words(error)
         now = time.monotonic()
@@ -56,11 +59,17 @@ class Spools:
         """Return what each worker has of these stretches, and what is to be said of each that does not answer."""
         found: dict[str, dict[TopicPartition, Survey]] = {}
         silent = dict(self.silent)
-        for name, ingest in self._ingests.items():
-            if name in silent:
-                continue
+        asked = {
+            name: self._peers.ask(f"{name} survey", partial(_survey, ingest, stretches))
+            for name, ingest in self._ingests.items()
+            if name not in silent
+        }
+        for name, question in asked.items():
             try:
-                found[name] = ingest.survey(stretches)
+                of, survey = question.answer()
+                if of != stretches:
+                    raise Unanswered("its answer came too late")
+                found[name] = survey
             except Exception as error:
                 silent[name] = in_words(error)
         return found, [f"{name} may hold them and does not answer: {why}" for name, why in silent.items()]
@@ -126,3 +135,11 @@ class Spools:
             duplicates=report.duplicates,
             trouble=dict(report.trouble),
         )
+
+
+_Stretches = Mapping[TopicPartition, tuple[int, int]]
+
+
+def _survey(ingest: SpoolPort, stretches: _Stretches) -> tuple[_Stretches, dict[TopicPartition, Survey]]:
+    """Return a worker's answer with what it is the answer to."""
+    return stretches, ingest.survey(stretches)

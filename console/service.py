@@ -33,6 +33,8 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
             if replica.manifest < found.manifest:
                 out.print(f"{name}: serves manifest {replica.manifest}, for {replica.lag_seconds:.0f} s")
         _print_domains(found.domains)
+        if (recovering := found.recovering()) is not None:
+            err.print(recovering, soft_wrap=True, highlight=False, markup=False)
         for who, what in found.troubles():
             err.print(Text.assemble(("trouble:", "red"), f" {who}: {what}"), soft_wrap=True)
 

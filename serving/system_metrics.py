@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from serving.api import SystemStatus
 
@@ -42,6 +42,14 @@ def render_metrics(status: SystemStatus) -> str:
     for name, replica in status.replicas.items():
         replicas.labels(name).set(replica.manifest)
         lag.labels(name).set(replica.lag_seconds)
+    up = gauge("actor_up", "1 where an actor is up, 0 while it is lost or being started", ("actor",))
+    progress = gauge("actor_progress_seconds", "Since something in an actor last worked", ("actor",))
+    restarts = Counter("anabranch_actor_restarts", "How often an actor was started anew", ("actor",), registry=registry)
+    for actor in status.actors:
+        up.labels(actor.name).set(actor.state == "up")
+        restarts.labels(actor.name).inc(actor.restarts)
+        if actor.progress_seconds is not None:
+            progress.labels(actor.name).set(actor.progress_seconds)
     trouble = gauge("trouble", "1 for each part that is failing now; the status says how", ("where",))
     for where, _ in status.troubles():
         trouble.labels(where).set(1)

@@ -255,7 +255,7 @@ class House:
             BASE,
             self.handles,
             self.router,  # type: ignore[arg-type]
-            [self.trainer],
+            {"learner-0": self.trainer},
             self.replicas,
             self.coordinator_options(),
         )

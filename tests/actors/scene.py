@@ -407,7 +407,7 @@ class Scene:
             BASE,
             {f"ingest-{index}": spool for index, spool in enumerate(self.spools)},
             self.router,
-            [self.learner],
+            {"learner-0": self.learner},
             self.replicas,  # type: ignore[arg-type]
             CoordinatorOptions(self.closing, Gate(), Method("lora", 1), 2, 20, 3),
         )

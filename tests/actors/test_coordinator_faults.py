@@ -407,7 +407,7 @@ def test_a_learner_is_free_once_its_result_is_taken_and_nothing_of_it_stays(
     add, left, found = house.registry.add_adapter, [fails], list[tuple[bool, bool]]()
 
     def add_adapter(domain: str, version: int, folder: Path, *rest: Any) -> Any:
-        found.append((folder.is_dir(), house.coordinator._idle.empty()))
+        found.append((folder.is_dir(), not house.coordinator._learners.is_all_idle()))
         if left[0]:
             left[0] -= 1
             raise OSError("no space left on device")
@@ -416,7 +416,7 @@ def test_a_learner_is_free_once_its_result_is_taken_and_nothing_of_it_stays(
     monkeypatch.setattr(house.registry, "add_adapter", add_adapter)
     house.send([*records_of("alpha", 24), ALPHA])
     house.settle(lambda: len(found) == 1)
-    assert found == [(True, True)] and not house.coordinator._idle.empty()
+    assert found == [(True, True)] and house.coordinator._learners.is_all_idle()
     assert list((house.home / "work").iterdir()) == []
     house.learn("alpha")
     assert list((house.home / "work").iterdir()) == []

@@ -33,7 +33,7 @@ def test_the_loops_run_by_themselves_and_stop(build: Build) -> None:
     house.check_exact(training(records))
     assert ingest.report().trouble == {}
     ingest.stop()
-    assert not [thread for thread in ingest._threads if thread.is_alive()]
+    assert all(loop.stop(0.0) for loop in ingest._loops)
     house.ingests.clear()
 
 
@@ -78,8 +78,6 @@ def test_damage_is_mended_whoever_comes_upon_it(build: Build, monkeypatch: pytes
     monkeypatch.setattr(spool, "open_file", open_file)
     ingest.start()
     house.send([*records_of("beta", 8), EndOfDomain(domain="alpha")])
-    # A second is a long time for the loops, which wait so long after an error.
-    monkeypatch.setattr(ingest._stop, "wait", lambda seconds: time.sleep(min(seconds, 0.05)))
 
     def is_learned() -> bool:
         house.tick()
@@ -200,7 +198,7 @@ def test_a_worker_that_can_not_poll_does_not_say_that_it_reads_a_partition(build
     ingest = house.ingests[0]
     stretches = {partition(0): (0, 8)}
     assert ingest.survey(stretches)[partition(0)].begins == 0
-    ingest._trouble["polling"] = "no broker"
+    ingest._polling.trouble = "no broker"
     survey = ingest.survey(stretches)[partition(0)]
     assert survey.begins is None and survey.held.tolist() == list(range(8))
 

@@ -81,6 +81,11 @@ class Deferred:
         self.waiting.clear()
 
 
+def _at_once(work: Callable[[], None]) -> None:
+    """One thing after another: a course is to go the same way each time."""
+    work()
+
+
 class World(House):
     """Three partitions, three domains, one learner, one replica, and as many ingest workers as a course wants."""
 
@@ -135,11 +140,13 @@ class World(House):
             BASE,
             {f"ingest-{index}": self._link("coordinator", f"ingest-{index}") for index in range(len(self.ingests))},
             self._link("coordinator", "router"),  # type: ignore[arg-type]
-            [self._link("coordinator", "learner")],  # type: ignore[list-item]
+            {"learner-0": self._link("coordinator", "learner")},  # type: ignore[dict-item]
             self._link("coordinator", "directory"),  # type: ignore[arg-type]
             self.coordinator_options(),
         )
-        self.coordinator.stop()
+        for pool in (self.coordinator._learning, self.coordinator._publishing, self.coordinator._keeping):
+            pool.shutdown()
+        self.coordinator._peers.spawn = _at_once
         learning, publishing, keeping = self.pools = [Deferred() for _ in range(3)]
         self.coordinator._learning = learning  # type: ignore[assignment]
         self.coordinator._publishing = publishing  # type: ignore[assignment]
