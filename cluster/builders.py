@@ -130,6 +130,8 @@ def coordinator_options(settings: Settings) -> CoordinatorOptions:
         keep_snapshots=settings.registry.keep_snapshots,
         keep_manifests=settings.registry.keep_manifests,
         keep_versions=settings.registry.keep_versions,
+        fewest_learners=settings.learner.workers.fewest,
+        idle_seconds=settings.learner.idle_seconds,
     )
 
 

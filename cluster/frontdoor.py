@@ -166,7 +166,7 @@ def _replicas(serving: Serving) -> dict[str, Any]:
         max_replicas=scale.most,
         target_ongoing_requests=serving.max_num_seqs / 2,
         upscale_delay_s=10,
-        downscale_delay_s=300,
+        downscale_delay_s=serving.idle_seconds,
     )
     return {"autoscaling_config": autoscaling}
 

@@ -1,0 +1,76 @@
+"""Simulated nodes: several raylets of one Ray cluster on this machine, each started by `ray start` as a machine's is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from cluster.runtime import _ENVIRONMENT
+from streaming.broker import free_port
+
+_STARTS_IN_S = 120.0
+
+
+@contextmanager
+def nodes(count: int) -> Iterator[str]:
+    """A head without a CPU and `count` nodes of one CPU each; yields where drivers join. All goes down with it."""
+    address = f"127.0.0.1:{free_port()}"
+    with tempfile.TemporaryDirectory(prefix="nodes-") as folder, ExitStack() as stack:
+        log = Path(folder)
+        port = address.split(":")[1]
+        head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}/ray"]
+        stack.enter_context(_node("head", head, log))()
+        each = [f"--address={address}", "--num-cpus=1"]
+        for wait in [stack.enter_context(_node(f"node {number}", each, log)) for number in range(count)]:
+            wait()
+        yield address
+
+
+@contextmanager
+def _node(name: str, options: list[str], log: Path) -> Iterator[Callable[[], None]]:
+    """One raylet with what belongs to it; yields what waits until it runs."""
+    ports = ("dashboard-agent-listen-port", "runtime-env-agent-port", "metrics-export-port")
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
+        *("--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={100 << 20}"),
+        *(f"--{port}={free_port()}" for port in ports),
+        *options,
+    ]
+    output = log / f"{name}.log"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env={**_ENVIRONMENT, **os.environ}, start_new_session=True
+        )
+
+    def wait() -> None:
+        deadline = time.monotonic() + _STARTS_IN_S
+        while b"Ray runtime started" not in output.read_bytes():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{name} does not start:\n{output.read_text()[-2000:]}")
+            time.sleep(0.2)
+
+    try:
+        yield wait
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    family = [psutil.Process(process.pid)] if process.poll() is None else []
+    family += [child for parent in family for child in parent.children(recursive=True)]
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, left = psutil.wait_procs(family, timeout=20)
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(left, timeout=20)
