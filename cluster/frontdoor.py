@@ -157,7 +157,7 @@ def application(settings: Settings, system: Application | None = None, start: St
 
 def _replicas(serving: Serving) -> dict[str, Any]:
     """Return how many replicas Serve is to keep: in a range one for each half of what an engine computes at once, more
-    at once where they are short, fewer after some minutes."""
+    at once where they are short, fewer after `idle_seconds`."""
     scale = serving.replicas
     if scale.is_fixed:
         return {"num_replicas": scale.most}
@@ -167,6 +167,7 @@ def _replicas(serving: Serving) -> dict[str, Any]:
         target_ongoing_requests=serving.max_num_seqs / 2,
         upscale_delay_s=10,
         downscale_delay_s=serving.idle_seconds,
+        look_back_period_s=min(30.0, serving.idle_seconds),
     )
     return {"autoscaling_config": autoscaling}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,13 @@ def _count(running: System) -> int:
 
 def _until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    while not holds():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"expected within {_PATIENCE_S:g} s: {what}")
+    while time.monotonic() < deadline:
+        # A status that does not come in time is asked for again.
+        with suppress(httpx.HTTPError):
+            if holds():
+                return
         time.sleep(0.5)
+    raise SystemExit(f"expected within {_PATIENCE_S:g} s: {what}")
 
 
 def _steps(seconds: float) -> int:

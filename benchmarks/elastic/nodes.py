@@ -1,4 +1,4 @@
-"""Simulated nodes: several raylets of one Ray cluster on this machine, each started by `ray start` as a machine's is."""
+"""Simulated nodes: several raylets of one Ray cluster on this machine, each started by `ray start` as a machine is."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from cluster.runtime import _ENVIRONMENT
 from streaming.broker import free_port
 
 _STARTS_IN_S = 120.0
+_PATIENT = {"RAY_raylet_start_wait_time_s": f"{_STARTS_IN_S:.0f}"}
+"""On a busy machine a raylet takes longer than Ray would wait."""
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def _node(name: str, options: list[str], log: Path) -> Iterator[Callable[[], Non
     output = log / f"{name}.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**_ENVIRONMENT, **os.environ}, start_new_session=True
+            command, stdout=file, stderr=file, env={**_ENVIRONMENT, **_PATIENT, **os.environ}, start_new_session=True
         )
 
     def wait() -> None:
