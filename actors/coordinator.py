@@ -87,7 +87,8 @@ class Coordinator:
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
         self._upkeep = Upkeep(registry, router, directory, self.publisher, keep)
         self._learners = Learners(learners, options.fewest_learners, options.idle_seconds)
-        self._learning = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
+        # Twice as many threads as learners: while one publishes what its learner has made, another has the learner.
+        self._learning = ThreadPoolExecutor(2 * max(len(learners), 1), thread_name_prefix="learn")
         # What needs no learner waits for none.
         self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._keeping = ThreadPoolExecutor(1, thread_name_prefix="keep")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="only the tables, from the result that is there")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
+    # So that nodes go down with it, however it is ended.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not options.draw:
         result = json.loads(options.out.read_text()) if options.out.is_file() else {}
         result |= {"claim": __doc__.splitlines()[0] if __doc__ else "", "nodes": max(COUNTS)} | measure(options)

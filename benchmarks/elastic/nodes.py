@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,36 +16,41 @@ from pathlib import Path
 import psutil
 
 from cluster.runtime import _ENVIRONMENT
-from streaming.broker import free_port
 
 _STARTS_IN_S = 120.0
 _PATIENT = {"RAY_raylet_start_wait_time_s": f"{_STARTS_IN_S:.0f}"}
 """On a busy machine a raylet takes longer than Ray would wait."""
 
+_PORTS = (
+    *("node-manager-port", "object-manager-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port"),
+    *("runtime-env-agent-port", "metrics-export-port"),
+)
+"""What each node listens on; left to choose, two that start at one time may choose the same."""
+
 
 @contextmanager
 def nodes(count: int) -> Iterator[str]:
     """A head without a CPU and `count` nodes of one CPU each; yields where drivers join. All goes down with it."""
-    address = f"127.0.0.1:{free_port()}"
+    ports = _free_ports()
+    port = next(ports)
+    address = f"127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="nodes-") as folder, ExitStack() as stack:
         log = Path(folder)
-        port = address.split(":")[1]
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}/ray"]
-        stack.enter_context(_node("head", head, log))()
+        stack.enter_context(_node("head", head, ports, log))()
         each = [f"--address={address}", "--num-cpus=1"]
-        for wait in [stack.enter_context(_node(f"node {number}", each, log)) for number in range(count)]:
+        for wait in [stack.enter_context(_node(f"node {number}", each, ports, log)) for number in range(count)]:
             wait()
         yield address
 
 
 @contextmanager
-def _node(name: str, options: list[str], log: Path) -> Iterator[Callable[[], None]]:
+def _node(name: str, options: list[str], ports: Iterator[int], log: Path) -> Iterator[Callable[[], None]]:
     """One raylet with what belongs to it; yields what waits until it runs."""
-    ports = ("dashboard-agent-listen-port", "runtime-env-agent-port", "metrics-export-port")
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
         *("--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={100 << 20}"),
-        *(f"--{port}={free_port()}" for port in ports),
+        *(f"--{each}={next(ports)}" for each in _PORTS),
         *options,
     ]
     output = log / f"{name}.log"
@@ -63,6 +70,14 @@ def _node(name: str, options: list[str], log: Path) -> Iterator[Callable[[], Non
         yield wait
     finally:
         _end(process)
+
+
+def _free_ports() -> Iterator[int]:
+    """Ports that nobody listens on, each once; below those that the kernel gives to whoever connects."""
+    for port in range(random.randrange(20_000, 30_000), 32_768):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            yield port
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
