@@ -60,6 +60,8 @@ class CoordinatorOptions:
     keep_versions: int
     fewest_learners: int = 0
     """Of the learners, those that are wanted also where there is nothing to learn."""
+    idle_seconds: float = 60.0
+    """Seconds for which a learner beyond these is kept after it was last needed."""
 
 
 class Coordinator:
@@ -90,8 +92,9 @@ class Coordinator:
         )
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
         self._upkeep = Upkeep(registry, router, directory, self.publisher, keep, unfinished)
-        self._learners = Learners(learners, options.fewest_learners)
-        self._learning = ThreadPoolExecutor(max(len(learners), 1), thread_name_prefix="learn")
+        self._learners = Learners(learners, options.fewest_learners, options.idle_seconds)
+        # Twice as many threads as learners: while one publishes what its learner has made, another has the learner.
+        self._learning = ThreadPoolExecutor(2 * max(len(learners), 1), thread_name_prefix="learn")
         # What needs no learner waits for none.
         self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._keeping = ThreadPoolExecutor(1, thread_name_prefix="keep")

@@ -16,8 +16,6 @@ from actors.errors import ActorError
 from actors.ports import LearnerPort
 from serving.api import ActorStatus
 
-_IDLE_FOR_S = 60.0
-"""For so long a learner beyond the fewest is kept after it was last needed."""
 _SILENT_AFTER_S = 30.0
 
 
@@ -26,10 +24,11 @@ class Stopped(ActorError):
 
 
 class Learners:
-    """The learners by name, the first of them first; of these, `fewest` are wanted whether there is work or not."""
+    """The learners by name, the first of them first; of these, `fewest` are wanted whether there is work or not. One
+    beyond them is kept for `idle_seconds` after it was last needed."""
 
-    def __init__(self, learners: Mapping[str, LearnerPort], fewest: int = 0) -> None:
-        self._learners, self._fewest = dict(learners), fewest
+    def __init__(self, learners: Mapping[str, LearnerPort], fewest: int = 0, idle_seconds: float = 60.0) -> None:
+        self._learners, self._fewest, self._idle_s = dict(learners), fewest, idle_seconds
         self._names = list(self._learners)
         self._changed = threading.Condition()
         self._busy: set[str] = set()
@@ -81,7 +80,7 @@ class Learners:
                 if len(needed) < work:
                     needed.add(name)
             self._needed_at.update(dict.fromkeys(needed, now))
-            kept = {name for name, needed_at in self._needed_at.items() if now - needed_at < _IDLE_FOR_S}
+            kept = {name for name, needed_at in self._needed_at.items() if now - needed_at < self._idle_s}
             wanted = {*self._names[: self._fewest], *needed, *kept}
             self._wanted = frozenset(wanted)
             self._changed.notify_all()

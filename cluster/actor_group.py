@@ -23,7 +23,7 @@ from serving.api import ActorStatus
 
 @dataclass(frozen=True)
 class _Plan:
-    """How an actor is started; `maker` is the function in this package that makes it."""
+    """How an actor is started; `maker` is the function that makes it, as `package.module:function`."""
 
     host: type
     maker: str
@@ -33,30 +33,31 @@ class _Plan:
     gpus: float = 0.0
 
 
-def _plans(settings: Settings) -> dict[str, _Plan]:
+LEARNER = "cluster.compute_actors:learner"
+
+
+def _plans(settings: Settings, learner_maker: str) -> dict[str, _Plan]:
     ingest, learner = settings.ingest, settings.learner
     plans = {
-        names.DIRECTORY: _Plan(AsyncActorHost, "control_actors:directory", concurrency=1000),
-        names.ROUTER: _Plan(ActorHost, "control_actors:router", cpus=settings.router.num_cpus),
+        names.DIRECTORY: _Plan(AsyncActorHost, "cluster.control_actors:directory", concurrency=1000),
+        names.ROUTER: _Plan(ActorHost, "cluster.control_actors:router", cpus=settings.router.num_cpus),
     }
     for index in range(ingest.workers):
         plans[names.ingest(index)] = _Plan(
-            ActorHost, "compute_actors:ingest", (index,), 4, ingest.num_cpus, ingest.num_gpus
+            ActorHost, "cluster.compute_actors:ingest", (index,), 4, ingest.num_cpus, ingest.num_gpus
         )
     for index in range(learner.workers.most):
-        plans[names.learner(index)] = _Plan(
-            ActorHost, "compute_actors:learner", (index,), 4, learner.num_cpus, learner.num_gpus
-        )
-    plans[names.COORDINATOR] = _Plan(ActorHost, "control_actors:coordinator", concurrency=16)
+        plans[names.learner(index)] = _Plan(ActorHost, learner_maker, (index,), 4, learner.num_cpus, learner.num_gpus)
+    plans[names.COORDINATOR] = _Plan(ActorHost, "cluster.control_actors:coordinator", concurrency=16)
     return plans
 
 
 class ActorGroup:
     """Directory, router, ingest workers, learners and coordinator. Whoever makes the actors owns them: they end with
-    its process."""
+    its process. `learner` is the function that makes a learner of settings and index, as `package.module:function`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._plans = settings, _plans(settings)
+    def __init__(self, settings: Settings, *, learner: str = LEARNER) -> None:
+        self._settings, self._plans = settings, _plans(settings, learner)
         self._actors: dict[str, Any] = {}
         self._faults: dict[str, str] = {}
 
@@ -85,7 +86,7 @@ class ActorGroup:
         }
         self._actors.pop(name, None)
         try:
-            made = remote(plan.host).options(**options).remote(f"cluster.{plan.maker}", self._settings, *plan.arguments)
+            made = remote(plan.host).options(**options).remote(plan.maker, self._settings, *plan.arguments)
         except Exception as error:
             # The name of one that ends is free a moment later.
             self._faults[name] = in_words(error)

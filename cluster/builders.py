@@ -138,6 +138,7 @@ def coordinator_options(settings: Settings) -> CoordinatorOptions:
         keep_manifests=settings.registry.keep_manifests,
         keep_versions=settings.registry.keep_versions,
         fewest_learners=settings.learner.workers.fewest,
+        idle_seconds=settings.learner.idle_seconds,
     )
 
 

@@ -18,13 +18,8 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import Receive, Scope, Send
 
 from cluster.remote import AsyncRemote
-<<<<<<< HEAD
 from configs.settings import Serving, Settings
-from serving.door import ELSEWHERE, TAKEN
-=======
-from configs.settings import Settings
 from serving.late_application import LateApplication
->>>>>>> door
 
 if TYPE_CHECKING:
     from serving.service import RoutedService
@@ -114,7 +109,7 @@ def application(settings: Settings, system: Application | None = None, start: St
 
 def _replicas(serving: Serving) -> dict[str, Any]:
     """Return how many replicas Serve is to keep: in a range one for each half of what an engine computes at once, more
-    at once where they are short, fewer after some minutes."""
+    at once where they are short, fewer after `idle_seconds`."""
     scale = serving.replicas
     if scale.is_fixed:
         return {"num_replicas": scale.most}
@@ -123,7 +118,8 @@ def _replicas(serving: Serving) -> dict[str, Any]:
         max_replicas=scale.most,
         target_ongoing_requests=serving.max_num_seqs / 2,
         upscale_delay_s=10,
-        downscale_delay_s=300,
+        downscale_delay_s=serving.idle_seconds,
+        look_back_period_s=min(30.0, serving.idle_seconds),
     )
     return {"autoscaling_config": autoscaling}
 

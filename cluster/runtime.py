@@ -21,9 +21,9 @@ from ray.serve.schema import ApplicationStatus
 
 from actors.supervision import Supervisor
 from cluster import names
-from cluster.actor_group import ActorGroup, check_resources
+from cluster.actor_group import LEARNER, ActorGroup, check_resources
 from cluster.errors import ClusterError
-from cluster.frontdoor import application, http_options
+from cluster.frontdoor import Start, application, http_options
 from cluster.preflight import HomeLock, check_surroundings, free_port
 from configs.settings import Settings
 
@@ -44,10 +44,13 @@ _ENVIRONMENT = {
 
 
 class Runtime:
-    """A running system; use as a context manager. `url` is where its front door answers."""
+    """A running system; use as a context manager. `url` is where its front door answers.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    `learner` makes its learners (`ActorGroup`), `start` each replica's service (`frontdoor.application`).
+    """
+
+    def __init__(self, settings: Settings, *, learner: str = LEARNER, start: Start | None = None) -> None:
+        self.settings, self._learner, self._start = settings, learner, start
         self.url = ""
         self._lock: HomeLock | None = None
         self._actors: ActorGroup | None = None
@@ -72,10 +75,10 @@ class Runtime:
             check_resources(self.settings)
             # Serve's small processes first: they would time out behind the heavy imports of ours.
             serve.start(http_options=http_options(self.settings, port))
-            self._actors = ActorGroup(self.settings)
+            self._actors = ActorGroup(self.settings, learner=self._learner)
             self._supervisor = self._actors.supervised()
             self._supervisor.start()
-            serve.run(application(self.settings), name=self.settings.name, blocking=False)
+            serve.run(application(self.settings, start=self._start), name=self.settings.name, blocking=False)
             self.url = f"http://{self.settings.serving.host}:{port}"
             self._wait_until_ready(self._supervisor, timeout_s)
         except BaseException:

@@ -191,6 +191,8 @@ class LearnerSection(Section, TrainingOptions):
     workers: ScaledToZero = Scaling(1, 1)
     """Domains trained at the same time: a number, or a range such as `0-4`, in which there are as many workers as there
     are closed domains that wait or are trained."""
+    idle_seconds: Seconds = 60.0
+    """In a range, seconds after which a worker is ended that was not needed."""
     num_cpus: Cpus = 1.0
     """CPUs that Ray reserves for each worker."""
     num_gpus: Cpus = 0.0
@@ -261,6 +263,8 @@ class Serving(Section, EngineKnobs):
     replicas: Scaled = Scaling(1, 1)
     """Engines that serve, each holding the whole base model: a number, or a range such as `2-8`, in which there is one
     for each half of `max_num_seqs` requests in flight."""
+    idle_seconds: Seconds = 300.0
+    """In a range, seconds for which fewer replicas must do before one of them is ended."""
     num_cpus: Cpus = 1.0
     """CPUs that Ray reserves for each replica."""
     num_gpus: Cpus = 0.0

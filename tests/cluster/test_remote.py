@@ -14,16 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from ray.exceptions import RayError, RayTaskError
 
-<<<<<<< HEAD
 from actors.errors import ActorError, UnknownDomain, Unreachable
 from actors.late import late
-from cluster.frontdoor import LateApplication
 from cluster.remote import AsyncRemote, Remote
-=======
-from actors.errors import ActorError, UnknownDomain
-from cluster.late import late
-from cluster.remote import AsyncRemote, Remote, Unreachable
->>>>>>> door
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("actors", "streaming", "learning", "registry", "serving", "configs", "cluster", "console")
