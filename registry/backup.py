@@ -40,6 +40,8 @@ def back_up(registry: Registry, target: Path | Storage) -> list[str]:
     target = Disk(target) if isinstance(target, Path) else target
     source, copy = Layout(registry.storage), Layout(target)
     try:
+        if copy.has_content() or copy.lineage.is_there():
+            raise RegistryError(f"backup to {target.root}: expected a new or an empty place, got something in it")
         copy.create()
         for place in (source.lineage, source.epoch):
             if place.is_there():
