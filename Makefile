@@ -25,7 +25,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types quick slow broker ray vllm bench clean
+.PHONY: help venv demo test lint types quick slow broker store ray vllm bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,7 +41,7 @@ demo: venv ## learn the example stream from nothing and serve it; the report goe
 
 test: ## everything: lint, types, then the tests from quick to vllm
 	@start=$$(date +%s); \
-	$(MAKE) --no-print-directory lint types quick slow broker ray vllm && \
+	$(MAKE) --no-print-directory lint types quick slow broker store ray vllm && \
 	echo "== all: $$(( $$(date +%s) - start )) s"
 
 lint: venv ## ruff: rules and format
@@ -50,14 +50,17 @@ lint: venv ## ruff: rules and format
 types: venv ## mypy --strict over all packages
 	@$(BIN)/mypy
 
-quick: venv ## tests that start nothing: no Ray, no engine, no broker
-	$(call part,quick,not (slow or broker or ray or vllm),$(BESIDE))
+quick: venv ## tests that start nothing: no Ray, no engine, no broker, no S3 server
+	$(call part,quick,not (slow or broker or store or ray or vllm),$(BESIDE))
 
 slow: venv ## longer tests that start nothing
-	$(call part,slow,slow and not (broker or ray or vllm),$(BESIDE))
+	$(call part,slow,slow and not (broker or store or ray or vllm),$(BESIDE))
 
 broker: venv ## tests against a Kafka-protocol broker
-	$(call part,broker,broker and not (ray or vllm))
+	$(call part,broker,broker and not (store or ray or vllm))
+
+store: venv ## tests against an S3 server
+	$(call part,store,store and not (ray or vllm))
 
 ray: venv ## tests on a local Ray
 	$(call part,ray,ray and not vllm)

@@ -66,12 +66,10 @@ class Candidates:
                 troubles.append(in_words(error))
         left_out = {*gone_on_from(current)} - {domain, *(each.domain for each in segments)}
         digest = current.states.get(self._method.name, "") if current is not None else ""
-        state = self._registry.states.path(digest) if digest else None
+        state = None
         try:
-            if digest:
-                self._registry.states.verify(digest)
+            state = self._registry.states.fetch(digest) if digest else None
         except RegistryError as error:
-            state = None
             troubles.append(in_words(error))
         delta = delta_gone_on_from(current, self._registry)
         return TrainingOrder(

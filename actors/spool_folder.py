@@ -39,15 +39,25 @@ def spool_folder(home: Path, lineage: str, chosen: Path | None) -> Path:
 def make_spool_folder(home: Path, lineage: str, chosen: Path | None) -> Path:
     """Return `spool_folder`, there for this user alone; raises `OtherHome` where another user has it."""
     folder = spool_folder(home, lineage, chosen)
-    own = [_private()] if folder.is_relative_to(_private()) else []
-    for each in (*own, folder):
-        each.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = each.lstat()
-        if each.is_symlink() or found.st_uid != os.geteuid():
-            raise OtherHome(
-                f"spool folder {each}: expected a folder of {getpass.getuser()}'s own, got one of user {found.st_uid}; "
-                "remove it, or set ingest.spool_folder"
-            )
+    if folder.is_relative_to(_private()):
+        private_folder()
+    return _own(folder)
+
+
+def private_folder() -> Path:
+    """Return the folder on this machine for what this user's processes keep here, there for this user alone; raises
+    `OtherHome` where another user has it."""
+    return _own(_private())
+
+
+def _own(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if folder.is_symlink() or found.st_uid != os.geteuid():
+        raise OtherHome(
+            f"spool folder {folder}: expected a folder of {getpass.getuser()}'s own, got one of user {found.st_uid}; "
+            "remove it, or set ingest.spool_folder"
+        )
     return folder
 
 

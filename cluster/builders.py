@@ -15,13 +15,16 @@ from actors.candidates import Method
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
 from actors.late import late
-from actors.spool_folder import make_spool_folder
+from actors.spool_folder import make_spool_folder, private_folder
 from actors.unfinished import Unfinished
 from configs.settings import Settings
 from learning.checkpoint import base_digest
 from learning.contract import Learner
+from registry.disk import Disk
+from registry.location import storage_at
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
+from registry.storage import Storage
 from serving.options import EngineKnobs, EngineOptions
 from streaming.dead_letters import DeadLetters
 from streaming.kafka import KafkaOptions
@@ -36,8 +39,15 @@ if TYPE_CHECKING:
 
 
 def registry_root(home: Path) -> Path:
-    """Return the folder of a home's registry."""
+    """Return the folder of a home's registry, where its settings name no other."""
     return home / "registry"
+
+
+def registry_storage(home: Path, url: str | None) -> Storage:
+    """Return where a home's registry lies; RegistryError for a URL that names nothing of the kind."""
+    if url is None:
+        return Disk(registry_root(home))
+    return storage_at(url, private_folder() / "registry")
 
 
 def stream_file(home: Path) -> Path:
@@ -47,7 +57,7 @@ def stream_file(home: Path) -> Path:
 
 def registry(settings: Settings, *, writer: bool = False) -> Registry:
     """Return the registry."""
-    return Registry(registry_root(settings.home), writer=writer)
+    return Registry(registry_storage(settings.home, settings.registry.url), writer=writer)
 
 
 def spool_path(settings: Settings, index: int) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from actors import home, spool_folder
 from actors.errors import ActorError
-from cluster.builders import registry_root, stream_file
+from cluster.builders import registry_root, registry_storage, stream_file
 from cluster.errors import ClusterError
 from cluster.preflight import HomeLock
 from registry.backup import back_up
@@ -26,16 +26,18 @@ from streaming.errors import StreamError
 
 @dataclass(frozen=True)
 class Home:
-    """The home in `folder`; `spools` is the folder that its settings choose for spools, where they are known.
+    """The home in `folder`; `spools` and `url` are what its settings choose for spools and registry, where they are
+    known.
 
     What can't be done is a `ClusterError`, one line.
     """
 
     folder: Path
     spools: Path | None = None
+    url: str | None = None
 
     def __post_init__(self) -> None:
-        if not registry_root(self.folder).is_dir():
+        if self.url is None and not registry_root(self.folder).is_dir():
             raise ClusterError(f"home {self.folder}: expected the home folder of a system, got no registry in it")
 
     def check(self) -> tuple[list[str], list[str]]:
@@ -61,14 +63,15 @@ class Home:
             wrong.append(str(error))
         return there, list(dict.fromkeys(wrong))
 
-    def backup(self, target: Path) -> list[str]:
-        """Copy the home to `target`, a new folder, as it is now, without its spools; returns what is wrong with it."""
+    def backup(self, target: Path, url: str | None = None) -> list[str]:
+        """Copy the home to `target`, a new folder, as it is now, without its spools; the registry to `url`, where one
+        is given. Returns what is wrong with it."""
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ClusterError(f"backup to {target}: expected a new or an empty folder, got something in it")
         target.mkdir(parents=True, exist_ok=True)
         with self._registry() as registry:
             # The log last: then it holds everything that the snapshot says was counted.
-            wrong = back_up(registry, registry_root(target.absolute()))
+            wrong = back_up(registry, registry_storage(target.absolute(), url))
         if stream_file(self.folder).exists():
             copy_log(stream_file(self.folder), stream_file(target))
         return wrong
@@ -93,7 +96,7 @@ class Home:
     def _registry(self, *, at_rest: bool = False) -> Iterator[Registry]:
         lock = HomeLock(self.folder) if at_rest else None
         try:
-            yield Registry(registry_root(self.folder))
+            yield Registry(registry_storage(self.folder, self.url))
         except (RegistryError, ActorError) as error:
             raise ClusterError(str(error)) from error
         finally:

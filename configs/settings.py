@@ -233,8 +233,13 @@ LEARNERS = {kind: _learner_section(options) for kind, options in OPTIONS.items()
 
 
 class RegistrySettings(Section):
-    """How much history is kept on disk."""
+    """Where what was learned is kept, and how much history."""
 
+    url: Annotated[str, Field(pattern=r"^(s3|gs|az|file)://[^\s?#@]+$")] | None = None
+    """Folder or bucket of an object store: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or
+    file:///FOLDER. None is a folder below `home`. Credentials and endpoints come from the environment of every node,
+    by the names of each cloud's own tools. Nodes keep copies of what they read below
+    /var/tmp."""
     keep_snapshots: Count = 2
     """Snapshots of the ledger kept, each with the segment files that it names: how far a person can go back."""
     keep_manifests: Count = 20

@@ -32,15 +32,19 @@ def home_check(home: Place, set_: Sets = []) -> None:  # noqa: B006
 def home_backup(
     home: Place,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    registry: Annotated[
+        str | None, typer.Option(metavar="URL", help="An empty bucket or prefix for the registry's copy; default: DIR.")
+    ] = None,
     set_: Sets = [],  # noqa: B006
 ) -> None:
     """Copy it, also while the system runs; exit code 1 if something is wrong with it.
 
-    Start on the copy with `anabranch up CONFIG --set home=DIR`.
+    Start on the copy with `anabranch up CONFIG --set home=DIR`, and `--set registry.url=URL` or `registry.url=null`.
     """
     with one_line():
-        wrong = _home(home, set_).backup(folder)
-        out.print(f"backed up to {folder}; spools are left out, they are read again from the stream")
+        wrong = _home(home, set_).backup(folder, registry)
+        where = f"{folder} and {registry}" if registry else str(folder)
+        out.print(f"backed up to {where}; spools are left out, they are read again from the stream")
         _say(wrong)
 
 
@@ -95,4 +99,4 @@ def _home(name: str, sets: list[str]) -> Home:
     if name not in presets() and folder.is_dir() and not sets:
         return Home(folder.absolute())
     settings = load(name, list(sets))
-    return Home(settings.home, settings.ingest.spool_folder)
+    return Home(settings.home, settings.ingest.spool_folder, settings.registry.url)

@@ -8,25 +8,25 @@ for it, and it is known by that change. What this module does not know: which ad
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from registry.atomic import Staging, discard, exclusive, place_folder, sync_folder, write_file
 from registry.errors import DigestMismatch, NewerHome, RegistryError, UnknownAdapter
 from registry.manifest import Placed, Record, Route, Sha256, Slug, adapter_name
 from registry.records import sealed, unsealed
+from registry.storage import Content, Place, Storage
 from registry.tensors import check_layout
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FACTS = "anabranch.json"
 EXAM = "exam.jsonl"
+FOLDER = "adapters"
 _FORMAT = 3
 _NAME = re.compile(r"^(?P<domain>[a-z0-9][a-z0-9_-]{0,62})@v(?P<version>[1-9]\d*)-[0-9a-f]{8}$")
 
@@ -82,9 +82,9 @@ class _Stored(Record):
         return sealed(json.loads(self.model_dump_json()), FACTS)
 
     @classmethod
-    def read(cls, path: Path) -> "_Stored":
+    def read(cls, text: bytes, path: Place) -> "_Stored":
         """The facts in the file; DigestMismatch unless they are as written, NewerHome if of a later format."""
-        content = unsealed(path.read_bytes(), path, "restore it")
+        content = unsealed(text, path, "restore it")
         if content.get("format") != _FORMAT:
             raise NewerHome(
                 f"{path}: expected format {_FORMAT}, got {content.get('format')!r}; it is of a newer Anabranch: upgrade"
@@ -102,16 +102,34 @@ class Adapter:
     name: str
     domain: str
     version: int
-    path: Path
+    place: Place
     digest: str
     facts: AdapterFacts
 
+    @property
+    def path(self) -> Path:
+        """The folder on this machine, for who needs files."""
+        return self.place.storage.local_folder(self.place.key)
+
+    def fetch(self) -> Path:
+        """The same after its bytes were read here and now; raises as `verify` does."""
+        try:
+            return self.place.storage.fetch(self.place.key, self.verify)
+        except OSError as error:
+            raise RegistryError(f"adapter {self.name}: can't be read: {error}; restore it") from error
+
     def verify(self) -> None:
         """Read the files again; DigestMismatch unless they are what was added."""
-        found = _digest_in(self.path, self.facts)
+        try:
+            files = {name: self._read(name) for name in (CONFIG, WEIGHTS)} if self.facts.rank else {}
+        except OSError as error:
+            raise RegistryError(
+                f"{self.place}: expected a PEFT folder with {CONFIG} and {WEIGHTS}, got {error}; restore it"
+            ) from error
+        found = digest_of(files, self.facts)
         if found != self.digest:
             raise DigestMismatch(
-                f"adapter {self.name} in {self.path}: expected sha256 {self.digest}, got {found}; "
+                f"adapter {self.name} in {self.place}: expected sha256 {self.digest}, got {found}; "
                 "the files were changed: restore them or train the domain again"
             )
 
@@ -119,14 +137,17 @@ class Adapter:
         """Its exam as it was added, empty where it has none; DigestMismatch where it is not that any more."""
         if not self.facts.exam_digest:
             return b""
-        path = self.path / EXAM
+        path = f"{self.place}/{EXAM}"
         try:
-            content = path.read_bytes()
+            content = self._read(EXAM)
         except OSError as error:
             raise DigestMismatch(f"{path}: the exam of {self.name} can't be read: {error}; restore it") from error
         if hashlib.sha256(content).hexdigest() != self.facts.exam_digest:
             raise DigestMismatch(f"{path}: the exam of {self.name} is not what was added; restore it")
         return content
+
+    def _read(self, file: str) -> bytes:
+        return self.place.storage.read_in(self.place.key, file)
 
     def placed(self) -> Placed:
         """How a manifest names this version."""
@@ -139,14 +160,12 @@ class Adapter:
 
 
 class AdapterStore:
-    """The folder of adapters. Anyone may read; adding takes the registry's lock."""
+    """The adapters of a registry. Anyone may read; adding takes the registry's lock."""
 
-    def __init__(self, folder: Path, staging: Staging, lock: Path) -> None:
-        self._folder = folder
-        self._staging = staging
-        self._lock = lock
-        self._read: dict[str, tuple[tuple[int, int, int], Adapter]] = {}
-        """What was read under each name and the file it was read from: a name never means other content."""
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._read: dict[str, tuple[Hashable, Adapter]] = {}
+        """What was read under each name and the state of what it was read from: a name never means other content."""
 
     def add(self, domain: str, version: int, folder: Path | None, facts: AdapterFacts, exam: bytes = b"") -> Adapter:
         """Copy a PEFT folder in, with its exam, whole or not at all; None for a version of rank 0.
@@ -164,36 +183,34 @@ class AdapterStore:
                 f"adapter {domain} version {version}: expected a folder unless its rank is 0, got {folder} and rank "
                 f"{facts.rank}; correct the facts"
             )
-        files: dict[str, bytes] = {}
+        files: dict[str, Content] = {}
+        config = weights = b""
         if folder is not None:
             config, weights = _read(folder)
             _check_config(folder / CONFIG, config, facts)
             check_layout(weights, str(folder / WEIGHTS))
             files = {CONFIG: config, WEIGHTS: weights}
-        digest = digest_of(files, facts)
+        digest = digest_of({CONFIG: config, WEIGHTS: weights} if files else {}, facts)
         exam_digest = hashlib.sha256(exam).hexdigest() if exam else ""
         stored = _Stored(digest=digest, facts=facts.model_copy(update={"exam_digest": exam_digest}))
         name = adapter_name(domain, version, digest)
-        staged = self._staging.place(name)
-        with exclusive(self._lock):
+        if exam:
+            files[EXAM] = exam
+        files[FACTS] = stored.to_bytes()
+        with self._storage.exclusive():
             existing = self.numbered(domain, version)
-            if existing is not None:
-                found = _same(existing, digest, facts)
-                # The first attempt may have been interrupted just before its last fsync.
-                sync_folder(self._folder)
-                return found
-            try:
-                staged.mkdir()
-                for file, content in files.items():
-                    write_file(staged / file, content)
-                if exam:
-                    write_file(staged / EXAM, exam)
-                write_file(staged / FACTS, stored.to_bytes())
-                place_folder(staged, self._folder / name)
-            except BaseException:
-                discard(staged)
-                raise
-        return self.get(name)
+            if existing is None:
+                self._storage.keep_folder(_key(name), files)
+                settled = self._storage.settle(number_key(domain, version), name)
+                if settled == name:
+                    return self.get(name)
+                # Somebody else gave the number to other content at the same moment.
+                self._storage.remove_folder(_key(name))
+                existing = self.get(settled)
+            found = _same(existing, digest, facts)
+            # The first attempt may have been interrupted just before its end.
+            self._storage.touch_folder(_key(found.name))
+            return found
 
     def select(self, domain: str | None = None) -> list[Adapter]:
         """Adapters by domain and version; those of one domain if it is named. RegistryError if one can't be read."""
@@ -204,17 +221,17 @@ class AdapterStore:
 
     def survey(self, domain: str | None = None) -> tuple[list[Adapter], dict[str, RegistryError]]:
         """What `select` gives, and apart from it, by name, what is wrong with those that can't be read."""
-        names = self._names()
+        names = self._listed()
         # Another thread may exchange the dictionary meanwhile.
         read = self._read
         self._read = {name: read[name] for name in names if name in read}
         found: list[Adapter] = []
         damaged: dict[str, RegistryError] = {}
-        for name, (of, _) in sorted(names.items()):
-            if domain not in (None, of):
+        for name, state in sorted(names.items()):
+            if domain is not None and (parsed_name(name) or ("", 0))[0] != domain:
                 continue
             try:
-                found.append(self.get(name))
+                found.append(self._get(name, state))
             except UnknownAdapter:
                 # Pruned between listing and reading.
                 continue
@@ -224,8 +241,8 @@ class AdapterStore:
 
     def numbered(self, domain: str, version: int) -> Adapter | None:
         """The version of the domain with that number, None if there is none; raises as `get` does. No other is read."""
-        for name, found in sorted(self._names().items()):
-            if found == (domain, version):
+        for name in sorted(self._listed()):
+            if parsed_name(name) == (domain, version):
                 try:
                     return self.get(name)
                 except UnknownAdapter:
@@ -235,31 +252,35 @@ class AdapterStore:
 
     def has_version(self, domain: str, version: int) -> bool:
         """Whether there is a version of the domain with that number, readable or not."""
-        return (domain, version) in self._names().values()
+        return (domain, version) in map(parsed_name, self._listed())
 
     def newest_version(self, domain: str) -> int:
         """The highest number that was given to a version of the domain, readable or not; 0 where there is none."""
-        return max((version for of, version in self._names().values() if of == domain), default=0)
+        numbers = (parsed_name(name) or ("", 0) for name in self._listed())
+        return max((version for of, version in numbers if of == domain), default=0)
 
     def get(self, name: str) -> Adapter:
         """The adapter of that full name; raises UnknownAdapter."""
-        path = self._folder / name
+        return self._get(name, None)
+
+    def _get(self, name: str, state: Hashable) -> Adapter:
+        key = _key(name)
+        place, facts_place = Place(self._storage, key), Place(self._storage, f"{key}/{FACTS}")
         try:
             if _NAME.match(name) is None:
                 raise FileNotFoundError
-            stat = (path / FACTS).stat()
-            as_it_is = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            as_it_is = state or self._storage.folder_state(key, FACTS)
             known = self._read.get(name)
             if known is not None and known[0] == as_it_is:
                 return known[1]
-            stored = _Stored.read(path / FACTS)
+            stored = _Stored.read(self._storage.read_in(key, FACTS), facts_place)
         except (FileNotFoundError, NotADirectoryError) as error:
-            if _NAME.match(name) is None or not path.is_dir():
+            if _NAME.match(name) is None or not self._storage.has_folder(key):
                 raise UnknownAdapter(
-                    f"adapter {name!r}: not in {self._folder}; expected a full name such as news@v1-0a1b2c3d, "
+                    f"adapter {name!r}: not in {self._storage.root}; expected a full name such as news@v1-0a1b2c3d, "
                     "list the adapters for those there are"
                 ) from error
-            raise DigestMismatch(f"adapter {name} in {path}: {FACTS} is missing; restore it") from error
+            raise DigestMismatch(f"adapter {name} in {place}: {FACTS} is missing; restore it") from error
         except OSError as error:
             raise RegistryError(
                 f"adapter {name}: {FACTS} can't be read: {error}; mend the disk or restore it"
@@ -269,16 +290,34 @@ class AdapterStore:
         facts = stored.facts
         if adapter_name(facts.domain, facts.version, stored.digest) != name:
             raise DigestMismatch(
-                f"adapter {name} in {path}: {FACTS} speaks of "
+                f"adapter {name} in {place}: {FACTS} speaks of "
                 f"{adapter_name(facts.domain, facts.version, stored.digest)}; restore the folder"
             )
-        adapter = Adapter(name, facts.domain, facts.version, path, stored.digest, facts)
+        adapter = Adapter(name, facts.domain, facts.version, place, stored.digest, facts)
         self._read[name] = (as_it_is, adapter)
         return adapter
 
-    def _names(self) -> dict[str, tuple[str, int]]:
-        """Domain and version of each folder, by its name, which says both."""
-        return {name: found for name in os.listdir(self._folder) if (found := parsed_name(name)) is not None}
+    def _listed(self) -> dict[str, Hashable]:
+        """The state of each version, where a listing tells it, by its name, which says domain and number."""
+        states = {entry.name: entry.state for entry in self._storage.folders(FOLDER) if parsed_name(entry.name)}
+        by_number: dict[tuple[str, int] | None, list[str]] = {}
+        for name in states:
+            by_number.setdefault(parsed_name(name), []).append(name)
+        for number, names in by_number.items():
+            if len(names) > 1 and number is not None and self._storage.keeps_all:
+                # Whoever lost the number has not taken its folder away yet, or never will.
+                settled = self._storage.settle(number_key(*number), min(names))
+                states = {name: state for name, state in states.items() if name == settled or name not in names}
+        return states
+
+
+def number_key(domain: str, version: int) -> str:
+    """Where it is settled which content has a number."""
+    return f"numbers/{domain}@v{version}"
+
+
+def _key(name: str) -> str:
+    return f"{FOLDER}/{name}"
 
 
 def parsed_name(name: str) -> tuple[str, int] | None:
@@ -295,10 +334,6 @@ def digest_of(files: Mapping[str, bytes], facts: AdapterFacts) -> str:
         digest.update(f"{name}:{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest()
-
-
-def _digest_in(folder: Path, facts: AdapterFacts) -> str:
-    return digest_of(dict(zip((CONFIG, WEIGHTS), _read(folder), strict=True)) if facts.rank else {}, facts)
 
 
 def _read(folder: Path) -> tuple[bytes, bytes]:

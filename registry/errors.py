@@ -43,3 +43,11 @@ class OldHome(RegistryError):
 
 class NewerHome(RegistryError):
     """A file was written by a later version, in a format that this one does not read."""
+
+
+class Overtaken(CommitConflict):
+    """What was to be replaced is not what was read any more: somebody else has replaced it."""
+
+
+class Unreachable(RegistryError):
+    """Storage could not be asked, after all retries: nothing is known of what it holds."""

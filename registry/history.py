@@ -14,6 +14,7 @@ from registry.errors import DigestMismatch, RegistryError
 from registry.layout import Layout, SnapshotName
 from registry.manifest import Manifest
 from registry.snapshots import Snapshot
+from registry.storage import Place
 
 
 class Link(NamedTuple):
@@ -61,7 +62,8 @@ class History:
         names = {name.digest: name for name in self._layout.snapshot_names()}
         wanted: str | None = digest
         while wanted != "":
-            name = names.get(wanted) if wanted is not None else None
+            # Numbers grow by one but where a person went back: so it is found where a listing does not have it yet.
+            name = names.get(wanted, SnapshotName(below - 1, wanted)) if wanted is not None else None
             if name is None or name.number >= below:
                 if wanted is not None and not beyond_gaps:
                     return
@@ -69,20 +71,20 @@ class History:
                 name = max(older, key=self._age, default=None)
                 if name is None:
                     return
-            below = name.number
+            below = name.number + (name.digest not in names)
             try:
                 snapshot = self.snapshot(name)
             except FileNotFoundError:
-                # Pruned since it was listed.
+                # Pruned, perhaps since it was listed.
                 if not beyond_gaps:
                     return
                 wanted = None
             except RegistryError as error:
                 yield Link(name, error)
-                wanted = None
+                below, wanted = name.number, None
             else:
                 yield Link(name, snapshot)
-                wanted = snapshot.parent
+                below, wanted = name.number, snapshot.parent
 
     def newest_line(self) -> Iterator[Link]:
         """The snapshot of the highest number, whatever is in force, and those it descends from."""
@@ -93,8 +95,8 @@ class History:
     def manifest(self, number: int, digest: str) -> Manifest:
         """The manifest of that number; DigestMismatch unless its file has that sha256, RegistryError if it can't be
         read, FileNotFoundError if absent."""
-        path = self._layout.manifest(number)
-        text = self._manifest_text(number)
+        path = self._layout.manifest(number, digest)
+        text = _text(path)
         found = hashlib.sha256(text).hexdigest()
         if found != digest:
             raise DigestMismatch(f"{path}: expected sha256 {digest}, got {found}")
@@ -118,27 +120,29 @@ class History:
                     damaged[parent] = error
         end = (manifests[-1].parent or 0) if manifests else 0
         below: list[Manifest] = []
-        for number in (each for each in self._layout.manifest_numbers() if each < end):
+        for number, path in self._layout.manifests():
+            if number >= end:
+                break
             try:
-                below.append(Manifest.from_json(self._manifest_text(number), str(self._layout.manifest(number))))
+                below.append(Manifest.from_json(_text(path), str(path)))
             except FileNotFoundError:
                 continue
             except RegistryError as error:
                 damaged[number] = error
         return Chain(manifests[::-1], below, damaged)
 
-    def _manifest_text(self, number: int) -> bytes:
-        path = self._layout.manifest(number)
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise RegistryError(f"{path}: can't be read: {error}; mend the disk") from error
-
-    def _age(self, name: SnapshotName) -> tuple[int, int]:
+    def _age(self, name: SnapshotName) -> tuple[int, float]:
         """Grows with the number; of two, as an interrupted commit leaves them, the later one was committed."""
         try:
-            return name.number, self._layout.snapshot(*name).stat().st_mtime_ns
+            return name.number, self._layout.storage.state(self._layout.snapshot(*name).key).modified
         except OSError:
-            return name.number, 0
+            return name.number, 0.0
+
+
+def _text(path: Place) -> bytes:
+    try:
+        return path.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RegistryError(f"{path}: can't be read: {error}; mend the disk") from error

@@ -5,28 +5,31 @@
     epoch.json                          the run of the writer that may commit
     snapshots/NNNNNN-<sha256>.json      roots: the router's state, naming the segment files that it stands on
     segments/<2>/<sha256>.safetensors   what the state is made of; immutable, named by content
-    manifests/NNNNNN.json               what is or was in service, readable by people
+    manifests/NNNNNN.json               what is or was in service, readable by people; in a bucket NNNNNN-<sha256>.json
     routers/<sha256>.safetensors        the weights that manifests route with
     adapters/<domain>@v<N>-<digest8>/   immutable PEFT folders
     states/<sha256>/                    what a learning method keeps for its next training; immutable
     bases/<sha256>/                     changes of the base's weights; immutable
     staging/                            unfinished writes; nobody reads here
     lock                                held by whoever changes something
+    numbers/<domain>@v<N>               in a bucket, the full name of the version that has the number
+
+A bucket has neither staging nor lock, and beside each folder of files an index.
 
 What this module does not know: what is in the files and when they are written.
 """
 
-import os
 import re
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from registry.atomic import sync_folder
-from registry.errors import OldHome, RegistryError
+from registry.disk import Disk
+from registry.errors import OldHome
+from registry.storage import Entry, Place, Storage
 
-_FOLDERS = ("adapters", "states", "bases", "routers", "manifests", "snapshots", "segments", "staging")
+_FOLDERS = ("adapters", "states", "bases", "routers", "manifests", "snapshots", "segments")
 _SNAPSHOT = re.compile(r"^(?P<number>\d{6,})-(?P<digest>[0-9a-f]{64})\.json$")
-_MANIFEST = re.compile(r"^(?P<number>\d{6,})\.json$")
+_MANIFEST = re.compile(r"^(?P<number>\d{6,})(-[0-9a-f]{64})?\.json$")
 
 
 class SnapshotName(NamedTuple):
@@ -37,73 +40,68 @@ class SnapshotName(NamedTuple):
 
 
 class Layout:
-    """Paths below one root, and what is there by its name."""
+    """Places below one root, and what is there by its name."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
-        self.adapters = self.root / "adapters"
-        self.states = self.root / "states"
-        self.bases = self.root / "bases"
-        self.routers = self.root / "routers"
-        self.manifests = self.root / "manifests"
-        self.snapshots = self.root / "snapshots"
-        self.segments = self.root / "segments"
-        self.staging = self.root / "staging"
-        self.head = self.root / "head.json"
-        self.lineage = self.root / "lineage.json"
-        self.epoch = self.root / "epoch.json"
-        self.lock = self.root / "lock"
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.root = storage.root
+        self.head = self.place("head.json")
+        self.lineage = self.place("lineage.json")
+        self.epoch = self.place("epoch.json")
+
+    def place(self, key: str) -> Place:
+        """What lies under a key."""
+        return Place(self.storage, key)
 
     def create(self) -> None:
-        """Make what is missing, and make what is there durable; RegistryError where that cannot be."""
-        try:
-            self._refuse_old()
-            new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
-            for name in _FOLDERS:
-                (self.root / name).mkdir(parents=True, exist_ok=True)
-            # Whoever was here before may have died between a rename and its fsync. What this process finds it will
-            # build on, so it is made durable first.
-            for folder in (*(self.root / name for name in _FOLDERS), self.root, *(folder.parent for folder in new)):
-                sync_folder(folder)
-        except OSError as error:
-            raise RegistryError(f"{self.root}: expected a folder to write to, got {error}; correct the path") from error
+        """Make what is missing, and what is there durable; RegistryError where that cannot be."""
+        self._refuse_old()
+        self.storage.open(_FOLDERS)
 
     def has_content(self) -> bool:
         """Whether anything lies there that only a home can have that has begun."""
-        folders = (self.snapshots, self.manifests, self.adapters, self.segments, self.routers)
-        return any(os.listdir(folder) for folder in folders if folder.is_dir())
+        return any(self.storage.entries(folder) for folder in _FOLDERS)
 
     def _refuse_old(self) -> None:
-        frozen = self.root / "frozen"
-        snapshots = os.listdir(self.snapshots) if self.snapshots.is_dir() else []
+        if not isinstance(self.storage, Disk):
+            return
+        frozen = self.storage.path / "frozen"
+        snapshots = self.storage.entries("snapshots")
         # The folder is there from an old home's first moment, also where nothing is in it yet.
-        has_begun = frozen.is_dir() and (any(frozen.iterdir()) or (self.has_content() and not self.lineage.exists()))
-        if has_begun or any(name.endswith(".safetensors") for name in snapshots):
+        has_begun = frozen.is_dir() and (any(frozen.iterdir()) or (self.has_content() and not self.lineage.is_there()))
+        if has_begun or any(entry.name.endswith(".safetensors") for entry in snapshots):
             raise OldHome(
                 f"{self.root}: written by Anabranch 0.1, whose snapshots do not say which example was counted where, "
                 "so that rows still to be trained on could not be told from lost ones; let 0.1 publish what waits "
                 "and keep its adapters, or begin a new home and feed again"
             )
 
-    def snapshot(self, number: int, digest: str) -> Path:
-        return self.snapshots / f"{number:06d}-{digest}.json"
+    def snapshot(self, number: int, digest: str) -> Place:
+        """The root of a snapshot."""
+        return self.place(f"snapshots/{number:06d}-{digest}.json")
+
+    def snapshots(self) -> list[tuple[SnapshotName, Entry]]:
+        """Ascending; roots of interrupted commits may be among them."""
+        found = ((_SNAPSHOT.match(entry.name), entry) for entry in self.storage.entries("snapshots"))
+        return sorted(
+            ((SnapshotName(int(match["number"]), match["digest"]), entry) for match, entry in found if match),
+            key=lambda pair: pair[0],
+        )
 
     def snapshot_names(self) -> list[SnapshotName]:
-        """Ascending; roots of interrupted commits may be among them."""
-        found = (_SNAPSHOT.match(name) for name in os.listdir(self.snapshots))
-        return sorted(SnapshotName(int(match["number"]), match["digest"]) for match in found if match)
+        """The same by name."""
+        return [name for name, _ in self.snapshots()]
 
-    def manifest(self, number: int) -> Path:
-        return self.manifests / f"{number:06d}.json"
+    def manifest(self, number: int, digest: str) -> Place:
+        """A manifest; where anybody may write at once, its name says its digest too."""
+        return self.place(f"manifests/{number:06d}{'-' + digest if self.storage.keeps_all else ''}.json")
 
-    def manifest_numbers(self) -> list[int]:
+    def manifests(self) -> Iterator[tuple[int, Place]]:
         """Ascending; manifests of interrupted commits, and of a line that was left, may be among them."""
-        found = (_MANIFEST.match(name) for name in os.listdir(self.manifests))
-        return sorted(int(match["number"]) for match in found if match)
+        for entry in self.storage.entries("manifests"):
+            if match := _MANIFEST.match(entry.name):
+                yield int(match["number"]), self.place(entry.key)
 
-    def router(self, digest: str) -> Path:
-        return self.routers / f"{digest}.safetensors"
-
-    def relative(self, path: Path) -> str:
-        """As manifests name it, so that a registry can be moved."""
-        return path.relative_to(self.root).as_posix()
+    def router(self, digest: str) -> Place:
+        """The weights of that content."""
+        return self.place(f"routers/{digest}.safetensors")

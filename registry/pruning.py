@@ -5,10 +5,8 @@ are left alone, as a commit that is on its way may name them. Whoever calls hold
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from registry.adapters import Adapter
-from registry.atomic import Staging, discard, remove_folder, sync_folder
+from registry.adapters import FOLDER, Adapter, number_key, parsed_name
 from registry.errors import RegistryError
 from registry.folders import FolderStore
 from registry.head import Head
@@ -17,15 +15,14 @@ from registry.layout import Layout
 from registry.retention import Keeping, retain
 from registry.segments import SegmentStore
 from registry.snapshots import Snapshot
+from registry.storage import Entry
 
 
 class Pruning:
     """The files of one registry, to be thinned out; `folders` keep what trainings leave beside adapters."""
 
-    def __init__(
-        self, layout: Layout, staging: Staging, segments: SegmentStore, folders: Sequence[FolderStore]
-    ) -> None:
-        self._layout, self._staging, self._segments, self._folders = layout, staging, segments, folders
+    def __init__(self, layout: Layout, segments: SegmentStore, folders: Sequence[FolderStore]) -> None:
+        self._layout, self._storage, self._segments, self._folders = layout, layout.storage, segments, folders
 
     def prune(
         self,
@@ -50,33 +47,35 @@ class Pruning:
         }
         segments = {name for each in snapshots if each.number in kept.snapshots for name in each.segments}
         roots = [name for name in self._layout.snapshot_names() if name.number <= head.snapshot]
-        numbers = [number for number in self._layout.manifest_numbers() if number <= head.manifest]
         removed = self._remove(
             [
-                *(self._layout.snapshot(*name) for name in roots if name not in standing),
-                *(self._layout.manifest(number) for number in numbers if number not in kept.manifests),
+                *(self._layout.snapshot(*name).key for name in roots if name not in standing),
+                *(
+                    place.key
+                    for number, place in self._layout.manifests()
+                    if number <= head.manifest and number not in kept.manifests
+                ),
             ]
         )
-        weights = (path for path in self._layout.routers.iterdir() if not kept.has_weights(self._layout.relative(path)))
-        unnamed = (self._segments.path(name) for name in self._segments.names() if name not in segments)
+        weights = (entry for entry in self._storage.entries("routers") if not kept.has_weights(entry.key))
+        unnamed = (entry for name, entry in self._segments.entries().items() if name not in segments)
         removed += self._remove(self._settled([*weights, *unnamed]))
-        folders = [adapter.path for adapter in adapters if adapter.name not in kept.adapters]
-        folders += [self._layout.adapters / name for name in unreadable if kept.is_of_removed(name)]
+        versions = [adapter.name for adapter in adapters if adapter.name not in kept.adapters]
+        versions += [name for name in unreadable if kept.is_of_removed(name)]
         stores = [store for store in self._folders if not store.is_held]
-        left = [store.path(name) for store in stores for name in store.names() if name not in kept.folders]
-        folders += self._settled(left)
+        left = [entry for store in stores for entry in store.entries() if entry.name not in kept.folders]
+        folders = [*(f"{FOLDER}/{name}" for name in versions), *self._settled(left)]
         for folder in folders:
-            remove_folder(self._staging, folder)
-        return removed + [self._layout.relative(folder) for folder in folders]
+            self._storage.remove_folder(folder)
+        if self._storage.keeps_all:
+            self._storage.remove([number_key(*found) for name in versions if (found := parsed_name(name))])
+        return removed + folders
 
-    def _settled(self, paths: Iterable[Path]) -> list[Path]:
-        """Those that were there before the head."""
-        committed = self._layout.head.stat().st_mtime_ns
-        return [path for path in paths if path.stat().st_mtime_ns < committed]
+    def _settled(self, entries: Iterable[Entry]) -> list[str]:
+        """The keys of those that were there before the head."""
+        committed = self._storage.state(self._layout.head.key).modified
+        return [entry.key for entry in entries if entry.modified < committed]
 
-    def _remove(self, doomed: Sequence[Path]) -> list[str]:
-        for path in doomed:
-            discard(path)
-        for folder in {path.parent for path in doomed}:
-            sync_folder(folder)
-        return [self._layout.relative(path) for path in doomed]
+    def _remove(self, keys: list[str]) -> list[str]:
+        self._storage.remove(keys)
+        return keys

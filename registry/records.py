@@ -6,7 +6,6 @@ What this module does not know: who may write them and when.
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from registry.errors import DigestMismatch, RegistryError
@@ -26,7 +25,7 @@ def sealed(content: Mapping[str, Any], where: str) -> bytes:
     return canonical({**content, "sha256": _checksum(content, where)}, where)
 
 
-def unsealed(text: bytes, where: Path, remedy: str) -> dict[str, Any]:
+def unsealed(text: bytes, where: object, remedy: str) -> dict[str, Any]:
     """The record; DigestMismatch, ending in `remedy`, unless it is as written."""
     try:
         content = json.loads(text)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from registry.adapters import Adapter, AdapterFacts, AdapterStore
-from registry.atomic import Staging, exclusive, replace_file, sync_folder
+from registry.disk import Disk
 from registry.errors import (
     CommitConflict,
     DamagedSnapshot,
     DigestMismatch,
     NewerHome,
     OtherBase,
+    Overtaken,
     RegistryError,
     StaleWriter,
     UnknownManifest,
@@ -33,6 +34,7 @@ from registry.retention import Keeping
 from registry.routers import place_weights, read_weights
 from registry.segments import SegmentStore
 from registry.snapshots import Epoch, Snapshot
+from registry.storage import Storage
 from registry.wholeness import Wholeness
 
 _FAULTS_TOLD = 3
@@ -46,24 +48,24 @@ class Registry:
     that a training leaves beside adapters; `history` reads what led to what is in force.
     """
 
-    def __init__(self, root: Path, *, writer: bool = False) -> None:
+    def __init__(self, where: Path | Storage, *, writer: bool = False) -> None:
         """Open, and create where there is nothing. `writer` also sweeps what interrupted writes have left behind.
 
         Raises `OldHome` or `NewerHome` where the files are of a version that this one does not read.
         """
-        self._layout = Layout(Path(root))
+        self.storage: Storage = Disk(where) if isinstance(where, Path) else where
+        self._layout = Layout(self.storage)
         self._layout.create()
-        self.root = self._layout.root
-        self._staging = Staging(self._layout.staging)
-        self._adapters = AdapterStore(self._layout.adapters, self._staging, self._layout.lock)
-        self._head = HeadFile(self._layout, self._staging)
+        self.root = self.storage.root
+        self._adapters = AdapterStore(self.storage)
+        self._head = HeadFile(self._layout)
         self.lineage = self._head.create()
-        self.segments = SegmentStore(self._layout, self._staging)
-        self.states = FolderStore(self._layout.states, self._staging, self._layout.lock)
-        self.bases = FolderStore(self._layout.bases, self._staging, self._layout.lock)
+        self.segments = SegmentStore(self._layout)
+        self.states = FolderStore(self.storage, "states")
+        self.bases = FolderStore(self.storage, "bases")
         self.history = History(self._layout, self.lineage)
         if writer:
-            self._staging.sweep()
+            self.storage.sweep()
 
     # Adapters
 
@@ -107,8 +109,10 @@ class Registry:
 
     def begin_epoch(self) -> Epoch:
         """Begin a run of the writer, durably: every earlier run can commit nothing more."""
-        with exclusive(self._layout.lock):
-            return self._head.begin()
+        with self.storage.exclusive():
+            epoch = self._head.begin()
+            self._head.fence(epoch)
+            return epoch
 
     def epoch(self) -> Epoch | None:
         """The newest run of the writer, None before the first; DigestMismatch if it can't be told."""
@@ -142,8 +146,9 @@ class Registry:
         Raises StaleWriter where a later run has begun, CommitConflict where snapshot or manifest do not follow what is
         in force, UnknownAdapter or DigestMismatch if what the manifest adds is not there.
         """
-        with exclusive(self._layout.lock):
-            head = self.head()
+        with self.storage.exclusive():
+            # In this order: a run that begins after the head was read changes it.
+            head, tag = self._head.read_tagged()
             self._check_epoch(epoch)
             complete = self._with_router(manifest, weights) if manifest is not None else None
             if head.snapshot_digest != parent:
@@ -156,11 +161,20 @@ class Registry:
             content = snapshot.to_bytes()
             after = _head_of(snapshot, hashlib.sha256(content).hexdigest(), head)
             if weights is not None and complete is not None and complete.router is not None:
-                place_weights(self._layout, self._staging, complete.router, weights)
+                place_weights(self._layout, complete.router, weights)
             if complete is not None:
-                replace_file(self._staging, self._layout.manifest(complete.number), complete.to_json().encode())
-            replace_file(self._staging, self._layout.snapshot(after.snapshot, after.snapshot_digest), content)
-            self._head.place(after)
+                digest = complete.digest()
+                self.storage.keep(
+                    self._layout.manifest(complete.number, digest).key, [complete.to_json().encode()], digest
+                )
+            self.storage.keep(
+                self._layout.snapshot(after.snapshot, after.snapshot_digest).key, [content], after.snapshot_digest
+            )
+            try:
+                self._head.place(after, tag)
+            except Overtaken as error:
+                self._check_epoch(epoch)
+                raise CommitConflict(f"{error}; commit after what is in force") from error
             return after, complete
 
     def go_back(self, to: int | None = None) -> tuple[Snapshot, list[str]]:
@@ -171,7 +185,8 @@ class Registry:
         and manifests stay given. Raises RegistryError where no such snapshot is whole, naming what is damaged. The
         running writer, if there is one, can commit nothing more.
         """
-        with exclusive(self._layout.lock):
+        with self.storage.exclusive():
+            tag = self._head.tag()
             links, issued = self._behind()
             wholeness = self.wholeness()
             passed_over: list[str] = []
@@ -181,7 +196,7 @@ class Registry:
                 faults = wholeness.faults(found)
                 if not faults and isinstance(found, Snapshot):
                     self._head.begin()
-                    self._head.place(_head_of(found, name.digest, issued))
+                    self._head.place(_head_of(found, name.digest, issued), tag)
                     return found, passed_over
                 more = f"; and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else ""
                 passed_over.append(f"snapshot {name.number} is not whole: {'; '.join(faults[:_FAULTS_TOLD])}{more}")
@@ -192,7 +207,7 @@ class Registry:
 
     def _behind(self) -> tuple[list[Link], Head]:
         """The snapshots before the one in force, newest first, and a head with the highest numbers ever given."""
-        names, numbers = self._layout.snapshot_names(), self._layout.manifest_numbers()
+        names, numbers = self._layout.snapshot_names(), [number for number, _ in self._layout.manifests()]
         try:
             head = self.head()
             links = list(self.history.line(head.previous, head.snapshot))
@@ -209,9 +224,9 @@ class Registry:
         )
 
     def wholeness(self) -> Wholeness:
-        """A pass over what snapshots and manifests need."""
-        stores = (self.states, self.bases)
-        return Wholeness(self._layout, self.history, self.segments, self._adapters, *stores)
+        """A pass over what snapshots and manifests need, read anew."""
+        stores = (AdapterStore(self.storage), self.states, self.bases)
+        return Wholeness(self._layout, self.history, self.segments, *stores)
 
     # What is in force
 
@@ -221,7 +236,7 @@ class Registry:
             head = self.head()
             if head.manifest == 0:
                 return None
-            path = self._layout.manifest(head.manifest)
+            path = self._layout.manifest(head.manifest, head.manifest_digest)
             try:
                 return self.history.manifest(head.manifest, head.manifest_digest)
             except FileNotFoundError as error:
@@ -319,14 +334,14 @@ class Registry:
             raise RegistryError(
                 f"prune: expected to keep at least 1, got {keep_snapshots}, {keep_manifests} and {keep_versions}"
             )
-        with exclusive(self._layout.lock):
+        with self.storage.exclusive():
             head = self.head()
             if self.snapshot() is None:
                 return []
             chain = self.chain()
             line = list(self.history.line(head.snapshot_digest, head.snapshot + 1))
             keeping = Keeping(keep_snapshots, keep_manifests, keep_versions, serving)
-            pruning = Pruning(self._layout, self._staging, self.segments, (self.states, self.bases))
+            pruning = Pruning(self._layout, self.segments, (self.states, self.bases))
             return pruning.prune(head, line, chain, *self.survey(), keeping)
 
     # Within a commit
@@ -394,7 +409,8 @@ class Registry:
         if before is not None:
             again = self._next(before, head.snapshot, state, segments, epoch, manifest).to_bytes()
             if hashlib.sha256(again).hexdigest() == head.snapshot_digest:
-                sync_folder(self.root)
+                # The earlier try may have died before its head was durable.
+                self._layout.create()
                 return head, manifest
         raise CommitConflict(
             f"{self.root}: a commit after snapshot {parent[:8] or '(none)'} does not follow: in force is snapshot "
@@ -407,11 +423,12 @@ class Registry:
         if parent == "":
             return NOTHING
         try:
-            name = next(name for name in self._layout.snapshot_names() if name.digest == parent)
-            snapshot = self.history.snapshot(name)
-        except (StopIteration, FileNotFoundError, RegistryError):
+            found = next(self.history.line(parent, head.snapshot), None)
+        except FileNotFoundError:
             return None
-        return _head_of(snapshot, parent, head)
+        if found is None or found.name.digest != parent or not isinstance(found.found, Snapshot):
+            return None
+        return _head_of(found.found, parent, head)
 
     def _with_router(self, manifest: Manifest, weights: bytes | None) -> Manifest:
         router = manifest.router
@@ -429,7 +446,7 @@ class Registry:
                 f"manifest {manifest.number}: expected router weights with sha256 {router.digest}, got {digest}; "
                 "leave the digest out, commit fills it in"
             )
-        path = self._layout.relative(self._layout.router(digest))
+        path = self._layout.router(digest).key
         named = router.model_copy(update={"path": path, "digest": digest})
         return manifest.model_copy(update={"router": named})
 
@@ -442,7 +459,8 @@ class Registry:
                     self._check_placed(manifest, domain, placed)
 
     def _check_placed(self, manifest: Manifest, domain: str, placed: Placed) -> None:
-        adapter = self.adapter(placed.adapter)
+        # Read anew.
+        adapter = AdapterStore(self.storage).get(placed.adapter)
         if adapter.digest != placed.digest:
             raise DigestMismatch(
                 f"manifest {manifest.number}: route of {domain} expects {placed.adapter} with sha256 "
@@ -477,4 +495,5 @@ def _head_of(snapshot: Snapshot, digest: str, before: Head) -> Head:
         previous=snapshot.parent,
         issued=max(before.issued, snapshot.manifest),
         issued_snapshot=max(before.issued_snapshot, snapshot.number),
+        run=before.run,
     )

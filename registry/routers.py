@@ -5,7 +5,6 @@ What this module does not know: what is in them, and which are in service.
 
 import hashlib
 
-from registry.atomic import Staging, has_digest, replace_file, sync_folder
 from registry.errors import DigestMismatch, RegistryError
 from registry.layout import Layout
 from registry.manifest import RouterRef
@@ -14,9 +13,9 @@ from registry.manifest import RouterRef
 def read_weights(layout: Layout, number: int, router: RouterRef) -> bytes:
     """The weights that manifest `number` names; DigestMismatch unless they are what was written, RegistryError if they
     can't be read."""
-    path = layout.root / router.path
+    path = layout.place(router.path)
     try:
-        content = path.read_bytes()
+        content = path.read()
     except OSError as error:
         raise RegistryError(f"manifest {number}: router weights in {path}: {error}; restore the file") from error
     found = hashlib.sha256(content).hexdigest()
@@ -28,10 +27,6 @@ def read_weights(layout: Layout, number: int, router: RouterRef) -> bytes:
     return content
 
 
-def place_weights(layout: Layout, staging: Staging, router: RouterRef, weights: bytes) -> None:
-    """Keep the weights under the name that `router` gives them, durably; what is there, and whole, is not written
-    again."""
-    path = layout.root / router.path
-    if not has_digest(path, router.digest):
-        replace_file(staging, path, weights)
-    sync_folder(path.parent)
+def place_weights(layout: Layout, router: RouterRef, weights: bytes) -> None:
+    """Keep the weights under the name that `router` gives them, durably."""
+    layout.storage.keep(router.path, [weights], router.digest)

@@ -6,7 +6,6 @@ name says whether a file is whole. What this module does not know: what the arra
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.atomic import Staging, discard, has_digest, sync_folder, write_parts
 from registry.errors import DigestMismatch, RegistryError, UnknownSegment
 from registry.layout import Layout
+from registry.storage import Entry, Place
 from registry.tensors import TYPES, decode, read_header
 
 _KINDS = {name: kind for kind, name in TYPES.items()}
@@ -24,38 +23,23 @@ _ALIGNMENT = 8
 
 
 class SegmentStore:
-    """The folder of segments. Anyone may read; whoever puts one has it durable when `put` returns."""
+    """The segments of a registry. Anyone may read; whoever puts one has it durable when `put` returns."""
 
-    def __init__(self, layout: Layout, staging: Staging) -> None:
-        self._layout, self._staging = layout, staging
+    def __init__(self, layout: Layout) -> None:
+        self._layout, self._storage = layout, layout.storage
         self.written = 0
         """Bytes that this store has written since it was made."""
 
     def put(self, tensors: Mapping[str, NDArray[Any]]) -> str:
-        """Keep the arrays, durably, and return the name they have from now on. What is there, and whole, is not written
-        again."""
+        """Keep the arrays, durably, and return the name they have from now on. What is there, and whole, need not be
+        written again."""
         parts = list(_parts(tensors))
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
         name = digest.hexdigest()
-        path = self.path(name)
-        if not has_digest(path, name):
-            path.parent.mkdir(exist_ok=True)
-            staged = self._staging.place(name[:16])
-            try:
-                write_parts(staged, parts)
-                os.replace(staged, path)
-            except BaseException:
-                discard(staged)
-                raise
+        if self._storage.keep(self._key(name), parts, name):
             self.written += sum(len(part) for part in parts)
-        else:
-            # As young as what will name it: a sweep leaves files alone that are younger than the last commit.
-            os.utime(path)
-        # Also of what is there: whoever wrote it may have died before the name was durable.
-        sync_folder(path.parent)
-        sync_folder(path.parent.parent)
         return name
 
     def get(self, name: str) -> dict[str, NDArray[Any]]:
@@ -63,7 +47,7 @@ class SegmentStore:
 
         May be called by several threads at once.
         """
-        return decode(self._read(name), str(self.path(name)))
+        return decode(self._read(name), str(self.place(name)))
 
     def verify(self, name: str) -> int:
         """Read the file whole and return its bytes; raises as `get` does."""
@@ -71,8 +55,8 @@ class SegmentStore:
 
     def map(self, name: str, key: str) -> NDArray[Any]:
         """One array as the file has it, mapped and not read: only its extent is checked. Raises as `get` does."""
-        path = self.path(name)
         try:
+            path = self.path(name)
             header, start = read_header(path)
             entry = header[key]
             first, end = entry["data_offsets"]
@@ -86,28 +70,45 @@ class SegmentStore:
         except FileNotFoundError as error:
             raise self._unknown(name) from error
         except (KeyError, TypeError, ValueError) as error:
-            raise DigestMismatch(f"{path}: expected an array {key!r}, got {error}; restore the file") from error
+            raise DigestMismatch(
+                f"{self.place(name)}: expected an array {key!r}, got {error}; restore the file"
+            ) from error
 
     def size(self, name: str) -> int:
         """Bytes of the file; raises UnknownSegment."""
         try:
-            return self.path(name).stat().st_size
+            return self._storage.size(self._key(name))
         except FileNotFoundError as error:
             raise self._unknown(name) from error
 
+    def entries(self) -> dict[str, Entry]:
+        """All that are there by name, whoever names them; what filesystems and people leave beside is passed over."""
+        found = ((entry.name.partition(".")[0], entry) for entry in self._storage.entries("segments"))
+        return {name: entry for name, entry in found if entry.key == self._key(name)}
+
     def names(self) -> Iterator[str]:
-        """All that are there, whoever names them; what filesystems and people leave beside them is passed over."""
-        for folder in sorted(each for each in self._layout.segments.iterdir() if each.is_dir()):
-            yield from sorted(path.stem for path in folder.iterdir() if path == self.path(path.stem))
+        """The names alone."""
+        yield from self.entries()
+
+    def place(self, name: str) -> Place:
+        """What lies under that name."""
+        return self._layout.place(self._key(name))
 
     def path(self, name: str) -> Path:
-        """Where the file of that name lies."""
-        return self._layout.segments / name[:2] / f"{name}.safetensors"
+        """A file of this machine with what lies there, compared with its name where it had to be fetched; raises as
+        `get` does."""
+        try:
+            return self._storage.local(self._key(name), name)
+        except FileNotFoundError as error:
+            raise self._unknown(name) from error
+
+    def _key(self, name: str) -> str:
+        return f"segments/{name[:2]}/{name}.safetensors"
 
     def _read(self, name: str) -> bytes:
-        path = self.path(name)
+        path = self.place(name)
         try:
-            content = path.read_bytes()
+            content = path.read()
         except FileNotFoundError as error:
             raise self._unknown(name) from error
         except OSError as error:
@@ -118,7 +119,7 @@ class SegmentStore:
         return content
 
     def _unknown(self, name: str) -> UnknownSegment:
-        return UnknownSegment(f"segment {name[:16]}: not in {self._layout.segments}; restore it from a backup")
+        return UnknownSegment(f"segment {name[:16]}: not in {self._layout.place('segments')}; restore it from a backup")
 
 
 def _parts(tensors: Mapping[str, NDArray[Any]]) -> Iterable[memoryview]:

@@ -8,11 +8,11 @@ What this module does not know: what the state means, and who may write.
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.errors import DigestMismatch, NewerHome, RegistryError
 from registry.records import canonical
+from registry.storage import Place
 
 _FORMAT = 2
 
@@ -57,11 +57,11 @@ class Snapshot:
         return canonical(content, f"snapshot {self.number}")
 
     @classmethod
-    def read(cls, path: Path, digest: str) -> "Snapshot":
+    def read(cls, path: Place, digest: str) -> "Snapshot":
         """The snapshot in the file; DigestMismatch unless its text has that sha256 and is a snapshot's, NewerHome where
         it is of a later format, RegistryError if it can't be read, FileNotFoundError if absent."""
         try:
-            text = path.read_bytes()
+            text = path.read()
         except FileNotFoundError:
             raise
         except OSError as error:

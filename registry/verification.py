@@ -7,9 +7,7 @@ What this module does not know: what the state means, and who follows it.
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
-from registry.atomic import exclusive
 from registry.errors import RegistryError
-from registry.layout import Layout
 from registry.registry import Registry
 
 T = TypeVar("T")
@@ -30,7 +28,7 @@ def verify(registry: Registry) -> list[str]:
             return wrong
         before = wrong
     # Something else each time: the writer waits while this is settled.
-    with exclusive(Layout(registry.root).lock):
+    with registry.storage.exclusive():
         return _look(registry)
 
 

@@ -44,7 +44,7 @@ class Wholeness:
         try:
             manifest = self._history.manifest(found.manifest, found.manifest_digest)
         except FileNotFoundError:
-            path = self._layout.manifest(found.manifest)
+            path = self._layout.manifest(found.manifest, found.manifest_digest)
             return [*wrong, f"{path}: expected the manifest of snapshot {found.number}, got no file"]
         except RegistryError as error:
             return [*wrong, str(error)]
@@ -103,7 +103,7 @@ class Wholeness:
             return
         if adapter.digest != placed.digest:
             raise DigestMismatch(
-                f"{adapter.path}: expected sha256 {placed.digest} as in the manifest, got {adapter.digest}"
+                f"{adapter.place}: expected sha256 {placed.digest} as in the manifest, got {adapter.digest}"
             )
 
     def _look(self, key: tuple[object, ...], look: Callable[..., object], *args: object) -> list[str]:

@@ -37,7 +37,7 @@ _PAUSES = (0.25, 3.5)
 """Seconds before each further try: another replica takes it at once, or Serve has noticed by then that this one is no
 good (`cluster.frontdoor` has it look every second, and three times make it sure)."""
 _PATIENCE_S, _SHORT_S, _LONGEST_S = 10.0, 2.0, 60.0
-"""Seconds that a request waits for a replica to take it: where none works for this proxy; where the request before waited
+"""Seconds that a request waits for a replica to take it: where none works for this proxy; where the one before waited
 in vain; where they are only busy."""
 
 _LOG = logging.getLogger(__name__)

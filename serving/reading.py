@@ -63,8 +63,7 @@ class ManifestReader:
         """The folder of a change of the base after its bytes were checked; None for the base as it is."""
         if not base.delta:
             return None
-        self._registry.bases.verify(base.delta)
-        return self._registry.bases.path(base.delta)
+        return self._registry.bases.fetch(base.delta)
 
     def check(self, manifest: Manifest) -> None:
         """Look at all adapters of a manifest before anything is changed for it."""
@@ -76,7 +75,7 @@ class ManifestReader:
         """An adapter's folder and rank, after its bytes and configuration have been checked; None and 0 where the base
         answers for the version."""
         adapter = self._registry.adapter(placed.adapter)
-        adapter.verify()
+        folder = adapter.fetch()
         if adapter.digest != placed.digest:
             raise PrepareFailed(
                 placed.adapter,
@@ -92,14 +91,14 @@ class ManifestReader:
             )
         if adapter.facts.rank == 0:
             return None, 0
-        rank = _rank(Path(adapter.path) / "adapter_config.json", placed.adapter)
+        rank = _rank(folder / "adapter_config.json", placed.adapter)
         if rank > self._max_lora_rank:
             raise PrepareFailed(
                 placed.adapter,
                 f"its rank is {rank}, the engine was started for at most {self._max_lora_rank}",
                 "raise serving.max_lora_rank and restart, or train with a lower rank",
             )
-        return Path(adapter.path), rank
+        return folder, rank
 
     def scorer(self, manifest: Manifest) -> Scorer | None:
         """The manifest's scorer, masked to the columns that have an adapter."""

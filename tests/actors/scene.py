@@ -30,8 +30,10 @@ from actors.training import Trained, TrainingOrder
 from learning.contract import Comparison, Evaluation, NewAdapter, TrainingResult
 from learning.gate import Gate
 from registry.adapters import Adapter, AdapterFacts
+from registry.disk import Disk
 from registry.errors import UnknownAdapter, UnknownManifest
 from registry.manifest import BaseRevision, Manifest, Route, Tombstone, adapter_name
+from registry.storage import Place
 from serving.api import ReplicaStatus
 from streaming.source import TopicPartition
 from tests.actors.standins import judged
@@ -113,7 +115,7 @@ class MemoryRegistry:
         self.exams[version] = exam
         digest = f"{len(self.versions) + 1:064x}"[::-1]
         name = adapter_name(domain, version, digest)
-        self.versions[name] = Adapter(name, domain, version, Path(name), digest, facts)
+        self.versions[name] = Adapter(name, domain, version, Place(Disk(Path("nowhere")), name), digest, facts)
         return self.versions[name]
 
     def prune(self, *keep: int, serving: int | None) -> list[str]:

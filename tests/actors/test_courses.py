@@ -96,7 +96,7 @@ def test_the_books_know_a_commit_that_failed_before_the_head(
     (failed,) = _roots(world) - before
     assert [len(commit.counted) for commit in world.books.line(failed.digest)] == [2, 2]
 
-    path = Layout(registry.root).snapshot(*failed)
+    path = registry.root / Layout(registry.storage).snapshot(*failed).key
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
     world.damage_and_go_back("head")
     assert Registry(registry.root).head().snapshot_digest == failed.digest
@@ -105,4 +105,4 @@ def test_the_books_know_a_commit_that_failed_before_the_head(
 
 
 def _roots(world: World) -> set[SnapshotName]:
-    return set(Layout(world.registry.root).snapshot_names())
+    return set(Layout(world.registry.storage).snapshot_names())

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from registry.adapters import Adapter
+from registry.disk import Disk
+from registry.storage import Place
 from serving.api import Stretch
 from serving.system_metrics import render_metrics
 from tests.actors.clock import skew
@@ -160,7 +162,7 @@ def test_a_version_is_made_of_what_is_left_though_later_ones_lie_there(scene: Sc
     scene.learner.fails = [ConnectionError("the learner is away")]
     scene.tick()
     assert [order.seal.version for order in scene.learner.orders] == [1]
-    later = Adapter("alpha@v3-00000000", "alpha", 3, Path("nowhere"), "0" * 64, None)  # type: ignore[arg-type]
+    later = Adapter("alpha@v3-00000000", "alpha", 3, Place(Disk(Path("nowhere")), "alpha"), "0" * 64, None)  # type: ignore[arg-type]
     scene.registry.versions[later.name] = later
     scene.spools[1].holds = ()
     skew.skip(700.0)

@@ -165,5 +165,5 @@ class Witness:
 
         One that failed between its root and the head is not in force, but a person may put it there by going back.
         """
-        for name in Layout(self.router._registry.root).snapshot_names():
+        for name in Layout(self.router._registry.storage).snapshot_names():
             self.books.commits.setdefault(name.digest, commit)

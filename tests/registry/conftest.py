@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from obstore.store import MemoryStore
 
 from registry.adapters import Adapter, AdapterFacts
+from registry.bucket import Bucket
+from registry.disk import Disk
+from registry.location import storage_at
 from registry.manifest import BaseRevision, Manifest, RouterRef
 from registry.registry import Registry
 from registry.snapshots import Epoch
+from registry.storage import Storage
+from tests.registry.server import BUCKET, s3_server
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -125,9 +132,45 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment by which an S3 server is found."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+STORAGES = ["folder", "memory", pytest.param("server", marks=pytest.mark.store)]
+"""A folder; a bucket that honours conditions and is nothing but memory; a bucket of an S3 server."""
+
+
+@pytest.fixture(params=STORAGES)
+def new_storage(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Storage]:
+    """Makes an empty place for a registry, by its name."""
+    unique = uuid.uuid4().hex
+
+    def _new(name: str) -> Storage:
+        if request.param == "folder":
+            return Disk(tmp_path / name)
+        if request.param == "memory":
+            return Bucket(MemoryStore(), f"memory://{unique}/{name}", tmp_path / f"{name}-copies")
+        return storage_at(f"s3://{BUCKET}/{unique}/{name}", tmp_path / f"{name}-copies")
+
+    if request.param == "server":
+        for key, value in request.getfixturevalue("server").items():
+            monkeypatch.setenv(key, value)
+    return _new
+
+
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "registry")
+def storage(new_storage: Callable[[str], Storage]) -> Storage:
+    return new_storage("registry")
+
+
+@pytest.fixture
+def registry(storage: Storage) -> Registry:
+    return Registry(storage)
 
 
 @pytest.fixture

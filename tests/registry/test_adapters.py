@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,16 @@ from registry.errors import DigestMismatch, NewerHome, RegistryError, UnknownAda
 from registry.records import sealed
 from registry.registry import Registry
 from tests.registry.conftest import facts_of, peft_folder
+from tests.registry.places import files, remove_tree
 
 
 def test_an_added_adapter_is_a_plain_peft_folder(registry: Registry, tmp_path: Path) -> None:
     source = peft_folder(tmp_path / "out")
     adapter = registry.add_adapter("news", 1, source, facts_of("news"))
     assert adapter.name == f"news@v1-{adapter.digest[:8]}"
-    assert adapter.path == registry.root / "adapters" / adapter.name
-    names = {path.name for path in adapter.path.iterdir()}
+    if isinstance(registry.root, Path):
+        assert adapter.path == registry.root / "adapters" / adapter.name
+    names = {path.name for path in adapter.path.iterdir()} - {".files.json"}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "anabranch.json"}
     for name in names - {"anabranch.json"}:
         assert (adapter.path / name).read_bytes() == (source / name).read_bytes()
@@ -67,7 +68,8 @@ def test_listing_is_by_domain_and_number(registry: Registry, add: Callable[..., 
     for version in (2, 10, 1):
         add("news", version)
     add("a-b", 1)
-    (registry.root / "adapters" / "not an adapter").mkdir()
+    stranger = files(registry) / "adapters" / "not an adapter"
+    stranger.mkdir() if isinstance(stranger, Path) else stranger.write_bytes(b"")
     assert [(adapter.domain, adapter.version) for adapter in registry.adapters()] == [
         ("a-b", 1),
         ("news", 1),
@@ -78,13 +80,14 @@ def test_listing_is_by_domain_and_number(registry: Registry, add: Callable[..., 
     assert registry.adapters("new") == []
 
 
+@pytest.mark.parametrize("new_storage", ["folder"], indirect=True)
 def test_facts_are_read_once_and_the_folder_is_listed_once_a_call(
     registry: Registry, add: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name never means other content: what a status asks for again and again costs no reading."""
     for number in range(6):
         add(f"domain-{number}")
-    fresh = Registry(registry.root)
+    fresh = Registry(registry.storage)
     read, listed = [], []
     read_bytes, listdir = Path.read_bytes, os.listdir
     monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), read_bytes(path))[1])
@@ -97,12 +100,12 @@ def test_facts_are_read_once_and_the_folder_is_listed_once_a_call(
 
 
 def test_what_another_process_adds_and_prunes_is_seen(registry: Registry, add: Callable[..., Adapter]) -> None:
-    reader = Registry(registry.root)
+    reader = Registry(registry.storage)
     one = add("news")
     assert reader.adapters() == [one]
     two = add("news", 2)
     assert reader.adapters() == [one, two]
-    shutil.rmtree(one.path)
+    remove_tree(files(one))
     assert reader.adapters() == [two]
     with pytest.raises(UnknownAdapter):
         reader.adapter(one.name)
@@ -116,7 +119,7 @@ def test_an_unknown_name_is_said_to_be_unknown(registry: Registry, name: str) ->
 
 def test_verify_finds_one_changed_byte(add: Callable[..., Adapter]) -> None:
     adapter = add("news")
-    weights = adapter.path / "adapter_model.safetensors"
+    weights = files(adapter) / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -127,40 +130,41 @@ def test_verify_finds_one_changed_byte(add: Callable[..., Adapter]) -> None:
 @pytest.mark.parametrize("damage", ["{", "", '{"format": 3}', "[]"])
 def test_damaged_facts_are_named(registry: Registry, add: Callable[..., Adapter], damage: str) -> None:
     adapter = add("news")
-    (adapter.path / "anabranch.json").write_text(damage)
+    (files(adapter) / "anabranch.json").write_text(damage)
     with pytest.raises(DigestMismatch, match=r"anabranch\.json is damaged"):
-        registry.adapter(adapter.name)
+        Registry(registry.storage).adapter(adapter.name)
 
 
 def test_any_changed_byte_of_the_facts_is_found(registry: Registry, add: Callable[..., Adapter]) -> None:
     adapter = add("news", figures={"loss": math.nan})
-    path = adapter.path / "anabranch.json"
+    path = files(adapter) / "anabranch.json"
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with pytest.raises(DigestMismatch, match=r"anabranch\.json is damaged"):
-            Registry(registry.root).adapter(adapter.name)
+            Registry(registry.storage).adapter(adapter.name)
     path.write_bytes(content)
-    assert Registry(registry.root).adapter(adapter.name).name == adapter.name
+    assert Registry(registry.storage).adapter(adapter.name).name == adapter.name
 
 
 def test_facts_of_a_later_format_are_refused_in_one_line(registry: Registry, add: Callable[..., Adapter]) -> None:
     adapter = add("news")
-    path = adapter.path / "anabranch.json"
+    path = files(adapter) / "anabranch.json"
     content = json.loads(path.read_bytes())
     del content["sha256"]
     path.write_bytes(sealed({**content, "format": 4, "more": []}, "anabranch.json"))
     with pytest.raises(NewerHome, match=r"expected format 3, got 4; it is of a newer Anabranch: upgrade"):
-        registry.adapter(adapter.name)
-    assert registry.survey()[1].keys() == {adapter.name}
+        Registry(registry.storage).adapter(adapter.name)
+    assert Registry(registry.storage).survey()[1].keys() == {adapter.name}
 
 
 def test_one_old_damaged_version_stops_neither_its_successors_nor_looking_them_up(
-    registry: Registry, add: Callable[..., Adapter]
+    registry: Registry, add: Callable[..., Adapter], tmp_path: Path
 ) -> None:
     damaged, two = add("news", 1), add("news", 2)
-    (damaged.path / "anabranch.json").write_text("{")
+    (files(damaged) / "anabranch.json").write_text("{")
     three = add("news", 3)
+    registry = Registry(registry.storage)
     assert registry.numbered("news", 2) == two and registry.numbered("news", 3) == three
     assert registry.numbered("news", 4) is None and registry.numbered("new", 1) is None
     assert [adapter.version for adapter in registry.survey("news")[0]] == [2, 3]
@@ -168,16 +172,16 @@ def test_one_old_damaged_version_stops_neither_its_successors_nor_looking_them_u
     with pytest.raises(DigestMismatch, match="damaged"):
         registry.numbered("news", 1)
     with pytest.raises(DigestMismatch, match="damaged"):
-        add("news", 1)
-    (three.path / "anabranch.json").write_text("{")
+        registry.add_adapter("news", 1, tmp_path / "trained" / "news1", facts_of("news", 1))
+    (files(three) / "anabranch.json").write_text("{")
     assert registry.newest_version("news") == 3
 
 
 def test_facts_of_another_adapter_are_refused(registry: Registry, add: Callable[..., Adapter]) -> None:
     one, two = add("news", 1), add("news", 2)
-    (one.path / "anabranch.json").write_bytes((two.path / "anabranch.json").read_bytes())
+    (files(one) / "anabranch.json").write_bytes((files(two) / "anabranch.json").read_bytes())
     with pytest.raises(DigestMismatch, match="speaks of"):
-        registry.adapter(one.name)
+        Registry(registry.storage).adapter(one.name)
 
 
 class TestRefused:
@@ -187,7 +191,7 @@ class TestRefused:
     def _nothing_stays(self, registry: Registry) -> object:
         yield
         assert registry.adapters() == []
-        assert list((registry.root / "staging").iterdir()) == []
+        assert [path for path in files(registry).rglob("*") if path.is_file() and path.suffix == ".safetensors"] == []
 
     def test_a_missing_file(self, registry: Registry, tmp_path: Path) -> None:
         folder = peft_folder(tmp_path / "a")
@@ -225,15 +229,17 @@ def test_those_that_can_not_be_read_are_told_apart_and_keep_their_numbers(
     registry: Registry, add: Callable[..., Adapter]
 ) -> None:
     whole, damaged, closed = add("news", 1), add("news", 2), add("sport", 1)
-    (damaged.path / "anabranch.json").write_text("{}")
-    (closed.path / "anabranch.json").unlink()
-    (closed.path / "anabranch.json").mkdir()
-    found, troubles = Registry(registry.root).survey()
+    (files(damaged) / "anabranch.json").write_text("{}")
+    facts = files(closed) / "anabranch.json"
+    facts.unlink()
+    if isinstance(facts, Path):
+        facts.mkdir()
+    found, troubles = Registry(registry.storage).survey()
     assert found == [whole] and set(troubles) == {damaged.name, closed.name}
     assert all(name in str(trouble) and "restore it" in str(trouble) for name, trouble in troubles.items())
     for domain in ("news", "sport", None):
         with pytest.raises(RegistryError, match="restore it"):
-            Registry(registry.root).adapters(domain)
+            Registry(registry.storage).adapters(domain)
     assert [registry.newest_version(domain) for domain in ("news", "sport", "weather")] == [2, 1, 0]
 
 
@@ -263,10 +269,10 @@ def test_an_exam_lies_beside_its_version_and_is_what_was_added(registry: Registr
     bare = registry.add_adapter("sport", 1, peft_folder(tmp_path / "sport", 1), facts_of("sport"))
     assert (news.exam(), bare.exam(), (bare.path / "exam.jsonl").exists()) == (exam, b"", False)
     news.verify()
-    (news.path / "exam.jsonl").write_bytes(exam.replace(b"c", b"d"))
+    (files(news) / "exam.jsonl").write_bytes(exam.replace(b"c", b"d"))
     with pytest.raises(DigestMismatch, match="exam of news@v1"):
         news.exam()
     news.verify()
-    (news.path / "exam.jsonl").unlink()
+    (files(news) / "exam.jsonl").unlink()
     with pytest.raises(DigestMismatch, match="can't be read"):
         news.exam()

@@ -1,4 +1,5 @@
-"""A death at every single system call: the registry is then in the old state or the new, whole, and can go on."""
+"""A death at every single system call, or at every request: the registry is then in the old state or the new, whole,
+and can go on."""
 
 import errno
 import os
@@ -9,19 +10,30 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
+from obstore.store import MemoryStore
 
+from registry.bucket import Bucket
+from registry.errors import Unreachable
 from registry.manifest import Manifest, Tombstone
 from registry.registry import Registry
 from tests.registry.conftest import check_state, commit, facts_of, folder_of, next_manifest, peft_folder
+from tests.registry.line import Line, copied
 from tests.registry.machine import Machine
+from tests.registry.places import files
+
+Root = Path | Bucket
+AtEach = Callable[..., int]
+DEATHS = ("dies-before", "dies-after")
 
 
-def prepared(root: Path, trained: Path) -> Manifest:
+def prepared(root: Root, trained: Path) -> Manifest:
     """A registry with one manifest and a second version waiting to be routed; returns that manifest."""
     registry = Registry(root)
     news = registry.add_adapter("news", 1, peft_folder(trained / "news1", 1), facts_of("news"))
@@ -48,13 +60,15 @@ def check_whole(registry: Registry) -> int:
 
 def at_every_call(
     tmp_path: Path,
-    action: Callable[[Path], Any],
-    check: Callable[[Path, bool], None],
+    action: Callable[[Root], Any],
+    check: Callable[[Root, bool], None],
     *,
-    power: bool,
-    prepare: Callable[[Path], Any] = lambda root: None,
+    how: str,
+    prepare: Callable[[Root], Any] = lambda root: None,
 ) -> int:
     """Run `action` on a prepared registry, dead at call 1, 2, ... until it survives; returns the number of calls."""
+    if how in DEATHS:
+        return _at_every_request(tmp_path, action, check, how=how, prepare=prepare)
     prepared(tmp_path / "prepared", tmp_path / "trained")
     prepare(tmp_path / "prepared")
     for dies_at in range(1, 1000):
@@ -64,7 +78,7 @@ def at_every_call(
         shutil.copytree(tmp_path / "prepared", root)
         machine = Machine(root, shadows, dies_at)
         finished = machine.run(lambda root=root: action(root))
-        if power:
+        if how == "power-lost":
             machine.lose_power()
         check(root, finished)
         if finished:
@@ -72,10 +86,38 @@ def at_every_call(
     raise AssertionError("the action never ended")
 
 
-@pytest.mark.parametrize("power", [False, True], ids=["killed", "power-lost"])
+def _at_every_request(
+    tmp_path: Path,
+    action: Callable[[Root], Any],
+    check: Callable[[Root, bool], None],
+    *,
+    how: str,
+    prepare: Callable[[Root], Any],
+) -> int:
+    """The same in a bucket, dead before or after each request that changes something. Returns a large number: there are
+    few requests, and each was there."""
+    start = empty_bucket(tmp_path)
+    prepared(start, tmp_path / "trained")
+    prepare(start)
+    for dies_at in range(1, 1000):
+        bucket = copied(start, f"{tmp_path.name}-{how}-{dies_at}")
+        line = Line(bucket, how, dies_at)
+        finished = line.run(lambda line=line: action(line))
+        assert line.failed != finished or how == "dies-after"
+        check(bucket, finished)
+        if not line.failed:
+            return 1000
+    raise AssertionError("the action never ended")
+
+
+def empty_bucket(tmp_path: Path) -> Bucket:
+    return Bucket(MemoryStore(), f"memory://{tmp_path.name}", tmp_path / "copies")
+
+
+@pytest.mark.parametrize("how", ["killed", "power-lost", *DEATHS])
 class TestAtEveryCall:
-    def test_commit(self, tmp_path: Path, power: bool) -> None:
-        def second(root: Path) -> None:
+    def test_commit(self, tmp_path: Path, how: str) -> None:
+        def second(root: Root) -> None:
             registry = Registry(root)
             (waiting,) = [adapter for adapter in registry.adapters("news") if adapter.version == 2]
             parent = registry.snapshot(1)
@@ -83,21 +125,21 @@ class TestAtEveryCall:
             digest = sha256(parent.to_bytes()).hexdigest()
             commit(registry, next_manifest(registry.manifest(1), waiting), parent=digest)
 
-        def check(root: Path, finished: bool) -> None:
+        def check(root: Root, finished: bool) -> None:
             number = check_whole(Registry(root, writer=True))
             assert number == 2 if finished else number in (1, 2)
             second(root)
             assert check_whole(Registry(root)) == 2
 
-        assert at_every_call(tmp_path, second, check, power=power) > 12
+        assert at_every_call(tmp_path, second, check, how=how) > 12
 
-    def test_add_adapter(self, tmp_path: Path, power: bool) -> None:
+    def test_add_adapter(self, tmp_path: Path, how: str) -> None:
         trained = peft_folder(tmp_path / "law", 9)
 
-        def add(root: Path) -> None:
+        def add(root: Root) -> None:
             Registry(root).add_adapter("law", 1, trained, facts_of("law"))
 
-        def check(root: Path, finished: bool) -> None:
+        def check(root: Root, finished: bool) -> None:
             registry = Registry(root, writer=True)
             found = registry.adapters("law")
             assert len(found) == 1 if finished else len(found) <= 1
@@ -106,15 +148,15 @@ class TestAtEveryCall:
             (law,) = Registry(root).adapters("law")
             law.verify()
 
-        assert at_every_call(tmp_path, add, check, power=power) > 10
+        assert at_every_call(tmp_path, add, check, how=how) > 10
 
-    def test_what_a_training_leaves_beside_adapters(self, tmp_path: Path, power: bool) -> None:
+    def test_what_a_training_leaves_beside_adapters(self, tmp_path: Path, how: str) -> None:
         state = folder_of(tmp_path / "state")
 
-        def put(root: Path) -> None:
+        def put(root: Root) -> None:
             Registry(root).states.put(state)
 
-        def check(root: Path, finished: bool) -> None:
+        def check(root: Root, finished: bool) -> None:
             registry = Registry(root, writer=True)
             found = list(registry.states.names())
             assert len(found) == 1 if finished else len(found) <= 1
@@ -125,30 +167,37 @@ class TestAtEveryCall:
             (name,) = Registry(root).states.names()
             registry.states.verify(name)
 
-        assert at_every_call(tmp_path, put, check, power=power) > 10
+        assert at_every_call(tmp_path, put, check, how=how) > 10
 
-    def test_first_opening(self, tmp_path: Path, power: bool) -> None:
-        def open_new(root: Path) -> None:
-            commit(Registry(root / "new"), next_manifest(None), parent="")
+    def test_first_opening(self, tmp_path: Path, how: str) -> None:
+        def empty(root: Root) -> None:
+            if isinstance(root, Path):
+                shutil.rmtree(root)
+                root.mkdir()
+            else:
+                obstore.delete(root._store, [meta["path"] for meta in obstore.list(root._store).collect()])
 
-        def check(root: Path, finished: bool) -> None:
+        def open_new(root: Root) -> None:
+            commit(Registry(root), next_manifest(None), parent="")
+
+        def check(root: Root, finished: bool) -> None:
             if finished:
-                assert Registry(root / "new").current() is not None
-            assert commit(Registry(root / "new", writer=True), next_manifest(None), parent="").number == 1
+                assert Registry(root).current() is not None
+            assert commit(Registry(root, writer=True), next_manifest(None), parent="").number == 1
 
-        at_every_call(tmp_path, open_new, check, power=power)
+        at_every_call(tmp_path, open_new, check, how=how, prepare=empty)
 
-    def test_prune(self, tmp_path: Path, power: bool) -> None:
-        def publish(root: Path) -> None:
+    def test_prune(self, tmp_path: Path, how: str) -> None:
+        def publish(root: Root) -> None:
             registry = Registry(root)
             for number in range(2, 5):
                 newest = registry.adapters("news")[-1]
                 commit(registry, next_manifest(registry.manifest(number - 1), newest))
 
-        def prune(root: Path) -> None:
+        def prune(root: Root) -> None:
             Registry(root).prune(1, 1, 1)
 
-        def check(root: Path, finished: bool) -> None:
+        def check(root: Root, finished: bool) -> None:
             registry = Registry(root, writer=True)
             current = registry.current()
             assert current is not None
@@ -161,26 +210,26 @@ class TestAtEveryCall:
                 registry.weights(manifest)
             registry.prune(1, 1, 1)
             assert registry.current() == current
-            assert len(list((root / "snapshots").iterdir())) == 1
+            assert len(list((files(registry) / "snapshots").iterdir())) == 1
 
-        assert at_every_call(tmp_path, prune, check, power=power, prepare=publish) > 12
+        assert at_every_call(tmp_path, prune, check, how=how, prepare=publish) > 12
 
-    def test_going_back(self, tmp_path: Path, power: bool) -> None:
+    def test_going_back(self, tmp_path: Path, how: str) -> None:
         """Three snapshots, the second damaged; the third or the first is in force, and numbers go on from there."""
 
-        def publish(root: Path) -> None:
+        def publish(root: Root) -> None:
             registry = Registry(root)
             commit(registry, None, 1)
             second = registry.head()
             commit(registry, next_manifest(registry.current()))
-            (root / "snapshots" / f"000002-{second.snapshot_digest}.json").write_bytes(b"{")
+            (files(registry) / "snapshots" / f"000002-{second.snapshot_digest}.json").write_bytes(b"{")
 
-        def back(root: Path) -> None:
+        def back(root: Root) -> None:
             registry = Registry(root)
             if registry.head().snapshot == 3:
                 assert registry.go_back()[0].number == 1
 
-        def check(root: Path, finished: bool) -> None:
+        def check(root: Root, finished: bool) -> None:
             registry = Registry(root, writer=True)
             head = registry.head()
             assert (head.snapshot, head.manifest) in ([(1, 1)] if finished else [(1, 1), (3, 2)])
@@ -191,31 +240,35 @@ class TestAtEveryCall:
             assert (registry.head().snapshot, registry.head().manifest) == (4, 3)
             check_state(Registry(root), 3)
 
-        assert at_every_call(tmp_path, back, check, power=power, prepare=publish) > 5
+        assert at_every_call(tmp_path, back, check, how=how, prepare=publish) > 5
 
-    def test_prune_around_damage(self, tmp_path: Path, power: bool) -> None:
+    def test_prune_around_damage(self, tmp_path: Path, how: str) -> None:
         """An old manifest and an old root are damaged: what is before them and kept stays whole at every call."""
 
-        def publish(root: Path) -> None:
+        def publish(root: Root) -> None:
             registry = Registry(root)
             for number in range(2, 6):
                 commit(registry, next_manifest(registry.manifest(number - 1)))
-            (root / "manifests" / "000004.json").write_bytes(b"{")
-            next((root / "snapshots").glob("000004*")).write_bytes(b"{")
+            next(files(registry).glob("manifests/000004*")).write_bytes(b"{")
+            next(files(registry).glob("snapshots/000004*")).write_bytes(b"{")
 
-        def prune(root: Path) -> None:
+        def prune(root: Root) -> None:
             Registry(root).prune(2, 1, 1)
 
-        def check(root: Path, finished: bool) -> None:
+        def check(root: Root, finished: bool) -> None:
             registry = Registry(root, writer=True)
             prune(root)
             for folder in ("snapshots", "manifests"):
-                assert sorted(path.name[:6] for path in (root / folder).iterdir()) == ["000003", "000004", "000005"]
+                assert sorted(path.name[:6] for path in (files(registry) / folder).iterdir()) == [
+                    "000003",
+                    "000004",
+                    "000005",
+                ]
             check_state(registry, 5)
             assert registry.go_back()[0].number == 3
             check_state(registry, 3)
 
-        assert at_every_call(tmp_path, prune, check, power=power, prepare=publish) > 5
+        assert at_every_call(tmp_path, prune, check, how=how, prepare=publish) > 5
 
 
 def test_what_a_second_attempt_returns_is_durable(tmp_path: Path) -> None:
@@ -299,15 +352,46 @@ def fail_at_every_call(
             check(registry)
             # The disk has room again, and the very same process goes on.
             action(registry)
-            if (registry.root / "staging").exists():
+            if (root / "staging").exists():
                 Registry(root, writer=True)
             machine.run(lambda registry=registry: action(registry))
             check_done(registry)
     raise AssertionError("the action never ended")
 
 
-class TestADiskThatFails:
-    def test_commit(self, tmp_path: Path) -> None:
+def fail_at_every_request(
+    tmp_path: Path,
+    action: Callable[[Registry], Any],
+    check: Callable[[Registry], None],
+    check_done: Callable[[Registry], None] = check_action_done,
+) -> int:
+    """One request after another is refused, or takes effect and its answer is lost, and the process goes on. A large
+    number, as each was there."""
+    start = empty_bucket(tmp_path)
+    prepared(start, tmp_path / "trained")
+    for fails_at in range(1, 1000):
+        for how in ("refused", "answer-lost"):
+            line = Line(copied(start, f"{tmp_path.name}-{how}-{fails_at}"), how)
+            registry = Registry(line)
+            line.changes, line._fails_at = 0, fails_at
+            with suppress(Unreachable):
+                action(registry)
+            if not line.failed:
+                return 1000
+            check(registry)
+            # The line is whole again, and the very same process goes on.
+            action(registry)
+            action(registry)
+            check_done(registry)
+    raise AssertionError("the action never ended")
+
+
+FAILURES = pytest.mark.parametrize("at_each", [fail_at_every_call, fail_at_every_request], ids=["disk", "line"])
+
+
+@FAILURES
+class TestWhatFails:
+    def test_commit(self, tmp_path: Path, at_each: AtEach) -> None:
         def act(registry: Registry) -> None:
             if (current := registry.current()) is not None and current.number == 2:
                 return
@@ -316,11 +400,11 @@ class TestADiskThatFails:
 
         def check(registry: Registry) -> None:
             assert check_whole(registry) in (1, 2)
-            assert check_whole(Registry(registry.root)) in (1, 2)
+            assert check_whole(Registry(registry.storage)) in (1, 2)
 
-        assert fail_at_every_call(tmp_path, act, check) > 12
+        assert at_each(tmp_path, act, check) > 12
 
-    def test_pin_and_removal(self, tmp_path: Path) -> None:
+    def test_pin_and_removal(self, tmp_path: Path, at_each: AtEach) -> None:
         """They keep the weights there are, or have none."""
 
         def act(registry: Registry) -> None:
@@ -338,17 +422,17 @@ class TestADiskThatFails:
             assert current is not None and (current.number == 2) == ("news" not in current.routes)
             check_whole(registry)
 
-        assert fail_at_every_call(tmp_path, act, check) > 12
+        assert at_each(tmp_path, act, check) > 12
 
-    def test_beginning_a_run(self, tmp_path: Path) -> None:
+    def test_beginning_a_run(self, tmp_path: Path, at_each: AtEach) -> None:
         def act(registry: Registry) -> None:
             registry.begin_epoch()
             if (current := registry.current()) is not None and current.number == 1:
                 commit(registry, next_manifest(current))
 
-        assert fail_at_every_call(tmp_path, act, lambda registry: None) > 12
+        assert at_each(tmp_path, act, lambda registry: None) > 12
 
-    def test_going_back(self, tmp_path: Path) -> None:
+    def test_going_back(self, tmp_path: Path, at_each: AtEach) -> None:
         def act(registry: Registry) -> None:
             if registry.head().issued_snapshot == 1:
                 commit(registry, next_manifest(registry.current()))
@@ -362,7 +446,7 @@ class TestADiskThatFails:
             assert (head.snapshot, head.manifest) in [(1, 1), (2, 2), (3, 3)]
             check_state(registry, head.manifest)
 
-        assert fail_at_every_call(tmp_path, act, check, lambda registry: check_state(registry, 3)) > 12
+        assert at_each(tmp_path, act, check, lambda registry: check_state(registry, 3)) > 12
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from registry.pruning import Pruning
 from registry.registry import Registry
 from registry.verification import verify
 from tests.registry.conftest import START, commit, folder_of, next_manifest
+from tests.registry.places import files
 
 Add = Callable[..., Adapter]
 Publish = Callable[..., Manifest]
@@ -33,7 +34,7 @@ def test_equal_content_is_one_folder(store: FolderStore, tmp_path: Path) -> None
     assert store.put(folder_of(tmp_path / "two")) == name and list(store.names()) == [name]
     other = store.put(folder_of(tmp_path / "three", seed=1))
     assert other != name and set(store.names()) == {name, other}
-    assert sorted(path.name for path in store.path(name).iterdir()) == ["kept.safetensors", "settings.json"]
+    assert sorted(path.name for path in store.path(name).glob("[!.]*")) == ["kept.safetensors", "settings.json"]
     store.verify(name)
 
 
@@ -79,13 +80,16 @@ def test_a_file_that_is_cut_short_is_not_kept(store: FolderStore, tmp_path: Path
 @pytest.mark.parametrize("harm", ["changed", "lost", "more"])
 def test_damage_is_said_by_name_and_never_put_over(store: FolderStore, tmp_path: Path, harm: str) -> None:
     name = store.put(folder_of(tmp_path / "state"))
-    path = store.path(name) / "settings.json"
+    path = files(store.place(name)) / "settings.json"
     if harm == "changed":
         path.write_text('{"ratio": 0.6}')
     elif harm == "lost":
         path.unlink()
-    else:
+    elif isinstance(path, Path):
         path.with_name("more.json").write_text("{}")
+    else:
+        index = path.parent.parent / f"{name}.json"
+        index.write_bytes(index.read_bytes()[:-1] + b', "more.json": ["' + b"0" * 64 + b'", 2]}')
     with pytest.raises(DigestMismatch, match=f"{name}: expected sha256 {name}"):
         store.verify(name)
     with pytest.raises(DigestMismatch):
@@ -130,18 +134,20 @@ class TestInAManifest:
         other = registry.states.put(folder_of(tmp_path / "other", seed=2))
         publish(add("news", 2), states={"osft": other})
         assert verify(registry) == []
-        (registry.states.path(state) / "settings.json").write_text("{}")
+        (files(registry.states.place(state)) / "settings.json").write_text("{}")
         (line,) = verify(registry)
         assert f"{state}: expected sha256 {state}" in line
         with pytest.raises(RegistryError, match="there is no whole snapshot before"):
             registry.go_back()
 
-    def test_a_backup_has_it(self, registry: Registry, add: Add, publish: Publish, state: str, delta: str) -> None:
+    def test_a_backup_has_it(
+        self, registry: Registry, add: Add, publish: Publish, state: str, delta: str, tmp_path: Path
+    ) -> None:
         base = BaseRevision(model="owner/model", digest="b" * 64, delta=delta)
         publish(add("news", base_delta=delta), states={"osft": state}, base=base)
-        registry.states.put(folder_of(registry.root.parent / "unnamed", seed=5))
-        assert back_up(registry, registry.root.parent / "copy") == []
-        copy = Registry(registry.root.parent / "copy")
+        registry.states.put(folder_of(tmp_path / "unnamed", seed=5))
+        assert back_up(registry, tmp_path / "copy") == []
+        copy = Registry(tmp_path / "copy")
         assert (list(copy.states.names()), list(copy.bases.names())) == ([state], [delta])
 
     def test_it_stays_with_a_version_that_is_not_published_yet(
@@ -153,7 +159,7 @@ class TestInAManifest:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        monkeypatch.setattr(Pruning, "_settled", lambda self, paths: list(paths))
+        monkeypatch.setattr(Pruning, "_settled", lambda self, entries: [entry.key for entry in entries])
         publish(add("news"))
         unnamed = registry.states.put(folder_of(tmp_path / "unnamed", seed=5))
         waiting = add("news", 2, state=state, trained_on=1, created_at=START)
@@ -170,7 +176,7 @@ class TestInAManifest:
     def test_what_is_out_of_date_keeps_none(
         self, registry: Registry, add: Add, publish: Publish, state: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Pruning, "_settled", lambda self, paths: list(paths))
+        monkeypatch.setattr(Pruning, "_settled", lambda self, entries: [entry.key for entry in entries])
         publish(add("news"))
         add("news", 2, state=state, trained_on=1, created_at=START)
         publish()

@@ -25,15 +25,16 @@ from registry.manifest import Manifest, Route, RouterRef, Tombstone
 from registry.records import canonical, sealed
 from registry.registry import Registry
 from tests.registry.conftest import check_state, commit, next_manifest, run_of
+from tests.registry.places import Files, files
 
 Add = Callable[..., Adapter]
 Publish = Callable[..., Manifest]
 
 
-def root_file(registry: Registry) -> Path:
+def root_file(registry: Registry) -> Files:
     """The file of the snapshot in force."""
     head = registry.head()
-    return registry.root / "snapshots" / f"{head.snapshot:06d}-{head.snapshot_digest}.json"
+    return files(registry) / "snapshots" / f"{head.snapshot:06d}-{head.snapshot_digest}.json"
 
 
 def test_an_empty_registry_has_nothing(registry: Registry) -> None:
@@ -51,7 +52,7 @@ def test_an_empty_registry_has_nothing(registry: Registry) -> None:
 
 def test_what_was_committed_is_what_is_read(registry: Registry, add: Add, publish: Publish) -> None:
     manifest = publish(add("news"), add("sport"))
-    again = Registry(registry.root)
+    again = Registry(registry.storage)
     assert again.current() == again.manifest(1) == manifest
     digest = hashlib.sha256(b"weights 1").hexdigest()
     assert manifest.router is not None and manifest.router.path == f"routers/{digest}.safetensors"
@@ -63,9 +64,10 @@ def test_what_was_committed_is_what_is_read(registry: Registry, add: Add, publis
     check_state(again, 1)
 
 
+@pytest.mark.parametrize("new_storage", ["folder"], indirect=True)
 def test_the_json_is_the_manifest_and_moves_with_the_folder(registry: Registry, add: Add, publish: Publish) -> None:
     manifest = publish(add("news"))
-    text = (registry.root / "manifests" / "000001.json").read_text()
+    text = (files(registry) / "manifests" / "000001.json").read_text()
     assert Manifest.model_validate(json.loads(text)) == manifest
     assert str(registry.root) not in text
     moved = registry.root.rename(registry.root.parent / "elsewhere")
@@ -153,7 +155,7 @@ def test_a_state_that_does_not_follow_is_a_conflict(
 def test_a_run_that_was_followed_commits_nothing(registry: Registry, add: Add, publish: Publish) -> None:
     current = publish(add("news"))
     stale = run_of(registry)
-    newer = Registry(registry.root).begin_epoch()
+    newer = Registry(registry.storage).begin_epoch()
     assert newer.counter == stale.counter + 1
     for manifest in (None, next_manifest(current, add("sport"))):
         with pytest.raises(StaleWriter, match=f"{stale.name}.*{newer.name}"):
@@ -166,8 +168,9 @@ def test_a_manifest_may_keep_the_router_before(registry: Registry, add: Add, pub
     written = registry.segments.written
     second = commit(registry, next_manifest(first, add("news", 2), router=first.router), 1, weights=None)
     assert second.router == first.router and registry.weights(second) == b"weights 1"
-    assert registry.segments.written == written, "what is there is not written again"
-    assert len(list((registry.root / "routers").iterdir())) == 1
+    if not registry.storage.keeps_all:
+        assert registry.segments.written == written, "what is there is not written again"
+    assert len(list((files(registry) / "routers").iterdir())) == 1
 
 
 def test_a_manifest_may_have_no_router(registry: Registry) -> None:
@@ -184,7 +187,7 @@ class TestRefusedBeforeAnythingIsWritten:
     def _nothing_is_published(self, registry: Registry) -> object:
         yield
         assert registry.current() is None and registry.head().snapshot == 0
-        assert list((registry.root / "routers").iterdir()) == []
+        assert list((files(registry) / "routers").iterdir()) == []
 
     def test_an_adapter_that_is_not_there(self, registry: Registry) -> None:
         route = Route(adapter="news@v1-" + "0" * 8, digest="0" * 64, rank=4, version=1)
@@ -197,7 +200,7 @@ class TestRefusedBeforeAnythingIsWritten:
 
     def test_an_adapter_whose_files_were_changed(self, registry: Registry, add: Add) -> None:
         adapter = add("news")
-        (adapter.path / "adapter_config.json").write_text('{"r": 5}')
+        (files(adapter) / "adapter_config.json").write_text('{"r": 5}')
         with pytest.raises(DigestMismatch):
             commit(registry, next_manifest(None, adapter))
 
@@ -237,7 +240,7 @@ class TestDamage:
     def test_a_damaged_snapshot_is_refused(self, registry: Registry, two: tuple[Manifest, Manifest], what: str) -> None:
         path = root_file(registry)
         damage(path, what)
-        for opened in (registry, Registry(registry.root, writer=True)):
+        for opened in (registry, Registry(registry.storage, writer=True)):
             with pytest.raises(DamagedSnapshot, match="anabranch home back") as refused:
                 opened.snapshot()
             assert path.name in str(refused.value) and "\n" not in str(refused.value)
@@ -245,27 +248,28 @@ class TestDamage:
 
     @pytest.mark.parametrize("what", ["cut", "flipped", "gone", "empty"])
     def test_a_damaged_head_is_refused(self, registry: Registry, two: tuple[Manifest, Manifest], what: str) -> None:
-        damage(registry.root / "head.json", what)
+        damage(files(registry) / "head.json", what)
         for ask in (registry.head, registry.current, registry.snapshot, registry.prune):
             with pytest.raises(DamagedSnapshot, match=r"head.json: expected .*anabranch home back"):
                 ask()
         back, _ = registry.go_back(2)
         assert (back.number, registry.current(), registry.next_number()) == (2, two[1], 3)
 
+    @pytest.mark.parametrize("new_storage", ["folder"], indirect=True)
     def test_going_back_finds_the_newest_also_in_a_home_that_was_copied(
         self, registry: Registry, two: tuple[Manifest, Manifest]
     ) -> None:
         """Copying, or restoring a file, makes old files young."""
-        damage(registry.root / "head.json", "gone")
-        oldest = min((registry.root / "snapshots").iterdir())
+        damage(files(registry) / "head.json", "gone")
+        oldest = min((files(registry) / "snapshots").iterdir())
         os.utime(oldest, (2e9, 2e9))
         back, passed_over = registry.go_back()
         assert (back.number, registry.current(), passed_over) == (2, two[1], [])
 
     @pytest.mark.parametrize("what", ["cut", "flipped", "gone"])
     def test_a_damaged_manifest_is_refused(self, registry: Registry, two: tuple[Manifest, Manifest], what: str) -> None:
-        damage(registry.root / "manifests" / "000002.json", what)
-        with pytest.raises(DamagedSnapshot, match=r"000002.json: expected .*anabranch home back"):
+        damage(files(registry) / "manifests" / "000002.json", what)
+        with pytest.raises(DamagedSnapshot, match=r"000002[^ ]*.json: expected .*anabranch home back"):
             registry.current()
 
     def test_going_back_is_a_decision_and_numbers_are_not_given_twice(
@@ -295,7 +299,7 @@ class TestDamage:
     ) -> None:
         commit(registry, None, 9)
         registry.go_back(1)
-        damage(registry.root / "head.json", "flipped")
+        damage(files(registry) / "head.json", "flipped")
         registry.go_back(1)
         assert (registry.current(), registry.next_number()) == (two[0], 3)
         law = add("law")
@@ -326,15 +330,15 @@ class TestDamage:
         waits = registry.adapter(manifest.withdrawn[domain])
         beside = registry.adapter(*waits.facts.beside)
         path = {
-            "snapshot": next(registry.root.glob(f"snapshots/{number:06d}*")),
-            "segment": registry.segments.path(next(iter(snapshot.segments))),
-            "manifest": registry.root / f"manifests/{number:06d}.json",
-            "weights": registry.root / manifest.router.path,
-            "adapter": registry.root / "adapters" / route.adapter / "adapter_model.safetensors",
-            "facts": registry.root / "adapters" / route.adapter / "anabranch.json",
-            "waits": waits.path / "adapter_model.safetensors",
-            "beside": beside.path / "adapter_model.safetensors",
-            "facts beside": beside.path / "anabranch.json",
+            "snapshot": next(files(registry).glob(f"snapshots/{number:06d}*")),
+            "segment": files(registry.segments.place(next(iter(snapshot.segments)))),
+            "manifest": next(files(registry).glob(f"manifests/{number:06d}*")),
+            "weights": files(registry) / manifest.router.path,
+            "adapter": files(registry) / "adapters" / route.adapter / "adapter_model.safetensors",
+            "facts": files(registry) / "adapters" / route.adapter / "anabranch.json",
+            "waits": files(waits) / "adapter_model.safetensors",
+            "beside": files(beside) / "adapter_model.safetensors",
+            "facts beside": files(beside) / "anabranch.json",
         }[part]
         damage(path, "flipped")
         named = path.parent.name if "adapters" in path.parts else path.name
@@ -356,7 +360,7 @@ class TestDamage:
         for _ in range(5):
             publish()
         for number, how in ((4, "cut"), (3, "gone"), (2, "flipped")):
-            damage(next(registry.root.glob(f"snapshots/{number:06d}*")), how)
+            damage(next(files(registry).glob(f"snapshots/{number:06d}*")), how)
         back, passed_over = registry.go_back()
         assert back.number == 1
         assert [line[:10] for line in passed_over] == ["snapshot 4", "snapshot 2"]
@@ -368,11 +372,11 @@ class TestDamage:
         other = Registry(tmp_path / "other")
         commit(other, next_manifest(None))
         if what == "head":
-            (registry.root / "head.json").write_bytes((other.root / "head.json").read_bytes())
+            (files(registry) / "head.json").write_bytes((files(other) / "head.json").read_bytes())
         else:
             # All of its files, but for its name.
             for path in [each for each in other.root.rglob("*.json") if each.name != "lineage.json"]:
-                target = registry.root / path.relative_to(other.root)
+                target = files(registry) / path.relative_to(other.root)
                 text = path.read_bytes()
                 if path.name == "head.json":
                     text = other.head().to_bytes(registry.lineage)
@@ -391,17 +395,17 @@ class TestDamage:
     ) -> None:
         head = registry.head()
         if what == "head":
-            content = json.loads((registry.root / "head.json").read_bytes())
+            content = json.loads((files(registry) / "head.json").read_bytes())
             del content["sha256"]
             later = sealed({**content, "format": 4, "more": []}, "head.json")
         else:
             text = canonical({**json.loads(root_file(registry).read_bytes()), "format": 4}, "a snapshot")
             digest = hashlib.sha256(text).hexdigest()
-            (registry.root / "snapshots" / f"000002-{digest}.json").write_bytes(text)
+            (files(registry) / "snapshots" / f"000002-{digest}.json").write_bytes(text)
             later = replace(head, snapshot_digest=digest).to_bytes(registry.lineage)
-        (registry.root / "head.json").write_bytes(later)
+        (files(registry) / "head.json").write_bytes(later)
         with pytest.raises(NewerHome, match=r"got 4; it is of a newer Anabranch: upgrade") as refused:
-            Registry(registry.root).snapshot()
+            Registry(registry.storage).snapshot()
         assert "\n" not in str(refused.value)
         with pytest.raises(NewerHome):
             registry.prune(1, 1, 1)
@@ -420,38 +424,38 @@ class TestDamage:
     def test_changed_weights_are_never_loaded(self, registry: Registry, add: Add, publish: Publish) -> None:
         manifest = publish(add("news"))
         assert manifest.router is not None
-        (registry.root / manifest.router.path).write_bytes(b"weights 2")
+        (files(registry) / manifest.router.path).write_bytes(b"weights 2")
         with pytest.raises(DigestMismatch, match="router weights"):
             registry.weights(manifest)
 
     @pytest.mark.parametrize("name", ["lineage.json", "epoch.json"])
     def test_a_damaged_name_is_refused(self, registry: Registry, publish: Publish, name: str) -> None:
         publish()
-        damage(registry.root / name, "flipped")
+        damage(files(registry) / name, "flipped")
         with pytest.raises(DigestMismatch, match=name):
-            commit(Registry(registry.root), None, 2)
+            commit(Registry(registry.storage), None, 2)
 
     def test_damaged_weights_are_whole_again_once_they_are_published_again(
         self, registry: Registry, two: tuple[Manifest, Manifest]
     ) -> None:
         router = two[1].router
         assert router is not None
-        damage(registry.root / router.path, "cut")
+        damage(files(registry) / router.path, "cut")
         manifest = commit(registry, next_manifest(two[1]), weights=b"weights 2")
         assert manifest.router is not None and manifest.router.path == router.path
         assert registry.weights(manifest) == b"weights 2"
 
     def test_a_home_that_lost_its_name_gets_no_new_one(self, registry: Registry, publish: Publish) -> None:
         publish()
-        (registry.root / "lineage.json").unlink()
+        (files(registry) / "lineage.json").unlink()
         with pytest.raises(RegistryError, match=r"lineage.json: expected the name of the home"):
-            Registry(registry.root)
-        (registry.root / "head.json").unlink()
+            Registry(registry.storage)
+        (files(registry) / "head.json").unlink()
         with pytest.raises(RegistryError, match=r"lineage.json: expected the name of the home"):
-            Registry(registry.root)
+            Registry(registry.storage)
 
 
-def damage(path: Path, what: str) -> None:
+def damage(path: Files, what: str) -> None:
     content = bytearray(path.read_bytes())
     if what == "gone":
         path.unlink()
@@ -466,7 +470,8 @@ def test_damage_to_one_domain_in_service_leaves_the_others_publishable(
 ) -> None:
     news = add("news")
     publish(news)
-    (news.path / "anabranch.json").write_bytes(b"")
+    (files(news) / "anabranch.json").write_bytes(b"")
+    registry = Registry(registry.storage)
     assert publish(add("sport")).routes.keys() == {"news", "sport"}
     with pytest.raises(DigestMismatch, match="news"):
         publish(news, routes={"news": news.route(pinned=True)})
@@ -484,7 +489,7 @@ def test_an_epoch_that_names_no_run_is_refused(
     registry: Registry, publish: Publish, content: dict[str, object]
 ) -> None:
     current, run = publish(), run_of(registry)
-    (registry.root / "epoch.json").write_bytes(sealed(content, "epoch.json"))
+    (files(registry) / "epoch.json").write_bytes(sealed(content, "epoch.json"))
     for ask in (registry.epoch, registry.begin_epoch, lambda: commit(registry, next_manifest(current), epoch=run)):
         with pytest.raises(DigestMismatch, match=r"epoch.json: expected a run's counter and name"):
             ask()

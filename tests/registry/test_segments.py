@@ -9,6 +9,7 @@ import safetensors.numpy
 from registry.errors import DigestMismatch, RegistryError, UnknownSegment
 from registry.registry import Registry
 from registry.segments import SegmentStore
+from tests.registry.places import files
 
 ARRAYS = {
     "gram": np.arange(12.0).reshape(3, 4),
@@ -41,7 +42,7 @@ def test_what_is_put_is_what_is_had(store: SegmentStore) -> None:
 def test_what_is_damaged_is_whole_again_once_it_is_put_again(store: SegmentStore, damage: bytes) -> None:
     name = store.put(ARRAYS)
     size = store.size(name)
-    store.path(name).write_bytes(damage * size)
+    files(store.place(name)).write_bytes(damage * size)
     assert store.put(ARRAYS) == name
     assert store.verify(name) == size
 
@@ -55,7 +56,9 @@ def test_equal_content_has_one_name_and_is_written_once(store: SegmentStore) -> 
     name = store.put(ARRAYS)
     assert store.written == store.size(name) == store.verify(name)
     transposed = {**dict(reversed(ARRAYS.items())), "gram": np.asfortranarray(ARRAYS["gram"])}
-    assert store.put(transposed) == name and store.written == store.size(name)
+    # A bucket is not asked first whether it has it.
+    times = 2 if store.place(name).storage.keeps_all else 1
+    assert store.put(transposed) == name and store.written == times * store.size(name)
     assert store.put({**ARRAYS, "one": np.array(5.0)}) != name
     assert sorted(store.names()) == sorted({name, store.put({**ARRAYS, "one": np.array(5.0)})})
 
@@ -70,7 +73,7 @@ def test_what_can_not_be_kept_is_refused(store: SegmentStore) -> None:
 @pytest.mark.parametrize("what", ["cut", "flipped", "longer"])
 def test_a_changed_file_is_never_taken_for_what_it_was(store: SegmentStore, what: str) -> None:
     name = store.put(ARRAYS)
-    path = store.path(name)
+    path = files(store.place(name))
     content = path.read_bytes()
     changed = {"cut": content[:-1], "flipped": content[:-1] + bytes([content[-1] ^ 1]), "longer": content + b"x"}
     path.write_bytes(changed[what])
@@ -78,7 +81,7 @@ def test_a_changed_file_is_never_taken_for_what_it_was(store: SegmentStore, what
         with pytest.raises(DigestMismatch, match=f"expected sha256 {name}, got"):
             ask(name)
     if what != "flipped":
-        with pytest.raises(DigestMismatch, match="whole safetensors file"):
+        with pytest.raises(DigestMismatch, match=r"whole safetensors file|expected sha256"):
             store.map(name, "gram")
 
 
@@ -93,6 +96,6 @@ def test_what_is_not_there_is_said(store: SegmentStore) -> None:
 def test_a_link_to_nowhere_writes_again(store: SegmentStore, tmp_path: Path) -> None:
     """A file that a sweep has removed is put again by whoever needs it."""
     name = store.put(ARRAYS)
-    store.path(name).unlink()
+    files(store.place(name)).unlink()
     assert store.put(ARRAYS) == name
     store.verify(name)

@@ -1,4 +1,4 @@
-"""What Serve is given before there is an application: it answers for itself until there is, and says that it has begun."""
+"""What Serve is given before there is an application: it answers for itself until there is, and says it has begun."""
 
 from __future__ import annotations
 
