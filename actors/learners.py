@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from actors.errors import ActorError
+from actors.errors import ActorError, Unreachable
 from actors.ports import LearnerPort
 from serving.api import ActorStatus
 
@@ -32,6 +32,10 @@ class Learners:
         self._names = list(self._learners)
         self._changed = threading.Condition()
         self._busy: set[str] = set()
+        self._doubted: set[str] = set()
+        """Learners that were lost at work, until the supervisor speaks again: the last to be asked."""
+        self._queue: list[object] = []
+        """Who waits for a learner, in the order in which they came: that is the domains' turns."""
         self._wanted = frozenset(self._names)
         self._up = frozenset(self._names)
         self._needed_at: dict[str, float] = {}
@@ -43,13 +47,23 @@ class Learners:
 
     @contextmanager
     def taken(self) -> Iterator[LearnerPort]:
-        """Wait for a learner that is idle, up and wanted, and have it alone; raises `Stopped` once this is stopped."""
+        """Wait for a learner that is idle, up and wanted, each in turn, and have it alone; raises `Stopped` once this is
+        stopped."""
+        mine = object()
         with self._changed:
-            while (name := self._free()) is None:
-                self._changed.wait()
-            self._busy.add(name)
+            self._queue.append(mine)
+            try:
+                while (name := self._free()) is None or self._queue[0] is not mine:
+                    self._changed.wait()
+                self._busy.add(name)
+            finally:
+                self._queue.remove(mine)
+                self._changed.notify_all()
         try:
             yield self._learners[name]
+        except Unreachable:
+            self._doubted.add(name)
+            raise
         finally:
             with self._changed:
                 self._busy.discard(name)
@@ -60,7 +74,7 @@ class Learners:
         if self._is_stopped:
             raise Stopped("the coordinator stops; the training is begun again after its start")
         free = (self._wanted & self._up) - self._busy
-        return next((name for name in self._names if name in free), None)
+        return min(free, key=lambda name: (name in self._doubted, self._names.index(name)), default=None)
 
     def is_all_idle(self) -> bool:
         """Tell whether nobody has a learner."""
@@ -73,6 +87,7 @@ class Learners:
         now = time.monotonic()
         with self._changed:
             self.actors, self._heard_at = tuple(actors), now
+            self._doubted.clear()
             self._up = frozenset(actor.name for actor in actors if actor.state == "up")
             needed = set(self._busy)
             # Those that are up first, and else in order.

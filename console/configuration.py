@@ -23,12 +23,15 @@ def config_validate(config: str, set_: Sets = []) -> None:  # noqa: B006
     """Check a configuration, the paths it names, the broker's certificates and secrets, and whether what it puts on
     GPUs fits there. No broker is asked."""
     with one_line():
-        from cluster import builders
         from configs.memory_sum import check_memory
 
         settings = load_checked(config, list(set_))
-        if (kafka := builders.kafka_options(settings)) is not None:
-            kafka.check()
+        if settings.stream.kind == "kafka":
+            # Imports the client, which takes its time.
+            from cluster import builders
+
+            if (kafka := builders.kafka_options(settings)) is not None:
+                kafka.check()
         lines = check_memory(settings)
         out.print(f"{config}: valid ({settings.name})")
         for line in lines:

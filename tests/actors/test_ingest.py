@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors import ingest as ingest_module
+from actors import decoding as decoding_module
 from streaming.errors import StreamError
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import Failing, House, limits, partition, records_of, training
@@ -93,7 +93,7 @@ def test_what_nobody_foresaw_of_a_record_is_a_dead_letter_too(
     records = records_of("alpha", 12)
     house.send(records)
     ingest = house.ingests[0]
-    act = ingest_module.decode if part == "decode" else ingest._template.render
+    act = decoding_module.decode if part == "decode" else ingest._template.render
 
     def fails(value: Any, *args: Any, **options: Any) -> Any:
         if str(records[5].prompt) in str(value):
@@ -101,7 +101,7 @@ def test_what_nobody_foresaw_of_a_record_is_a_dead_letter_too(
         return act(value, *args, **options)
 
     if part == "decode":
-        monkeypatch.setattr(ingest_module, "decode", fails)
+        monkeypatch.setattr(decoding_module, "decode", fails)
     else:
         monkeypatch.setattr(ingest._template, "render", fails)
     house.drain()

@@ -42,7 +42,7 @@ def test_a_prompt_is_rendered_once_on_its_way(build: Build) -> None:
     house = build()
     records = records_of("alpha", 24)
     template = Rendering(house.parts.template)
-    house.ingests[0]._template = template  # type: ignore[assignment]
+    house.ingests[0]._decoding._template = template  # type: ignore[assignment]
     house.send([*records, EndOfDomain(domain="alpha")])
     house.poll()
     while house.poll():

@@ -92,7 +92,7 @@ class Pair:
             BASE,
             house.handles,
             house.router,  # type: ignore[arg-type]
-            self.learners,
+            {f"learner-{n}": each for n, each in enumerate(self.learners)},
             house.replicas,
             house.coordinator_options(),
             self.unfinished,

@@ -38,12 +38,12 @@ def test_pauses_grow_up_to_a_longest(clock: list[float], error: Exception, longe
 def test_who_has_died_is_replaced_at_once_and_then_with_pauses(clock: list[float]) -> None:
     stage = Stage("learning")
     stage.fail(Unreachable("learner-0 does not answer"))
-    assert stage.is_due(has_more=False) and "next try in 0 s" in stage.in_words()
+    assert stage.is_due(0) and "next try in 0 s" in stage.in_words()
     stage.fail(Unreachable("learner-0 is not running"))
-    assert not stage.is_due(has_more=False) and stage.retry_at == clock[0] + 4.0
+    assert not stage.is_due(0) and stage.retry_at == clock[0] + 4.0
     stage.succeed("published", "alpha@v1")
     stage.fail(RuntimeError("down"))
-    assert not stage.is_due(has_more=False), "only who worked on it may be replaced"
+    assert not stage.is_due(0), "only who worked on it may be replaced"
 
 
 def test_new_examples_are_a_reason_to_try_what_the_learner_refused(clock: list[float]) -> None:

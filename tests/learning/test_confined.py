@@ -226,7 +226,7 @@ def test_what_is_held_beside_is_what_the_options_say(form: str, shape: tuple[int
     free = by_weight(weight, int(ratio * min(shape)))
     module = (CoreLinear if form == "core" else FactorLinear)(weight.clone(), None, free)
     trained = sum(each.numel() for each in module.parameters())
-    held = [part for each in vars(module).values() for part in (each, getattr(each, "_columns", None))]
+    held = [part for each in vars(module).values() for part in (each, getattr(each, "columns", None))]
     beside = sum(4 * part.numel() for part in held if isinstance(part, Tensor) and part.shape != weight.shape)
     outputs, inputs = shape
     assert (trained, beside) == (options.weights_trained(inputs, outputs), options.bytes_beside(inputs, outputs))
