@@ -47,8 +47,8 @@ class Learners:
 
     @contextmanager
     def taken(self) -> Iterator[LearnerPort]:
-        """Wait for a learner that is idle, up and wanted, each in turn, and have it alone; raises `Stopped` once this is
-        stopped."""
+        """Wait for a learner that is idle, up and wanted, each in turn, and have it alone; raises `Stopped` once this
+        is stopped."""
         mine = object()
         with self._changed:
             self._queue.append(mine)
