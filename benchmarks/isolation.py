@@ -244,9 +244,9 @@ class OneProcess:
         """Give clock and syncs back to the process."""
         os.fsync, time.monotonic = self._real
 
-    def _sync(self, file: Any) -> None:
+    def _sync(self, fd: Any) -> None:
         self._syncs += 1
-        self._real[0](file)
+        self._real[0](fd)
 
     def at(self, moment: float, step: Callable[[], None]) -> None:
         """Have a step run at a moment."""
