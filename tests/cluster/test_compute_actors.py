@@ -1,4 +1,4 @@
-"""Learner workers are made on folders of their own, without those of earlier ones; what is left half done they share."""
+"""Learner workers are made on folders of their own, without earlier ones; what they leave half done they share."""
 
 from pathlib import Path
 
