@@ -18,7 +18,13 @@ from tests.faults.oracle import difference_from_batch
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(900)]
 
 DOMAINS = ("german-dates", "it-helpdesk")
-QUICK = ["learner.max_steps=60", "learner.patience=null", "learner.evaluate_every=30", "features.expansion=512"]
+QUICK = [
+    "learner.max_steps=60",
+    "learner.patience=null",
+    "learner.evaluate_every=30",
+    "learner.checkpoint_seconds=0.01",
+    "features.expansion=512",
+]
 
 
 @pytest.fixture
@@ -54,6 +60,9 @@ def test_killed_while_learning_and_while_publishing(tmp_path: Path, files: dict[
         served = {d["domain"]: d["version"] for d in system.status()["domains"]}
         assert set(served) == set(DOMAINS)
         assert {name: len(_adapters(home, name)) for name in DOMAINS} == {first: 1, second: 1}, "learned twice"
+        figures = {name: system.domain(name)["versions"][0]["figures"] for name in DOMAINS}
+        assert figures[first]["resumed_from"] > 0 and figures[first]["steps"] == 60, "begun anew"
+        system.wait_for(lambda: _unfinished(home) == [], 30, "nothing kept of what is done")
         for domain in DOMAINS:
             answer = system.ask(next(iter(_records(files[domain]))).messages_or_prompt()[-1]["content"], domain)
             assert answer.headers["x-anabranch-adapter"] == served[domain]
@@ -68,6 +77,10 @@ def test_killed_while_learning_and_while_publishing(tmp_path: Path, files: dict[
 
 def _adapters(home: Path, domain: str) -> list[Path]:
     return list((home / "registry" / "adapters").glob(f"{domain}@v*"))
+
+
+def _unfinished(home: Path) -> list[Path]:
+    return [path for path in (home / "unfinished").iterdir() if path.is_file()]
 
 
 def _records(file: Path) -> list[TaskRecord]:

@@ -226,7 +226,14 @@ def test_what_is_held_beside_is_what_the_options_say(form: str, shape: tuple[int
     free = by_weight(weight, int(ratio * min(shape)))
     module = (CoreLinear if form == "core" else FactorLinear)(weight.clone(), None, free)
     trained = sum(each.numel() for each in module.parameters())
-    held = [part for each in vars(module).values() for part in (each, getattr(each, "columns", None))]
-    beside = sum(4 * part.numel() for part in held if isinstance(part, Tensor) and part.shape != weight.shape)
+    held = [
+        part
+        for each in vars(module).values()
+        for part in (each, getattr(each, "columns", None))
+        if isinstance(part, Tensor)
+    ]
+    beside = sum(4 * part.numel() for part in held if part.shape != weight.shape)
     outputs, inputs = shape
     assert (trained, beside) == (options.weights_trained(inputs, outputs), options.bytes_beside(inputs, outputs))
+    # Whoever goes on with a training elsewhere is given all of it.
+    assert {id(part) for part in held} == {id(part) for part in module.tensors().values() if part is not None}
