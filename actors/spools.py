@@ -35,7 +35,9 @@ class Spools:
     def ask(self) -> None:
         """Take the report of each worker; one that can't give it is named in `silent`."""
         reports, silent = {}, {}
-        asked = {name: self._peers.ask(f"{name} report", ingest.report) for name, ingest in self._ingests.items()}
+        asked = {
+            name: self._peers.ask(f"{name} report", partial(_report, ingest)) for name, ingest in self._ingests.items()
+        }
         for name, question in asked.items():
             try:
                 reports[name] = question.answer()
@@ -135,6 +137,10 @@ class Spools:
             duplicates=report.duplicates,
             trouble=dict(report.trouble),
         )
+
+
+def _report(ingest: SpoolPort) -> IngestReport:
+    return ingest.report()
 
 
 _Stretches = Mapping[TopicPartition, tuple[int, int]]
