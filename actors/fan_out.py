@@ -71,6 +71,10 @@ class Asked(Generic[T]):
         """Tell whether the peer took longer."""
         return self._ended is not None and self._ended - self._began > than_s
 
+    def is_of_use(self, than_s: float) -> bool:
+        """Tell whether the next question to the peer has to know of this one."""
+        return self.is_open(than_s) or self.was_slow(than_s)
+
 
 class FanOut:
     """The peers of one actor by name; any thread may ask.
@@ -87,6 +91,8 @@ class FanOut:
         """Put a question to the peer of that name, unless its answer to the one before is still to be had; that must
         have been the same question."""
         with self._lock:
+            # Peers come and go.
+            self._asked = {peer: asked for peer, asked in self._asked.items() if asked.is_of_use(self._deadline_s)}
             before = self._asked.get(name)
             if before is not None and before.is_open(self._deadline_s):
                 return before

@@ -13,15 +13,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from actors.errors import OtherHome, SpoolAhead, Unanswered, in_words
+from actors.errors import ActorError, in_words
+from learning.errors import FingerprintMismatch
 from streaming.errors import LogReplaced
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _ALIKE_FOR_S = 120.0
 _EXIT_STATUS = 70
 """`EX_SOFTWARE` of sysexits.h."""
-_NOT_OF_THIS_PROCESS = (OtherHome, SpoolAhead, LogReplaced, Unanswered)
-"""What a new process would meet again: a person has to decide, or a peer has to come back."""
+_NOT_OF_THIS_PROCESS = (ActorError, FingerprintMismatch, LogReplaced)
+"""What a new process would meet again: what actors refuse each other, so that a person has to decide, or a peer that is
+not there."""
 _NUMBERS = re.compile(r"\d+")
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from actors.errors import in_words
 from actors.fan_out import Asked, FanOut
 from actors.observation import Loss, OpenDomain
-from actors.ports import ManifestPort, ReplicasPort
+from actors.ports import LearnerPort, ManifestPort, ReplicasPort
 from actors.spools import Spools
 from actors.stage import Stage
 from learning.contract import Progress
@@ -71,8 +71,11 @@ class Overview:
         self._current = registry.current()
         learners = {domain: learner for domain, stage in stages.items() if (learner := stage.learner) is not None}
         counts = peers.ask("router", partial(_counted, router))
-        replicas = peers.ask("directory", directory.replicas)
-        progress = {domain: peers.ask(f"learner of {domain}", learner.progress) for domain, learner in learners.items()}
+        replicas = peers.ask("directory", lambda: directory.replicas())
+        progress = {
+            domain: peers.ask(f"learner of {domain}", partial(_progress, learner))
+            for domain, learner in learners.items()
+        }
         self._current = registry.current()
         none: dict[str, ReplicaStatus] = {}
         known = replace(before._counts, trouble=None) if before is not None else _Counts()
@@ -160,6 +163,10 @@ class Overview:
         except Exception as error:
             self.troubles.append(f"{whom} does not answer: {in_words(error)}")
             return otherwise
+
+
+def _progress(learner: LearnerPort) -> Progress | None:
+    return learner.progress()
 
 
 def _counted(router: ManifestPort) -> _Counts:

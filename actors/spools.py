@@ -35,7 +35,9 @@ class Spools:
     def ask(self) -> None:
         """Take the report of each worker; one that can't give it is named in `silent`."""
         reports, silent = {}, {}
-        asked = {name: self._peers.ask(f"{name} report", ingest.report) for name, ingest in self._ingests.items()}
+        asked = {
+            name: self._peers.ask(f"{name} report", partial(_report, ingest)) for name, ingest in self._ingests.items()
+        }
         for name, question in asked.items():
             try:
                 reports[name] = question.answer()
@@ -136,6 +138,10 @@ class Spools:
             lag={str(partition): records for partition, records in sorted(report.lag.items())},
             trouble=dict(report.trouble),
         )
+
+
+def _report(ingest: SpoolPort) -> IngestReport:
+    return ingest.report()
 
 
 _Stretches = Mapping[TopicPartition, tuple[int, int]]

@@ -97,6 +97,13 @@ def test_two_that_ask_at_once_share_one_question(peer: Peer) -> None:
     assert [each.answer() for each in asked] == [1, 1] and peer.asked == 1
 
 
+def test_peers_that_are_asked_no_more_are_forgotten() -> None:
+    fan_out = FanOut(10.0)
+    for number in range(50):
+        assert fan_out.ask(f"learner of {number}", lambda: 1).answer() == 1
+    assert len(fan_out._asked) == 1
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), TimeoutError("the peer's own"), SystemExit(1)])
 def test_what_a_peer_raises_comes_out_and_it_is_asked_again(peer: Peer, error: BaseException) -> None:
     fan_out = FanOut(10.0)

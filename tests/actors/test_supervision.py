@@ -200,6 +200,40 @@ def test_the_coordinator_says_how_it_goes(yard: Yard) -> None:
     assert yard.coordinator.vitals().trouble is None
 
 
+class Away:
+    """Can't be asked anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionError("away")
+
+
+def test_a_coordinator_is_made_and_ticks_while_everybody_is_away(yard: Yard) -> None:
+    parts: Any = (
+        yard.registry,
+        BaseRevision(model="test"),
+        {"ingest-0": Away()},
+        Away(),
+        {"learner-0": Away()},
+        Away(),
+    )
+    coordinator = Coordinator(*parts, yard.options)
+    try:
+        coordinator.start(0.01)
+        wait(lambda: coordinator._stalled and coordinator._spools.silent)
+        assert coordinator.vitals().trouble is None
+        troubles = dict(coordinator.status().troubles())
+        assert "the router does not answer" in troubles["coordinator"] and "directory" in troubles["coordinator"]
+        assert troubles["ingest-0 report"] == "ConnectionError: away"
+        # The registry as well: that is the loop's own trouble, and passes.
+        registry, coordinator._router = coordinator._registry, yard.router
+        coordinator._registry = Away()  # type: ignore[assignment]
+        wait(lambda: coordinator.vitals().trouble == "coordinate: ConnectionError: away")
+        coordinator._registry, coordinator._router = registry, Away()  # type: ignore[assignment]
+        wait(lambda: coordinator.vitals().trouble is None)
+    finally:
+        coordinator.stop()
+
+
 # -- peers that hang --------------------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,23 @@ def test_what_was_lost_and_never_read_and_who_lags_is_printed() -> None:
     assert "t[2], offsets 7 to 9" in done.stderr and "stream t[0]: offsets 7 to 9" in done.stderr
 
 
+def test_what_is_being_recovered_is_one_sentence() -> None:
+    actors = [
+        {"name": "router", "state": "up"},
+        {"name": "learner-1", "state": "lost", "progress_seconds": 12.2, "restarts": 1},
+        {"name": "ingest-0", "state": "starting", "trouble": "no broker at [b:1]"},
+    ]
+    for told, sentence in (
+        (actors, "being recovered: learner-1 (lost 12 s ago, being started again), "
+                 "ingest-0 (being started: no broker at [b:1])\n"),
+        (actors[:1], None),
+    ):  # fmt: skip
+        with front_door(FrontDoor(body=json.dumps({**STATUS, "actors": told}).encode())) as door:
+            done = door.run("status")
+        assert done.exit_code == 0, done.exception
+        assert sentence in done.stderr if sentence else "being recovered" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a/b", "a b", "ä", "%2e", "../pin"])
 def test_a_domain_of_any_name_is_the_one_asked_for(name: str) -> None:
     body = {"domain": "x", "manifest": 1, "reason": "because [of] it"}
