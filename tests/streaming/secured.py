@@ -45,7 +45,7 @@ class Secured:
     def options(self, listener: str, **other: object) -> KafkaOptions:
         """What a client needs for a listener that lets everybody in, or Ann."""
         protocol = PROTOCOLS.get(listener, "PLAINTEXT")
-        settings: dict[str, object] = {"bootstrap_timeout_ms": 1_500, "session_timeout_ms": 6_000}
+        settings: dict[str, object] = {"bootstrap_timeout_ms": 20_000, "session_timeout_ms": 6_000}
         if protocol.endswith("SSL"):
             settings["ssl_cafile"] = str(self.authority.file)
         if protocol.startswith("SASL"):

@@ -43,9 +43,13 @@ def example(name: str) -> TaskRecord:
 
 def refusal(options: KafkaOptions) -> str:
     """What is said where there is no session: one line, without a secret."""
-    with pytest.raises(StreamError) as caught:
-        check_session(options)
-    text = str(caught.value)
+    text = ""
+    for patience_ms in (1_500, 20_000):  # The second where a busy machine's broker has not even answered in the first.
+        with pytest.raises(StreamError) as caught:
+            check_session(replace(options, bootstrap_timeout_ms=patience_ms))
+        text = str(caught.value)
+        if "not in time" not in text and "timed out" not in text.lower():
+            break
     assert "\n" not in text and PASSWORD not in text and "guessed" not in text
     return text
 
