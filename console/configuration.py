@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from console.terminal import Sets, load_checked, one_line, out
+
+if TYPE_CHECKING:
+    from configs.settings import Settings
 
 config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
 
@@ -27,12 +32,15 @@ def config_validate(config: str, set_: Sets = []) -> None:  # noqa: B006
 
         settings = load_checked(config, list(set_))
         if settings.stream.kind == "kafka":
-            # Imports the client, which takes its time.
-            from cluster import builders
-
-            if (kafka := builders.kafka_options(settings)) is not None:
-                kafka.check()
+            _check_secrets(settings)
         lines = check_memory(settings)
         out.print(f"{config}: valid ({settings.name})")
         for line in lines:
             out.print(line)
+
+
+def _check_secrets(settings: Settings) -> None:
+    from cluster import builders
+
+    if (kafka := builders.kafka_options(settings)) is not None:
+        kafka.check()

@@ -19,6 +19,7 @@ from kafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     NodeNotReadyError,
+    RequestTimedOutError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
 )
@@ -115,6 +116,11 @@ def _advice(options: KafkaOptions, failure: Exception | None) -> str:
         return "its host name is unknown here; correct the address or the DNS"
     if any(each in text for each in _NO_PORT):
         return "nothing answers at this address; expected a broker there: start it or correct the address"
+    if isinstance(failure, KafkaTimeoutError | RequestTimedOutError):
+        return (
+            "the port answers, but not in time: the broker is overloaded or hangs, or this is no"
+            f" {options.security_protocol} listener of one"
+        )
     if options.uses_sasl:
         return _login(options, failure)
     return (

@@ -11,8 +11,8 @@ import yaml
 from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 
-from configs.checks import check
 from configs.loader import load
+from configs.memory_sum import check_memory
 from configs.settings import Settings
 from streaming.entries import MAX_ENTRY_BYTES
 from streaming.location import DEAD_LETTERS_SUFFIX
@@ -57,7 +57,7 @@ def settings(serve_config: dict[str, Any]) -> Settings:
 
 def test_what_is_set_fits_the_memory_of_the_gpus(settings: Settings) -> None:
     assert settings.ray.gpu_memory_gib is not None
-    check(settings)
+    check_memory(settings)
 
 
 def container(group: Manifest) -> Manifest:
@@ -369,8 +369,45 @@ def test_kafka_is_the_one_that_is_asked(settings: Settings) -> None:
     (listener,) = kafka["spec"]["kafka"]["listeners"]
     # Strimzi names the Service of the listeners so.
     assert settings.stream.bootstrap == f"{kafka['metadata']['name']}-kafka-bootstrap:{listener['port']}"
-    assert settings.stream.security_protocol == "PLAINTEXT" and listener["tls"] is False
+    assert settings.stream.security_protocol == "SSL" and listener["tls"] is True
     assert {PART_OF: "anabranch"} in [p["podSelector"]["matchLabels"] for p in listener["networkPolicyPeers"]]
+
+
+def test_the_secrets_that_strimzi_makes_lie_where_the_settings_look(
+    groups: dict[str, Manifest], settings: Settings
+) -> None:
+    # Strimzi names the cluster's authority so, and a user's Secret as the user.
+    authority = f"{MANIFESTS['Kafka', 'anabranch']['metadata']['name']}-cluster-ca-cert"
+    assert ("KafkaUser", "anabranch") in MANIFESTS
+    wanted = {
+        str(settings.stream.ssl_cafile): (authority, "ca.crt"),
+        str(settings.stream.ssl_certfile): ("anabranch", "user.crt"),
+        str(settings.stream.ssl_keyfile): ("anabranch", "user.key"),
+    }
+    for group in groups.values():
+        (mount,) = [each for each in container(group)["volumeMounts"] if each["name"] == "kafka"]
+        (volume,) = [each for each in group["template"]["spec"]["volumes"] if each["name"] == "kafka"]
+        secrets = [source["secret"] for source in volume["projected"]["sources"]]
+        found = {
+            f"{mount['mountPath']}/{item['path']}": (secret["name"], item["key"])
+            for secret in secrets
+            for item in secret["items"]
+        }
+        assert found == wanted and mount["readOnly"] is True
+
+
+def test_users_may_do_what_is_theirs_on_the_topics_there_are(settings: Settings) -> None:
+    (listener,) = MANIFESTS["Kafka", "anabranch"]["spec"]["kafka"]["listeners"]
+    topics = {name for kind, name in MANIFESTS if kind == "KafkaTopic"}
+    for (kind, name), user in MANIFESTS.items():
+        if kind != "KafkaUser":
+            continue
+        assert user["metadata"]["labels"]["strimzi.io/cluster"] == MANIFESTS["Kafka", "anabranch"]["metadata"]["name"]
+        assert user["spec"]["authentication"] == listener["authentication"]
+        rights = {(acl["resource"]["type"], acl["resource"]["name"]) for acl in user["spec"]["authorization"]["acls"]}
+        assert {name for kind, name in rights if kind == "topic"} <= topics
+        if name == "anabranch":
+            assert rights == {("group", settings.stream.group), *(("topic", topic) for topic in topics)}
 
 
 def test_kafka_has_its_nodes() -> None:

@@ -45,7 +45,7 @@ class Secured:
     def options(self, listener: str, **other: object) -> KafkaOptions:
         """What a client needs for a listener that lets everybody in, or Ann."""
         protocol = PROTOCOLS.get(listener, "PLAINTEXT")
-        settings: dict[str, object] = {"bootstrap_timeout_ms": 1_500, "session_timeout_ms": 6_000}
+        settings: dict[str, object] = {"bootstrap_timeout_ms": 20_000, "session_timeout_ms": 6_000}
         if protocol.endswith("SSL"):
             settings["ssl_cafile"] = str(self.authority.file)
         if protocol.startswith("SASL"):
@@ -74,8 +74,9 @@ class Secured:
         finally:
             admin.close()
 
-    def grant(self, user: str, *rights: tuple[ResourceType, str, ACLOperation]) -> None:
-        """Let a user do something to what begins with a name."""
+    def grant(self, user: str, *rights: tuple[ResourceType, str, ACLOperation], prefixed: bool = True) -> None:
+        """Let a user do something to what has a name, or begins with it."""
+        pattern = ACLResourcePatternType.PREFIXED if prefixed else ACLResourcePatternType.LITERAL
         with self.admin() as admin:
             admin.create_acls(
                 [
@@ -84,7 +85,7 @@ class Secured:
                         "*",
                         operation,
                         ACLPermissionType.ALLOW,
-                        ResourcePattern(kind, name, ACLResourcePatternType.PREFIXED),
+                        ResourcePattern(kind, name, pattern),
                     )
                     for kind, name, operation in rights
                 ]
