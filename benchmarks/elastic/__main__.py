@@ -42,8 +42,9 @@ def main() -> None:
     # So that nodes go down with it, however it is ended.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not options.draw:
+        found = measure(options)
         result = json.loads(options.out.read_text()) if options.out.is_file() else {}
-        result |= {"claim": __doc__.splitlines()[0] if __doc__ else "", "nodes": max(COUNTS)} | measure(options)
+        result |= {"claim": __doc__.splitlines()[0] if __doc__ else "", "nodes": max(COUNTS)} | found
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     result = json.loads(options.out.read_text())
