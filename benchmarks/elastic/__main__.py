@@ -31,7 +31,7 @@ def main() -> None:
     """Run the parts asked for, write the result and renew the tables of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--domains", type=int, default=8, help="of a backlog; a multiple of four")
+    parser.add_argument("--domains", type=int, default=16, help="of a backlog; a multiple of four")
     parser.add_argument("--training-seconds", type=float, default=15.0)
     parser.add_argument("--answer-seconds", type=float, default=0.5)
     parser.add_argument("--load-seconds", type=float, default=30.0, help="for which answers are counted")
