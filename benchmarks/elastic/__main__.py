@@ -31,7 +31,7 @@ def main() -> None:
     """Run the parts asked for, write the result and renew the tables of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--domains", type=int, default=8, help="of a backlog; a multiple of four")
+    parser.add_argument("--domains", type=int, default=16, help="of a backlog; a multiple of four")
     parser.add_argument("--training-seconds", type=float, default=15.0)
     parser.add_argument("--answer-seconds", type=float, default=0.5)
     parser.add_argument("--load-seconds", type=float, default=30.0, help="for which answers are counted")
@@ -42,8 +42,9 @@ def main() -> None:
     # So that nodes go down with it, however it is ended.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not options.draw:
+        found = measure(options)
         result = json.loads(options.out.read_text()) if options.out.is_file() else {}
-        result |= {"claim": __doc__.splitlines()[0] if __doc__ else "", "nodes": max(COUNTS)} | measure(options)
+        result |= {"claim": __doc__.splitlines()[0] if __doc__ else "", "nodes": max(COUNTS)} | found
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     result = json.loads(options.out.read_text())

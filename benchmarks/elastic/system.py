@@ -29,6 +29,8 @@ _SETS = (
     "features.expansion=256",
     "features.dtype=float32",
     "serving.max_num_seqs=8",
+    "learner.evaluate_every=1",
+    "learner.warmup_steps=0",
 )
 
 

@@ -27,6 +27,7 @@ SETS = (
     "learner.workers=0-3",
     "learner.idle_seconds=2",
     "learner.max_steps=20",
+    "learner.evaluate_every=1",
     "serving.replicas=1-3",
     "serving.idle_seconds=2",
     "serving.max_num_seqs=4",
