@@ -56,6 +56,8 @@ class Bucket:
         try:
             return request()
         except FileNotFoundError as error:
+            if kind == "put":
+                raise Unreachable(f"{self.root}: expected a bucket, got none; make it, or correct the URL") from error
             raise FileNotFoundError(f"{self.root}/{key}: no such object") from error
         except (AlreadyExistsError, PreconditionError) as error:
             raise Overtaken(
