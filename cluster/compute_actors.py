@@ -37,4 +37,5 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
         learner_folder(settings.home / "work", index, settings.learner.workers),
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
         ExamLimits(settings.gate.exam_rows, settings.gate.exam_bytes),
+        builders.present(settings),
     )

@@ -222,6 +222,10 @@ class Bucket:
     def local_folder(self, key: str) -> Path:
         return self._local(key, checked=False)
 
+    def present(self, path: Path) -> None:
+        if (key := self._copies.key_of(path)) is not None:
+            self.local_folder(key)
+
     def fetch(self, key: str, verify: Callable[[], None]) -> Path:
         return self._local(key, checked=True)
 
