@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +35,8 @@ class LearnerWorker:
 
     The folder is emptied at the start, before each training and after one that failed: who ordered a training takes its
     result away before the next. `ingests` are all ingest workers: each may hold some of a version's examples, two may
-    hold copies. In `unfinished` it keeps what another learner needs to go on where this one dies.
+    hold copies. In `unfinished` it keeps what another learner needs to go on where this one dies. `present` has a folder
+    of the registry here that whoever ordered knows by the same path.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class LearnerWorker:
         ingests: Sequence[ExamplesPort],
         limits: ExamLimits,
         unfinished: Unfinished | None = None,
+        present: Callable[[Path], None] = lambda path: None,
     ) -> None:
         self._learner, self._work, self._ingests, self._limits = learner, work, tuple(ingests), limits
-        self._unfinished = unfinished
+        self._unfinished, self._present = unfinished, present
         _empty(work)
         self._progress: Progress | None = None
         self._lock = threading.Lock()
@@ -58,6 +60,9 @@ class LearnerWorker:
         of it are missing."""
         with self._training:
             _empty(self._work)
+            for path in (*(segment.folder for segment in order.segments), order.state, order.base_delta):
+                if path is not None:
+                    self._present(path)
             train, held_out = merged_examples(self._ingests, order)
             output = self._work / f"{order.domain}@v{order.seal.version}"
             output.mkdir(parents=True)

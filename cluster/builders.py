@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,12 @@ def stream_file(home: Path) -> Path:
 def registry(settings: Settings, *, writer: bool = False) -> Registry:
     """Return the registry."""
     return Registry(registry_storage(settings.home, settings.registry.url), writer=writer)
+
+
+def present(settings: Settings) -> Callable[[Path], None]:
+    """Return what has a folder of the registry on this machine that another one knows by the same path."""
+    opened = cache(lambda: registry(settings))
+    return lambda path: opened().present(path)
 
 
 def spool_path(settings: Settings, index: int) -> Path:

@@ -38,4 +38,5 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
         ExamLimits(settings.gate.exam_rows, settings.gate.exam_bytes),
         builders.unfinished(settings),
+        builders.present(settings),
     )

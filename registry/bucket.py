@@ -56,6 +56,8 @@ class Bucket:
         try:
             return request()
         except FileNotFoundError as error:
+            if kind == "put":
+                raise Unreachable(f"{self.root}: expected a bucket, got none; make it, or correct the URL") from error
             raise FileNotFoundError(f"{self.root}/{key}: no such object") from error
         except (AlreadyExistsError, PreconditionError) as error:
             raise Overtaken(
@@ -219,6 +221,10 @@ class Bucket:
 
     def local_folder(self, key: str) -> Path:
         return self._local(key, checked=False)
+
+    def present(self, path: Path) -> None:
+        if (key := self._copies.key_of(path)) is not None:
+            self.local_folder(key)
 
     def fetch(self, key: str, verify: Callable[[], None]) -> Path:
         return self._local(key, checked=True)

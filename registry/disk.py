@@ -186,6 +186,9 @@ class Disk:
     def local_folder(self, key: str) -> Path:
         return self.path / key
 
+    def present(self, path: Path) -> None:
+        """What one machine sees the others see."""
+
     def fetch(self, key: str, verify: Callable[[], None]) -> Path:
         verify()
         return self.path / key

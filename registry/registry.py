@@ -105,6 +105,10 @@ class Registry:
         """The adapter of that full name; raises UnknownAdapter."""
         return self._adapters.get(name)
 
+    def present(self, path: Path) -> None:
+        """Have a folder here that another node of the system knows by this path: copies lie alike on all nodes."""
+        self.storage.present(path)
+
     # Commits
 
     def begin_epoch(self) -> Epoch:

@@ -151,6 +151,10 @@ class Storage(Protocol):
         """Where the folder lies on this machine, for who needs files."""
         ...
 
+    def present(self, path: Path) -> None:
+        """Have what `local_folder` gave on another machine of the same user; nothing to do for any other path."""
+        ...
+
     def fetch(self, key: str, verify: Callable[[], None]) -> Path:
         """The same after its bytes were read here and now; `verify` reads those that are kept."""
         ...

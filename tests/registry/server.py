@@ -9,6 +9,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.store import S3Store
 
 from streaming.broker import free_port
 
@@ -37,6 +41,10 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the S3 server does not answer: {(folder / 'log').read_text()[-2000:]}")
             time.sleep(0.1)
+        # The first object makes the bucket.
+        at: Any = {"endpoint": url, "region": "us-east-1", "allow_http": "true"}
+        at |= {"access_key_id": keys["AWS_ACCESS_KEY_ID"], "secret_access_key": keys["AWS_SECRET_ACCESS_KEY"]}
+        obstore.put(S3Store(BUCKET, **at), "made", b"")
         yield {**keys, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": url}
     finally:
         server.terminate()

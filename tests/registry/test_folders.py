@@ -18,7 +18,7 @@ from registry.pruning import Pruning
 from registry.registry import Registry
 from registry.verification import verify
 from tests.registry.conftest import START, commit, folder_of, next_manifest
-from tests.registry.places import files
+from tests.registry.places import files, time_passes
 
 Add = Callable[..., Adapter]
 Publish = Callable[..., Manifest]
@@ -198,10 +198,12 @@ class TestInAManifest:
         publish(add("news"))
         with registry.states.held():
             name = registry.states.put(folder_of(tmp_path / "state"))
+            time_passes(registry)
             publish(add("news", 2))
             registry.prune(1, 1, 1)
             assert list(registry.states.names()) == [name]
             assert registry.states.put(folder_of(tmp_path / "again")) == name
+        time_passes(registry)
         publish(add("news", 3))
         registry.prune(1, 1, 1)
         assert list(registry.states.names()) == [], "nobody has named it"
@@ -212,6 +214,7 @@ class TestInAManifest:
         """It has made its choice when the same content is put again."""
         publish(add("news"))
         registry.states.put(folder_of(tmp_path / "state"))
+        time_passes(registry)
         publish(add("news", 2))
         chosen, found = threading.Event(), list[bool]()
         settled = Pruning._settled
