@@ -366,7 +366,7 @@ class Coordinator:
         """Take a domain out of service and out of all that was learned; see `Commands.remove`."""
         manifest = self._commands.remove(domain)
         self._stages.pop(domain, None)
-        self._asked.discard(domain)
+        self._wished.discard(domain)
         return manifest
 
     def rollback(self, domain: str, version: str | None = None) -> Manifest:

@@ -35,8 +35,8 @@ class LearnerWorker:
 
     The folder is emptied at the start, before each training and after one that failed: who ordered a training takes its
     result away before the next. `ingests` are all ingest workers: each may hold some of a version's examples, two may
-    hold copies. In `unfinished` it keeps what another learner needs to go on where this one dies. `present` has a folder
-    of the registry here that whoever ordered knows by the same path.
+    hold copies. In `unfinished` it keeps what another learner needs to go on where this one dies. `present` brings a
+    folder of the registry here that whoever ordered knows by the same path.
     """
 
     def __init__(

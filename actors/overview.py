@@ -136,7 +136,7 @@ class Overview:
             ),
             withdrawn=self._current.withdrawn.get(name) if self._current else None,
             lost=tuple(map(_stretch, waiting.lost)),
-            progress=_progress(progress) if progress else None,
+            progress=_told(progress) if progress else None,
             timings=dict(stage.timings),
             segments=self._segments(name, route, versions),
             prequential=accuracy,
@@ -181,7 +181,7 @@ def _counted(router: ManifestPort) -> _Counts:
     )
 
 
-def _progress(progress: Progress) -> TrainingProgress:
+def _told(progress: Progress) -> TrainingProgress:
     return TrainingProgress(
         step=progress.step, steps=progress.steps, loss=progress.loss, resumed_from=progress.resumed_from
     )

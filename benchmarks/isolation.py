@@ -179,7 +179,7 @@ class Watch:
         return {"replica": ReplicaStatus(manifest=self._number)}
 
 
-class Waiting:
+class WaitingPool:
     """An executor whose jobs the benchmark runs when their time has come."""
 
     def __init__(self) -> None:
@@ -232,7 +232,7 @@ class OneProcess:
         workers = {"ingest": self._ingest}
         self.coordinator = Coordinator(registry, _BASE, workers, self._router, learners, self.watch, options)
         self.coordinator.stop()
-        self._pools = [Waiting(), Waiting(), Waiting()]
+        self._pools = [WaitingPool(), WaitingPool(), WaitingPool()]
         for name, pool in zip(("_learning", "_publishing", "_keeping"), self._pools, strict=True):
             setattr(self.coordinator, name, pool)
         self._router_free, self._free = 0.0, [0.0] * load.learners

@@ -57,7 +57,9 @@ class Bucket:
             return request()
         except FileNotFoundError as error:
             if kind == "put":
-                raise Unreachable(f"{self.root}: expected a bucket, got none; make it, or correct the URL") from error
+                raise StorageUnreachable(
+                    f"{self.root}: expected a bucket, got none; make it, or correct the URL"
+                ) from error
             raise FileNotFoundError(f"{self.root}/{key}: no such object") from error
         except (AlreadyExistsError, PreconditionError) as error:
             raise Overtaken(

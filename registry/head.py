@@ -12,7 +12,7 @@ from pathlib import Path
 from registry.errors import DamagedSnapshot, DigestMismatch, NewerHome, OldHome, RegistryError
 from registry.layout import Layout
 from registry.records import sealed, unsealed
-from registry.snapshots import Epoch
+from registry.snapshots import Epoch, Snapshot
 from registry.storage import Tag, again
 
 _FORMAT = 3
@@ -37,6 +37,19 @@ class Head:
     run: str = ""
     """In a bucket the run that began last: it gives the head another text, so that no earlier one's commit, already on
     its way, takes effect."""
+
+    def followed_by(self, snapshot: Snapshot, digest: str) -> "Head":
+        """The head that puts a snapshot in force after this one, which knows the numbers that are given."""
+        return Head(
+            snapshot=snapshot.number,
+            snapshot_digest=digest,
+            manifest=snapshot.manifest,
+            manifest_digest=snapshot.manifest_digest,
+            previous=snapshot.parent,
+            issued=max(self.issued, snapshot.manifest),
+            issued_snapshot=max(self.issued_snapshot, snapshot.number),
+            run=self.run,
+        )
 
     def to_bytes(self, lineage: str) -> bytes:
         """The text of head.json in the home of that lineage."""

@@ -163,7 +163,7 @@ class Registry:
                 self.segments.size(name)
             snapshot = self._next(head, head.issued_snapshot + 1, state, segments, epoch, complete)
             content = snapshot.to_bytes()
-            after = _head_of(snapshot, hashlib.sha256(content).hexdigest(), head)
+            after = head.followed_by(snapshot, hashlib.sha256(content).hexdigest())
             if weights is not None and complete is not None and complete.router is not None:
                 place_weights(self._layout, complete.router, weights)
             if complete is not None:
@@ -200,7 +200,7 @@ class Registry:
                 faults = wholeness.faults(found)
                 if not faults and isinstance(found, Snapshot):
                     self._head.begin()
-                    self._head.place(_head_of(found, name.digest, issued), tag)
+                    self._head.place(issued.followed_by(found, name.digest), tag)
                     return found, passed_over
                 more = f"; and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else ""
                 passed_over.append(f"snapshot {name.number} is not whole: {'; '.join(faults[:_FAULTS_TOLD])}{more}")
@@ -432,7 +432,7 @@ class Registry:
             return None
         if found is None or found.name.digest != parent or not isinstance(found.found, Snapshot):
             return None
-        return _head_of(found.found, parent, head)
+        return head.followed_by(found.found, parent)
 
     def _with_router(self, manifest: Manifest, weights: bytes | None) -> Manifest:
         router = manifest.router
@@ -487,17 +487,3 @@ class Registry:
 def _base_name(digest: str, delta: str) -> str:
     name = digest[:8] or "without a digest"
     return f"{name} changed by {delta[:8]}" if delta else name
-
-
-def _head_of(snapshot: Snapshot, digest: str, before: Head) -> Head:
-    """The head that puts a snapshot in force after `before`, which knows the numbers that are given."""
-    return Head(
-        snapshot=snapshot.number,
-        snapshot_digest=digest,
-        manifest=snapshot.manifest,
-        manifest_digest=snapshot.manifest_digest,
-        previous=snapshot.parent,
-        issued=max(before.issued, snapshot.manifest),
-        issued_snapshot=max(before.issued_snapshot, snapshot.number),
-        run=before.run,
-    )
