@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-from registry.errors import DigestMismatch, Overtaken, RegistryError, StorageUnreachable
+from registry.errors import DigestMismatch, Overtaken, RegistryError, StoreAway
 from registry.local_copies import LocalCopies
-from registry.storage import Content, Stored, Tag
+from registry.storage import Content, Listed, Tag
 
 T = TypeVar("T")
 
@@ -52,14 +52,12 @@ class Bucket:
             yield
 
     def _ask(self, kind: str, key: str, request: Callable[[], T]) -> T:
-        """What a request gives; `Overtaken` where its condition does not hold, `StorageUnreachable` where it failed."""
+        """What a request gives; `Overtaken` where its condition does not hold, `StoreAway` where it failed."""
         try:
             return request()
         except FileNotFoundError as error:
             if kind == "put":
-                raise StorageUnreachable(
-                    f"{self.root}: expected a bucket, got none; make it, or correct the URL"
-                ) from error
+                raise StoreAway(f"{self.root}: expected a bucket, got none; make it, or correct the URL") from error
             raise FileNotFoundError(f"{self.root}/{key}: no such object") from error
         except (AlreadyExistsError, PreconditionError) as error:
             raise Overtaken(
@@ -67,7 +65,7 @@ class Bucket:
             ) from error
         except (BaseError, OSError, ValueError) as error:
             words = " ".join(str(error).partition("Debug source")[0].split())[:_WORDS]
-            raise StorageUnreachable(
+            raise StoreAway(
                 f"{self.root}/{key}: {kind} failed: {words}; mend the way to the store, or its credentials"
             ) from error
 
@@ -106,7 +104,7 @@ class Bucket:
             mode = {name: each for name, each in zip(("e_tag", "version"), tag, strict=True) if each is not None}
         try:
             self._put(key, content, mode)
-        except (Overtaken, StorageUnreachable):
+        except (Overtaken, StoreAway):
             # The answer may be lost, or have been refused to a request that was repeated, though the first took effect.
             try:
                 if self.read(key) == content:
@@ -137,18 +135,18 @@ class Bucket:
         else:
             self._ask("put", key, lambda: obstore.put(self._store, key, parts, chunk_size=_CHUNK_BYTES))
 
-    def state(self, key: str) -> Stored:
+    def state(self, key: str) -> Listed:
         return self._entry(self._ask("head", key, lambda: obstore.head(self._store, key)))
 
     def size(self, key: str) -> int:
         return int(self._ask("head", key, lambda: obstore.head(self._store, key))["size"])
 
-    def entries(self, folder: str) -> list[Stored]:
+    def entries(self, folder: str) -> list[Listed]:
         found = self._ask("list", folder, lambda: obstore.list(self._store, folder).collect())
         return sorted(map(self._entry, found), key=lambda entry: entry.key)
 
-    def _entry(self, meta: Any) -> Stored:
-        return Stored(meta["path"], meta["last_modified"].timestamp(), (meta["e_tag"], meta["version"]))
+    def _entry(self, meta: Any) -> Listed:
+        return Listed(meta["path"], meta["last_modified"].timestamp(), (meta["e_tag"], meta["version"]))
 
     def remove(self, keys: Collection[str]) -> None:
         for key in keys:
@@ -181,10 +179,10 @@ class Bucket:
     def folder_state(self, key: str, file: str) -> Hashable:
         return self.state(_index(key)).state
 
-    def folders(self, folder: str) -> list[Stored]:
+    def folders(self, folder: str) -> list[Listed]:
         found = self._ask("list", folder, lambda: obstore.list_with_delimiter(self._store, folder))["objects"]
         indexes = [entry for entry in map(self._entry, found) if entry.key.endswith(".json")]
-        return [Stored(each.key.removesuffix(".json"), each.modified, each.state) for each in indexes]
+        return [Listed(each.key.removesuffix(".json"), each.modified, each.state) for each in indexes]
 
     def has_folder(self, key: str) -> bool:
         try:

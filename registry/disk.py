@@ -15,7 +15,7 @@ from stat import S_ISDIR
 from registry import atomic
 from registry.atomic import Staging, discard, exclusive, has_digest, place_folder, replace_file, sync_folder
 from registry.errors import Overtaken, RegistryError
-from registry.storage import Content, Stored, Tag
+from registry.storage import Content, Listed, Tag
 
 STAGING = "staging"
 _CHUNK_BYTES = 8 << 20
@@ -97,17 +97,17 @@ class Disk:
         sync_folder(path.parent.parent)
         return not is_there
 
-    def state(self, key: str) -> Stored:
+    def state(self, key: str) -> Listed:
         stat = (self.path / key).stat()
-        return Stored(key, stat.st_mtime_ns / 1e9, _state(stat))
+        return Listed(key, stat.st_mtime_ns / 1e9, _state(stat))
 
     def size(self, key: str) -> int:
         return (self.path / key).stat().st_size
 
-    def entries(self, folder: str) -> list[Stored]:
+    def entries(self, folder: str) -> list[Listed]:
         return sorted(self._entries(folder), key=lambda entry: entry.key)
 
-    def _entries(self, folder: str) -> Iterator[Stored]:
+    def _entries(self, folder: str) -> Iterator[Listed]:
         try:
             names = os.listdir(self.path / folder)
         except (FileNotFoundError, NotADirectoryError):
@@ -159,13 +159,13 @@ class Disk:
     def folder_state(self, key: str, file: str) -> Hashable:
         return _state((self.path / key / file).stat())
 
-    def folders(self, folder: str) -> list[Stored]:
+    def folders(self, folder: str) -> list[Listed]:
         found = []
         for name in sorted(os.listdir(self.path / folder)):
             with suppress(FileNotFoundError):
                 stat = (self.path / folder / name).stat()
                 if S_ISDIR(stat.st_mode):
-                    found.append(Stored(f"{folder}/{name}", stat.st_mtime_ns / 1e9))
+                    found.append(Listed(f"{folder}/{name}", stat.st_mtime_ns / 1e9))
         return found
 
     def has_folder(self, key: str) -> bool:

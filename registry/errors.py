@@ -49,5 +49,5 @@ class Overtaken(CommitConflict):
     """What was to be replaced is not what was read any more: somebody else has replaced it."""
 
 
-class StorageUnreachable(RegistryError):
+class StoreAway(RegistryError):
     """Storage could not be asked, after all retries: nothing is known of what it holds."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from registry.disk import stream
 from registry.errors import DigestMismatch, RegistryError
 from registry.manifest import Sha256
-from registry.storage import Place, Storage, Stored
+from registry.storage import Listed, Place, Storage
 from registry.tensors import read_header
 
 _SUFFIXES = (".json", ".safetensors")
@@ -81,7 +81,7 @@ class FolderStore:
         """All that are there, whoever names them."""
         yield from (entry.name for entry in self.entries())
 
-    def entries(self) -> list[Stored]:
+    def entries(self) -> list[Listed]:
         """The same as a listing has them."""
         return self._storage.folders(self._folder)
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from registry.disk import Disk
 from registry.errors import OldHome
-from registry.storage import Place, Storage, Stored
+from registry.storage import Listed, Place, Storage
 
 _FOLDERS = ("adapters", "states", "bases", "routers", "manifests", "snapshots", "segments")
 _SNAPSHOT = re.compile(r"^(?P<number>\d{6,})-(?P<digest>[0-9a-f]{64})\.json$")
@@ -80,7 +80,7 @@ class Layout:
         """The root of a snapshot."""
         return self.place(f"snapshots/{number:06d}-{digest}.json")
 
-    def snapshots(self) -> list[tuple[SnapshotName, Stored]]:
+    def snapshots(self) -> list[tuple[SnapshotName, Listed]]:
         """Ascending; roots of interrupted commits may be among them."""
         found = ((_SNAPSHOT.match(entry.name), entry) for entry in self.storage.entries("snapshots"))
         return sorted(

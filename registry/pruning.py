@@ -15,7 +15,7 @@ from registry.layout import Layout
 from registry.retention import Keeping, retain
 from registry.segments import SegmentStore
 from registry.snapshots import Snapshot
-from registry.storage import Stored
+from registry.storage import Listed
 
 
 class Pruning:
@@ -71,7 +71,7 @@ class Pruning:
             self._storage.remove([number_key(*found) for name in versions if (found := parsed_name(name))])
         return removed + folders
 
-    def _settled(self, entries: Iterable[Stored]) -> list[str]:
+    def _settled(self, entries: Iterable[Listed]) -> list[str]:
         """The keys of those that were there before the head."""
         committed = self._storage.state(self._layout.head.key).modified
         return [entry.key for entry in entries if entry.modified < committed]

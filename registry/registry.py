@@ -166,14 +166,11 @@ class Registry:
             after = head.followed_by(snapshot, hashlib.sha256(content).hexdigest())
             if weights is not None and complete is not None and complete.router is not None:
                 place_weights(self._layout, complete.router, weights)
+            keep = self.storage.keep
             if complete is not None:
-                digest = complete.digest()
-                self.storage.keep(
-                    self._layout.manifest(complete.number, digest).key, [complete.to_json().encode()], digest
-                )
-            self.storage.keep(
-                self._layout.snapshot(after.snapshot, after.snapshot_digest).key, [content], after.snapshot_digest
-            )
+                named = self._layout.manifest(complete.number, complete.digest())
+                keep(named.key, [complete.to_json().encode()], complete.digest())
+            keep(self._layout.snapshot(after.snapshot, after.snapshot_digest).key, [content], after.snapshot_digest)
             try:
                 self._head.place(after, tag)
             except Overtaken as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from registry.errors import DigestMismatch, RegistryError, UnknownSegment
 from registry.layout import Layout
-from registry.storage import Place, Stored
+from registry.storage import Listed, Place
 from registry.tensors import TYPES, decode, read_header
 
 _KINDS = {name: kind for kind, name in TYPES.items()}
@@ -81,7 +81,7 @@ class SegmentStore:
         except FileNotFoundError as error:
             raise self._unknown(name) from error
 
-    def entries(self) -> dict[str, Stored]:
+    def entries(self) -> dict[str, Listed]:
         """All that are there by name, whoever names them; what filesystems and people leave beside is passed over."""
         found = ((entry.name.partition(".")[0], entry) for entry in self._storage.entries("segments"))
         return {name: entry for name, entry in found if entry.key == self._key(name)}

@@ -4,7 +4,7 @@ Keys are relative paths with slashes. There are three kinds of content: files th
 can be kept again at any time; few small records that are replaced, on the condition that they are what was read; and
 folders of files, there whole or not at all. What this module does not know: what the files mean.
 
-Reading raises FileNotFoundError for what is not there; what can't be asked is an OSError or `StorageUnreachable`.
+Reading raises FileNotFoundError for what is not there; what can't be asked is an OSError or `StoreAway`.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ _TRIES = 20
 
 
 @dataclass(frozen=True)
-class Stored:
+class Listed:
     """What a listing says of a file or a folder."""
 
     key: str
@@ -89,7 +89,7 @@ class Storage(Protocol):
         written, as what is there and whole need not be."""
         ...
 
-    def state(self, key: str) -> Stored:
+    def state(self, key: str) -> Listed:
         """A file as a listing would have it."""
         ...
 
@@ -97,7 +97,7 @@ class Storage(Protocol):
         """Bytes of a file."""
         ...
 
-    def entries(self, folder: str) -> list[Stored]:
+    def entries(self, folder: str) -> list[Listed]:
         """The files below, at any depth, by key."""
         ...
 
@@ -123,7 +123,7 @@ class Storage(Protocol):
         """Equal as long as the folder has the same file."""
         ...
 
-    def folders(self, folder: str) -> list[Stored]:
+    def folders(self, folder: str) -> list[Listed]:
         """The folders directly below, by key."""
         ...
 

@@ -7,7 +7,7 @@ import obstore
 from obstore.store import MemoryStore
 
 from registry.bucket import Bucket
-from registry.errors import StorageUnreachable
+from registry.errors import StoreAway
 from tests.registry.machine import Died
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Line(Bucket):
             super()._ask(kind, key, request)
         if self._dead:
             raise Died
-        raise StorageUnreachable(f"{self.root}/{key}: {kind} failed: the line is broken")
+        raise StoreAway(f"{self.root}/{key}: {kind} failed: the line is broken")
 
     def run(self, action: Callable[[], Any]) -> bool:
         """Whether `action` got to its end before its process died."""

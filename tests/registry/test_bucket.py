@@ -10,10 +10,10 @@ from obstore.store import MemoryStore
 from registry.adapters import Adapter
 from registry.bucket import Bucket
 from registry.disk import Disk
-from registry.errors import CommitConflict, DigestMismatch, Overtaken, RegistryError, Unreachable
+from registry.errors import CommitConflict, DigestMismatch, Overtaken, RegistryError, StoreAway
 from registry.location import storage_at
 from registry.registry import Registry
-from registry.storage import Entry
+from registry.storage import Listed
 from registry.verification import verify
 from tests.registry.conftest import commit, facts_of, folder_of, next_manifest, peft_folder, run_of
 from tests.registry.line import Line
@@ -45,7 +45,7 @@ class TestARecord:
     def test_a_lost_answer_is_read_back(self, bucket: Bucket, how: str) -> None:
         line = Line(bucket, how, 1)
         if how == "refused":
-            with pytest.raises(Unreachable, match="the line is broken"):
+            with pytest.raises(StoreAway, match="the line is broken"):
                 line.replace("head", b"one", None)
         line.replace("head", b"one", None)
         assert bucket.read("head") == b"one" and line.failed
@@ -150,7 +150,7 @@ def test_what_is_in_force_is_found_without_a_listing(
     """One that shows nothing yet of what was put."""
     manifest = commit(registry, next_manifest(None, add("news")))
     commit(registry, next_manifest(manifest))
-    empty: list[Entry] = []
+    empty: list[Listed] = []
     monkeypatch.setattr(Bucket, "entries", lambda self, folder: empty)
     monkeypatch.setattr(Bucket, "folders", lambda self, folder: empty)
     reader = Registry(registry.storage)
@@ -239,6 +239,6 @@ def test_a_store_that_is_away_is_said_in_one_line(tmp_path: Path, monkeypatch: p
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("registry.location._RETRIES", {"max_retries": 0})
-    with pytest.raises(Unreachable, match=r"s3://bucket/x/lineage\.json: get failed") as refused:
+    with pytest.raises(StoreAway, match=r"s3://bucket/x/lineage\.json: get failed") as refused:
         Registry(storage_at("s3://bucket/x", tmp_path))
     assert "\n" not in str(refused.value)

@@ -20,7 +20,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from registry.bucket import Bucket
-from registry.errors import StorageUnreachable
+from registry.errors import StoreAway
 from registry.manifest import Manifest, Tombstone
 from registry.registry import Registry
 from tests.registry.conftest import check_state, commit, facts_of, folder_of, next_manifest, peft_folder
@@ -374,7 +374,7 @@ def fail_at_every_request(
             line = Line(copied(start, f"{tmp_path.name}-{how}-{fails_at}"), how)
             registry = Registry(line)
             line.changes, line._fails_at = 0, fails_at
-            with suppress(StorageUnreachable):
+            with suppress(StoreAway):
                 action(registry)
             if not line.failed:
                 return 1000
