@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve import Application
@@ -19,6 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.remote import AsyncRemote
 from configs.settings import Settings
+from serving.door import ELSEWHERE, TAKEN
+
+if TYPE_CHECKING:
+    from serving.service import RoutedService
 
 # In OpenAI's form, as `serving.openai_body` writes it, which takes pydantic to import: this process has better to do.
 _NOT_YET = json.dumps(
@@ -35,6 +40,7 @@ _NOT_YET_HEADERS = [
     (b"content-type", b"application/json"),
     (b"content-length", str(len(_NOT_YET)).encode()),
     (b"retry-after", b"1"),
+    (ELSEWHERE.encode(), b"1"),
 ]
 
 
@@ -45,6 +51,8 @@ class LateApplication:
         self.inner: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if TAKEN in (scope.get("extensions") or {}):
+            await send({"type": TAKEN})
         if self.inner is not None:
             await self.inner(scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -76,30 +84,25 @@ class _OfThisProcess:
         await frontdoor.APPLICATION(scope, receive, send)
 
 
+Start = Callable[[Settings], Awaitable["RoutedService"]]
+
+
 @serve.deployment
 @serve.ingress(_OfThisProcess())
 class FrontDoor:
     """One replica: engine, scorer, leases, HTTP."""
 
     async def __init__(  # type: ignore[misc] # Serve awaits it
-        self, settings: Settings, system: DeploymentHandle[Any] | None = None
+        self, settings: Settings, system: DeploymentHandle[Any] | None = None, start: Start | None = None
     ) -> None:
         from actors.replica import Replica
-        from cluster import builders, frontdoor, names
+        from cluster import frontdoor, names
         from cluster.control import ClusterControl
         from serving.frontdoor import build_app
-        from serving.service import RoutedService
 
         if system is not None:
             await system.ready.remote()
-        service = await RoutedService.start(
-            builders.engine_options(settings),
-            builders.registry(settings),
-            builders.extractor_for(settings),
-            builders.base_revision(settings),
-            max_prompts=settings.serving.max_prompts,
-            drain_seconds=settings.serving.drain_seconds,
-        )
+        service = await (start or _on_vllm)(settings)
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))
         await self._replica.join(2 * settings.serving.prepare_timeout_seconds)
@@ -116,19 +119,39 @@ class FrontDoor:
         await self._replica.leave()
 
 
-def application(settings: Settings, system: Application | None = None) -> Application:
-    """Return the Serve application of all replicas; `system`, where given, is what must be ready before them."""
+async def _on_vllm(settings: Settings) -> RoutedService:
+    from cluster import builders
+    from serving.service import RoutedService
+
+    return await RoutedService.start(
+        builders.engine_options(settings),
+        builders.registry(settings),
+        builders.extractor_for(settings),
+        builders.base_revision(settings),
+        max_prompts=settings.serving.max_prompts,
+        drain_seconds=settings.serving.drain_seconds,
+    )
+
+
+def application(settings: Settings, system: Application | None = None, start: Start | None = None) -> Application:
+    """Return the Serve application of all replicas; `system`, where given, is what must be ready before them.
+
+    `start` makes each replica's service; None is one on vLLM.
+    """
     serving = settings.serving
     deployment: Any = FrontDoor
     bound: Application = deployment.options(
         num_replicas=serving.replicas,
         max_ongoing_requests=max(4 * serving.max_num_seqs, 64),
-        health_check_period_s=5,
+        # Serve takes a replica out when it has failed three times: until then a fenced one refuses what it is given.
+        health_check_period_s=1,
         health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=10,
+        # One that leaves gets nothing new and ends with its last request.
+        graceful_shutdown_timeout_s=serving.finish_seconds,
+        graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": serving.num_cpus, "num_gpus": serving.num_gpus},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    ).bind(settings, system)
+    ).bind(settings, system, start)
     return bound
 
 

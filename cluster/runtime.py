@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     # On a busy machine Serve's own limits (5 and 10 s) would kill a proxy that is merely slow to start.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    # What each of Serve's proxies puts around itself.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.door:middlewares",
 }
 
 

@@ -242,6 +242,9 @@ class Serving(Section, EngineKnobs):
     drain_seconds: Seconds = 30.0
     """Seconds a replica that has to change its base waits for the requests in flight, while new ones wait; they are not
     cut off, it is tried again later."""
+    finish_seconds: Seconds = 300.0
+    """Seconds a replica that leaves, as fewer are wanted or it is fenced, has for the requests in flight; it gets no
+    new ones meanwhile, and what is not done by then is cut off."""
     max_prompts: Count = MAX_PROMPTS
     """Prompts or texts in one request; a longer batch is refused, so that nobody's routing waits for it."""
 
