@@ -67,22 +67,27 @@ class Door:
             return
         scope = {**scope, "extensions": {**(scope.get("extensions") or {}), TAKEN: {}}}
         body = _Body(receive)
-        for pause in (*_PAUSES, None):
-            attempt = _Attempt(send)
-            await self._try(scope, body.from_the_start(), attempt)
-            if attempt.ended or body.gone:
-                return
-            if pause is None or not (attempt.lost and _is_repeatable(scope) and body.kept):
-                break
-            _LOG.warning("%s %s: %s; trying it elsewhere", scope["method"], scope["path"], attempt.fault)
-            await asyncio.sleep(pause)
-        await attempt.give_up(scope)
+        try:
+            for pause in (*_PAUSES, None):
+                attempt = _Attempt(send)
+                await self._try(scope, body, attempt)
+                if attempt.ended or body.gone:
+                    return
+                if pause is None or not (attempt.lost and _is_repeatable(scope) and body.kept):
+                    break
+                _LOG.warning("%s %s: %s; trying it elsewhere", scope["method"], scope["path"], attempt.fault)
+                await asyncio.sleep(pause)
+            await attempt.give_up(scope)
+        finally:
+            body.close()
 
-    async def _try(self, scope: Scope, receive: Receive, attempt: _Attempt) -> None:
+    async def _try(self, scope: Scope, body: _Body, attempt: _Attempt) -> None:
         """One try, ended by the application or by the patience with it."""
         loop = asyncio.get_running_loop()
+        given_up: asyncio.Future[None] = loop.create_future()
         patience = _SHORT_S if self._deserted or scope["path"] in _HEALTH else _PATIENCE_S
         began = loop.time()
+        timer: asyncio.TimerHandle
 
         def look() -> None:
             nonlocal timer
@@ -91,7 +96,7 @@ class Door:
             if is_busy and loop.time() - began < _LONGEST_S:
                 timer = loop.call_later(patience / 4, look)
             else:
-                limit.reschedule(loop.time())
+                given_up.set_result(None)
 
         def taken() -> None:
             timer.cancel()
@@ -100,20 +105,17 @@ class Door:
         attempt.on_taken = taken
         timer = loop.call_later(patience, look)
         try:
-            async with asyncio.timeout(None) as limit:
-                # A copy of its own: what is around the application adds to the headers.
-                await self._app(dict(scope), receive, attempt.send)
-        except TimeoutError:
-            pass
+            # A copy of its own: what is around the application adds to the headers.
+            await self._app(dict(scope), body.until(given_up), attempt.send)
         except Exception as error:
             _LOG.error("%s %s failed in the proxy", scope["method"], scope["path"], exc_info=error)
         finally:
             timer.cancel()
             if attempt.taken:
                 self._at_work, self._last_seen = self._at_work - 1, loop.time()
-        if limit.expired():
+        if given_up.done() and not attempt.taken:
             attempt.waited_in_vain()
-            self._deserted = not self._at_work and scope["path"] not in _HEALTH
+            self._deserted = self._deserted or not (self._at_work or scope["path"] in _HEALTH)
 
 
 class _Body:
@@ -123,38 +125,43 @@ class _Body:
         self._receive = receive
         self._messages: list[Message] = []
         self._bytes = 0
-        # A try that has ended may still be waiting for a message for a moment, and must not swallow it.
-        self._turn = asyncio.Lock()
+        self._coming: asyncio.Future[Message] | None = None
         self.kept, self.gone = True, False
         """Whether all of it is still here; whether the client has left."""
 
-    def from_the_start(self) -> Receive:
-        """Return what reads it from its beginning."""
+    def until(self, given_up: asyncio.Future[None]) -> Receive:
+        """Return what reads it from its beginning, and then that the client has left, once a try is given up."""
         at = 0
 
         async def receive() -> Message:
             nonlocal at
-            async with self._turn:
-                if not self.kept:
-                    return await self._next()
-                if at == len(self._messages):
-                    message = await self._next()
-                    if not self.kept:
-                        return message
-                    self._messages.append(message)
-                at += 1
-                return self._messages[at - 1]
+            while at == len(self._messages):
+                # One for all tries: what a try that has ended was waiting for is the next one's.
+                coming = self._coming = self._coming or asyncio.ensure_future(self._receive())
+                await asyncio.wait((coming, given_up), return_when=asyncio.FIRST_COMPLETED)
+                if given_up.done():
+                    return {"type": "http.disconnect"}
+                if self._coming is coming:
+                    self._coming = None
+                    self._take(coming.result())
+            message = self._messages[at]
+            at += 1
+            if not self.kept:
+                self._messages[at - 1] = {}
+            return message
 
         return receive
 
-    async def _next(self) -> Message:
-        message = await self._receive()
+    def close(self) -> None:
+        """Wait for nothing more."""
+        if self._coming is not None:
+            self._coming.cancel()
+
+    def _take(self, message: Message) -> None:
         self.gone = self.gone or message["type"] == "http.disconnect"
         self._bytes += len(message.get("body", b""))
-        if self._bytes > _KEPT_BYTES:
-            self.kept = False
-            self._messages.clear()
-        return message
+        self.kept = self.kept and self._bytes <= _KEPT_BYTES
+        self._messages.append(message)
 
 
 class _Attempt:

@@ -1,0 +1,240 @@
+"""The front door on Ray Serve through losses: its replicas are real but for the engine, and are killed for real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import ray
+from ray import serve
+
+from cluster import names
+from cluster.actor_host import AsyncActorHost
+from cluster.frontdoor import application, http_options
+from cluster.preflight import free_port
+from cluster.runtime import _ENVIRONMENT
+from configs.loader import load
+from configs.settings import Settings
+from tests.cluster.replicas import on_memory
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+CHAT = "/v1/chat/completions"
+
+
+@dataclass
+class Stand:
+    """A running front door, whose replicas start once they may."""
+
+    settings: Settings
+    url: str
+    directory: Any = None
+    """Its handle: without one the actor would end."""
+
+    def start_directory(self) -> None:
+        options = {"name": names.DIRECTORY, "namespace": names.NAMESPACE, "num_cpus": 0, "max_concurrency": 100}
+        host: Any = ray.remote(AsyncActorHost)
+        self.directory = host.options(**options).remote("cluster.control_actors:directory", self.settings)
+        ray.get(self.directory.__ray_ready__.remote(), timeout=60)
+
+    def may_start(self, they_may: bool = True) -> None:
+        go = self.settings.home / "go"
+        go.touch() if they_may else go.unlink(missing_ok=True)
+
+    def scale(self, replicas: int) -> None:
+        serving = self.settings.serving.model_copy(update={"replicas": replicas})
+        settings = self.settings.model_copy(update={"serving": serving})
+        target = serve.RunTarget(application(settings, start=on_memory), name=settings.name)
+        serve.run_many([target], wait_for_applications_running=False)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=self.url, timeout=90, limits=limits) as client:
+            yield client
+
+    async def wait_for_replicas(self, count: int, timeout: float = 90) -> set[str]:
+        """Wait until so many answer, and return their processes' numbers."""
+        deadline = time.monotonic() + timeout
+        async with self.client() as client:
+            while True:
+                asked = [client.post(CHAT, json=question(0.1)) for _ in range(8)]
+                found = {answer.json()["id"] for answer in await asyncio.gather(*asked) if answer.status_code == 200}
+                if len(found) == count:
+                    return found
+                assert time.monotonic() < deadline, f"expected {count} replicas, {found} answer"
+                await asyncio.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    home = tmp_path_factory.mktemp("door")
+    overrides = ["serving.port=0", "serving.replicas=2", "serving.num_cpus=0.1", "serving.finish_seconds=30"]
+    settings = load("demo", [f"home={home}", *overrides])
+    port = free_port(settings)
+    ray.init(
+        num_cpus=4,
+        object_store_memory=100 << 20,
+        include_dashboard=False,
+        namespace=names.NAMESPACE,
+        log_to_driver=bool(os.environ.get("ANABRANCH_LOG_TO_DRIVER")),
+        logging_level="ERROR",
+    )
+    try:
+        serve.start(http_options=http_options(settings, port))
+        stand = Stand(settings, f"http://127.0.0.1:{port}")
+        stand.start_directory()
+        stand.scale(2)
+        yield stand
+    finally:
+        ray.shutdown()
+
+
+def question(seconds: float, stream: bool = False, words: int = 1) -> dict[str, Any]:
+    content = " ".join(["word"] * words)
+    return {"messages": [{"role": "user", "content": content}], "seconds": seconds, "stream": stream}
+
+
+@dataclass
+class Load:
+    """Clients that ask one question after another, and what came of each."""
+
+    answered: int = 0
+    whole: int = 0
+    cut: int = 0
+    """Streams that ended with an error event."""
+    wrong: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    async def ask(self, client: httpx.AsyncClient) -> None:
+        answer = await client.post(CHAT, json=question(0.3))
+        if answer.status_code == 200:
+            self.answered += 1
+        else:
+            self.wrong.append(f"{answer.status_code} {answer.text}")
+
+    async def stream(self, client: httpx.AsyncClient) -> None:
+        answer = await client.post(CHAT, json=question(0.1, stream=True, words=10))
+        *_, last, rest = answer.text.split("\n\n")
+        if answer.status_code != 200 or rest:
+            self.wrong.append(f"{answer.status_code} {answer.text}")
+        elif last == "data: [DONE]":
+            self.whole += 1
+        elif "error" in json.loads(last.removeprefix("data: ")):
+            self.cut += 1
+        else:
+            self.wrong.append(f"silently cut: {last}")
+
+    async def repeat(self, ask: Callable[[httpx.AsyncClient], Awaitable[None]], client: httpx.AsyncClient) -> None:
+        while not self.ended:
+            try:
+                await ask(client)
+            except httpx.HTTPError as error:
+                self.wrong.append(repr(error))
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def load_on(stand: Stand, asking: int = 8, streaming: int = 4) -> AsyncIterator[Load]:
+    load = Load()
+    async with stand.client() as client:
+        asks = [load.ask] * asking + [load.stream] * streaming
+        tasks = [asyncio.create_task(load.repeat(ask, client)) for ask in asks]
+        try:
+            yield load
+        finally:
+            load.ended = True
+            await asyncio.gather(*tasks)
+
+
+async def test_while_no_replica_has_started_every_path_says_so(stand: Stand) -> None:
+    async with stand.client() as client:
+        began = time.monotonic()
+        answers = await asyncio.gather(
+            client.post(CHAT, json=question(0)),
+            client.post(CHAT, json=question(0, stream=True)),
+            client.post("/v1/records", json={"domain": "d", "prompt": "p", "completion": "c"}),
+            client.delete("/v1/domains/d"),
+            client.get("/readyz"),
+            client.get("/v1/models"),
+        )
+        assert time.monotonic() - began < 45
+    for answer in answers:
+        assert answer.status_code == answer.json()["error"]["code"] == 503, answer.text
+        assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_replica_killed_under_load_costs_at_most_its_streams(stand: Stand) -> None:
+    stand.may_start()
+    victim = min(await stand.wait_for_replicas(2))
+    async with load_on(stand) as load:
+        await asyncio.sleep(2)
+        os.kill(int(victim), signal.SIGKILL)
+        await asyncio.sleep(2)
+        after = await stand.wait_for_replicas(2)
+    assert victim not in after
+    assert load.wrong == []
+    assert load.answered > 20 and load.whole > 4
+    assert load.cut <= 4, "more than were in flight"
+
+
+async def test_fewer_replicas_cost_nothing_and_streams_end(stand: Stand) -> None:
+    stand.may_start()
+    before = await stand.wait_for_replicas(2)
+    async with stand.client() as client, load_on(stand, streaming=0) as load:
+        streams = [client.post(CHAT, json=question(0.5, stream=True, words=16)) for _ in range(8)]
+        long = [asyncio.create_task(stream) for stream in streams]
+        await asyncio.sleep(1)
+        stand.scale(1)
+        answers = await asyncio.gather(*long)
+        (left,) = await stand.wait_for_replicas(1)
+    told_by = {json.loads(answer.text.split("\n\n")[1].removeprefix("data: "))["id"] for answer in answers}
+    assert told_by == before, "the streams were on both"
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+    assert load.wrong == [] and load.answered > 20
+    (gone,) = before - {left}
+    deadline = time.monotonic() + 30
+    while os.path.exists(f"/proc/{gone}") and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+    assert not os.path.exists(f"/proc/{gone}"), "it is still there"
+
+
+async def test_a_directory_that_is_away_costs_nothing(stand: Stand) -> None:
+    stand.may_start()
+    stand.scale(2)
+    await stand.wait_for_replicas(2)
+    async with load_on(stand) as load:
+        ray.kill(stand.directory)
+        await asyncio.sleep(20)
+        await asyncio.to_thread(stand.start_directory)
+        await asyncio.sleep(2)
+    assert load.wrong == [] and load.cut == 0
+    assert load.answered > 100 and load.whole > 20
+
+
+async def test_the_last_replica_s_death_is_told_and_its_successor_answers(stand: Stand) -> None:
+    stand.may_start()
+    stand.scale(1)
+    (victim,) = await stand.wait_for_replicas(1)
+    async with stand.client() as client:
+        asked = [asyncio.create_task(client.post(CHAT, json=question(5))) for _ in range(4)]
+        streamed = asyncio.create_task(client.post(CHAT, json=question(1, stream=True, words=10)))
+        await asyncio.sleep(1.5)
+        stand.may_start(False)
+        os.kill(int(victim), signal.SIGKILL)
+        for answer in await asyncio.gather(*asked):
+            assert answer.status_code == answer.json()["error"]["code"] == 503 and "retry-after" in answer.headers
+        assert "error" in json.loads((await streamed).text.split("\n\n")[-2].removeprefix("data: "))
+    stand.may_start()
+    assert await stand.wait_for_replicas(1) != {victim}
