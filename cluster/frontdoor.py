@@ -6,7 +6,6 @@ the replica starts. So a request crosses one process border, and routing costs n
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Awaitable, Callable
@@ -16,61 +15,14 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from cluster.remote import AsyncRemote
 from configs.settings import Settings
-from serving.door import ELSEWHERE, TAKEN
+from serving.late_application import LateApplication
 
 if TYPE_CHECKING:
     from serving.service import RoutedService
-
-# In OpenAI's form, as `serving.openai_body` writes it, which takes pydantic to import: this process has better to do.
-_NOT_YET = json.dumps(
-    {
-        "error": {
-            "message": "this replica is starting; come again in a moment",
-            "type": "ServiceUnavailableError",
-            "param": None,
-            "code": 503,
-        }
-    }
-).encode()
-_NOT_YET_HEADERS = [
-    (b"content-type", b"application/json"),
-    (b"content-length", str(len(_NOT_YET)).encode()),
-    (b"retry-after", b"1"),
-    (ELSEWHERE.encode(), b"1"),
-]
-
-
-class LateApplication:
-    """An ASGI application that is put in place after Serve has taken it, once this process's engine runs."""
-
-    def __init__(self) -> None:
-        self.inner: ASGIApp | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if TAKEN in (scope.get("extensions") or {}):
-            await send({"type": TAKEN})
-        if self.inner is not None:
-            await self.inner(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-        else:
-            await send({"type": "http.response.start", "status": 503, "headers": _NOT_YET_HEADERS})
-            await send({"type": "http.response.body", "body": _NOT_YET})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
 
 APPLICATION = LateApplication()
 

@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from serving.door import ELSEWHERE
 from serving.errors import ControlUnavailable, InvalidRecord, Refused, ServingError, Unavailable, UnknownName
+from serving.gateway import ELSEWHERE
 from serving.openai_body import error_body
 from serving.wording import plain
 

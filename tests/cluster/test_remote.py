@@ -1,11 +1,10 @@
-"""What comes from another process: errors as they were raised, parts that are loaded late, a replica not yet there."""
+"""What comes from another process: errors as they were raised, and parts that are loaded late."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import inspect
-import json
 import pickle
 import re
 import threading
@@ -16,7 +15,6 @@ import pytest
 from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import ActorError, UnknownDomain
-from cluster.frontdoor import LateApplication
 from cluster.late import late
 from cluster.remote import AsyncRemote, Remote, Unreachable
 from tests.conftest import REPOSITORY
@@ -145,23 +143,3 @@ def test_a_load_that_failed_is_tried_again_and_says_why() -> None:
         except OSError as error:
             seen.append(str(error))
     assert seen[-2:] == ["still away", "THERE"]
-
-
-async def _asked(scope: str) -> list[dict[str, Any]]:
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await asyncio.wait_for(LateApplication()({"type": scope}, asyncio.Queue().get, send), 5)  # type: ignore[arg-type]
-    return sent
-
-
-async def test_a_replica_that_is_not_there_yet_says_so_in_openai_form() -> None:
-    start, body = await _asked("http")
-    headers = dict(start["headers"])
-    assert start["status"] == 503 and headers[b"retry-after"] == b"1"
-    assert headers[b"content-type"] == b"application/json" and int(headers[b"content-length"]) == len(body["body"])
-    error = json.loads(body["body"])["error"]
-    assert error["code"] == 503 and error["type"] == "ServiceUnavailableError" and error["message"]
-    assert await _asked("websocket") == [{"type": "websocket.close"}]

@@ -19,6 +19,7 @@ VERSIONS = ("1.30.0", "1.37.0")
 
 _OWN = Path(__file__).parent / "schemas"
 _BUILT_IN = {
+    ("apps/v1", "Deployment"): "Deployment",
     ("v1", "PersistentVolumeClaim"): "PersistentVolumeClaim",
     ("v1", "Service"): "Service",
     ("networking.k8s.io/v1", "NetworkPolicy"): "NetworkPolicy",

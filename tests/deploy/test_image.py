@@ -57,8 +57,9 @@ def test_nodes_of_a_running_ray_have_its_environment_from_the_image() -> None:
     assert wanted.items() <= given.items()
 
 
-def test_the_head_script_may_be_run() -> None:
-    assert (DEPLOY / "head.sh").stat().st_mode & 0o111 == 0o111
+def test_scripts_may_be_run() -> None:
+    for script in DEPLOY.glob("*.sh"):
+        assert script.stat().st_mode & 0o111 == 0o111, script
 
 
 def test_a_new_volume_of_spools_takes_owner_and_mode_from_the_image() -> None:

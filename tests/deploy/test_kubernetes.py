@@ -17,7 +17,7 @@ from configs.loader import load
 from configs.settings import Settings
 from streaming.entries import MAX_ENTRY_BYTES
 from streaming.location import DEAD_LETTERS_SUFFIX
-from tests.deploy.manifests import REPOSITORY, Manifest, gibibytes, kubernetes, reservations
+from tests.deploy.manifests import DEPLOY, IN_IMAGE, REPOSITORY, Manifest, gibibytes, kubernetes, reservations
 
 MANIFESTS = kubernetes()
 PART_OF = "app.kubernetes.io/part-of"
@@ -286,13 +286,33 @@ def test_pods_may_not_become_more_than_they_are(ray_cluster: Manifest, groups: d
 
 
 def test_the_service_leads_to_the_front_door(groups: dict[str, Manifest], settings: Settings) -> None:
-    service = MANIFESTS["Service", "anabranch"]["spec"]
+    service = MANIFESTS["Service", "anabranch-head"]["spec"]
     # KubeRay sets this one while the proxy is well.
     wanted = {key: value for key, value in service["selector"].items() if key != "ray.io/serve"}
     assert service["selector"]["ray.io/serve"] == "true"
     assert selected({"matchLabels": wanted}, groups) == {"head"}
     (port,) = service["ports"]
     assert (port["port"], ports(groups["head"])[port["targetPort"]]) == (settings.serving.port,) * 2
+
+
+def test_clients_come_to_the_stand_in_and_it_leads_to_the_front_door(settings: Settings) -> None:
+    standin = MANIFESTS["Deployment", "anabranch-standin"]["spec"]
+    labels = standin["template"]["metadata"]["labels"]
+    service, policy = MANIFESTS["Service", "anabranch"]["spec"], MANIFESTS["NetworkPolicy", "anabranch-standin"]["spec"]
+    for selector in (service["selector"], standin["selector"]["matchLabels"], policy["podSelector"]["matchLabels"]):
+        assert selector.items() <= labels.items()
+    # It is let in as a client is, and not as the system's own pods are.
+    assert labels["anabranch-client"] == "true" and PART_OF not in labels
+    (container,) = standin["template"]["spec"]["containers"]
+    assert (DEPLOY.parent / container["command"][0].removeprefix(IN_IMAGE)).is_file()
+    surroundings = {each["name"]: each.get("value") for each in container["env"]}
+    port = settings.serving.port
+    assert surroundings["STANDIN_LISTEN"] == f":{port}"
+    (behind,) = MANIFESTS["Service", "anabranch-head"]["spec"]["ports"]
+    assert surroundings["STANDIN_TO"] == f"anabranch-head.$(NAMESPACE).svc.cluster.local:{behind['port']}"
+    (listening,) = container["ports"]
+    assert (listening["containerPort"], service["ports"][0]["targetPort"]) == (port, listening["name"])
+    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
 
 
 def test_a_drain_takes_one_worker_at_a_time_and_never_the_head(

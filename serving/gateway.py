@@ -1,6 +1,6 @@
 """The outermost layer of HTTP: what a lost replica leaves undone is tried elsewhere, or answered in OpenAI's form.
 
-    client -> Serve's proxy: Door -> a replica      taken     the replica has begun: it is waited for, however long
+    client -> Serve's proxy: Gateway -> a replica      taken     the replica has begun: it is waited for, however long
                                                     no end    it is gone, and with it the request
 
 A request of which no byte has gone back yet is tried again where doing it twice does no harm. A stream that is cut ends
@@ -16,7 +16,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -37,20 +37,19 @@ _PAUSES = (0.25, 3.5)
 """Seconds before each further try: another replica takes it at once, or Serve has noticed by then that this one is no
 good (`cluster.frontdoor` has it look every second, and three times make it sure)."""
 _PATIENCE_S, _SHORT_S, _LONGEST_S = 10.0, 2.0, 60.0
-"""How long a request waits for a replica to take it: where no replica works for this door; where none did a moment ago;
-where they are only busy."""
-_RETRY_AFTER = (b"retry-after", b"2")
+"""Seconds that a request waits for a replica to take it: where none works for this proxy; where the request before waited
+in vain; where they are only busy."""
 
 _LOG = logging.getLogger(__name__)
 
 
 def middlewares() -> list[Middleware]:
     """What Serve's proxies put around themselves (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`)."""
-    return [Middleware(Door)]
+    return [Middleware(Gateway)]
 
 
-class Door:
-    """One proxy's door."""
+class Gateway:
+    """What stands around one proxy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -228,21 +227,28 @@ class _Attempt:
                 await self._send({"type": "http.response.body", "body": b"data: " + event + b"\n\n"})
             # Anything else is shorter than it said, and the server closes its connection.
         elif self._held and self._start is not None:
-            await self._send(self._start)
-            for message in self._held:
-                await self._send(message)
+            await self._send_all([self._start, *self._held])
         elif self.lost and not _is_repeatable(scope) and scope["path"] != _COUNTED_ONCE:
-            await self._answer(502, f"{self.fault}: whether it was done, GET /v1/domains tells")
+            await self._send_all(answer(502, f"{self.fault}: whether it was done, GET /v1/domains tells"))
         else:
-            await self._answer(503, f"{self.fault}; come again in a moment")
+            await self._send_all(answer(503, f"{self.fault}; come again in a moment"))
 
-    async def _answer(self, status: int, message: str) -> None:
-        content = _error(message, status)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        if status == 503:
-            headers.append(_RETRY_AFTER)
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": content})
+    async def _send_all(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            await self._send(message)
+
+
+def answer(status: int, message: str, *headers: str) -> list[Message]:
+    """An error in OpenAI's form, with headers that say all by their name; of a 503 that one may come again."""
+    content = _error(message, status)
+    told = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    told += [(name.encode(), b"1") for name in headers]
+    if status == 503:
+        told.append((b"retry-after", b"2"))
+    return [
+        {"type": "http.response.start", "status": status, "headers": told},
+        {"type": "http.response.body", "body": content},
+    ]
 
 
 def _is_repeatable(scope: Scope) -> bool:

@@ -1,4 +1,4 @@
-"""The door outside Ray, as deploy/door.sh starts it: whatever becomes of what is behind it, clients get an answer."""
+"""The stand-in outside Ray, as its script starts it: clients get an answer, whatever becomes of what is behind."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def url(behind: int) -> Iterator[str]:
     surroundings = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DOOR_LISTEN": listen,
-        "DOOR_TO": f"127.0.0.1:{behind}",
+        "STANDIN_LISTEN": listen,
+        "STANDIN_TO": f"127.0.0.1:{behind}",
     }
-    door = subprocess.Popen([str(DEPLOY / "door.sh")], env=surroundings, stderr=subprocess.DEVNULL)
+    standin = subprocess.Popen([str(DEPLOY / "standin.sh")], env=surroundings, stderr=subprocess.DEVNULL)
     try:
         yield f"http://{listen}"
     finally:
-        door.terminate()
-        door.wait(20)
+        standin.terminate()
+        standin.wait(20)
 
 
 def wait_for(url: str, status: int) -> httpx.Response:

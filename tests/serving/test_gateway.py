@@ -1,4 +1,4 @@
-"""The door around a proxy: what a client gets of each thing that can become of a request behind it."""
+"""The gateway around a proxy: what a client gets of each thing that can become of a request behind it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from serving import door
-from serving.door import ELSEWHERE, TAKEN, Door
+from serving import gateway
+from serving.gateway import ELSEWHERE, TAKEN, Gateway
 
 CHAT = "/v1/chat/completions"
 JSON = [(b"content-type", b"application/json")]
@@ -25,7 +25,7 @@ Fate = Callable[[Scope, Receive, Send], Any]
 
 
 class Proxy:
-    """Serve's proxy as the door sees it: each try meets the next of the `fates`, and then the last again and again."""
+    """Serve's proxy as the gateway sees it: each try meets the next of the `fates`, the last one ever again."""
 
     def __init__(self, *fates: Fate) -> None:
         self.fates = fates
@@ -110,14 +110,14 @@ def page(status: int) -> Fate:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in (("_PAUSES", (0.01, 0.02)), ("_PATIENCE_S", 0.4), ("_SHORT_S", 0.1), ("_LONGEST_S", 3.0)):
-        monkeypatch.setattr(door, name, value)
+        monkeypatch.setattr(gateway, name, value)
     yield
 
 
 @asynccontextmanager
 async def client_of(proxy: Proxy) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the door over a real socket: who is cut off there gets no answer that a transport made up."""
-    config = uvicorn.Config(Door(proxy), log_level="critical", lifespan="off")
+    """A client of the gateway over a real socket: who is cut off there gets no answer that a transport made up."""
+    config = uvicorn.Config(Gateway(proxy), log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -260,7 +260,7 @@ async def test_where_the_replicas_are_only_busy_it_is_waited_for_longer() -> Non
 
 
 async def test_what_is_busy_for_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "_LONGEST_S", 0.6)
+    monkeypatch.setattr(gateway, "_LONGEST_S", 0.6)
 
     async def is_endless(scope: Scope, receive: Receive, send: Send) -> None:
         await takes(send)
