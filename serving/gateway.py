@@ -23,7 +23,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TAKEN = "anabranch.taken"
-"""The message by which a replica says that it has begun, where the request's scope names it among its extensions."""
+"""The message by which a replica says that it has begun, where the answer takes long and the request's scope names it
+among its extensions."""
 ELSEWHERE = "x-anabranch-elsewhere"
 """The header of an answer that another replica would have given otherwise."""
 
@@ -36,9 +37,9 @@ _KEPT_BYTES = 4 << 20
 _PAUSES = (0.25, 3.5)
 """Seconds before each further try: another replica takes it at once, or Serve has noticed by then that this one is no
 good (`cluster.frontdoor` has it look every second, and three times make it sure)."""
-_PATIENCE_S, _SHORT_S, _LONGEST_S = 10.0, 2.0, 60.0
-"""Seconds that a request waits for a replica to take it: where none works for this proxy; where the request before waited
-in vain; where they are only busy."""
+_PATIENCE_S, _SHORT_S, _LONGEST_S = 10.0, 3.0, 60.0
+"""Seconds that a request waits for a replica to take it: where none works for this proxy; where the request before it
+waited in vain; where they are only busy."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -84,6 +84,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     settings = load("demo", [f"home={home}", *overrides])
     port = free_port(settings)
     ray.init(
+        address="local",  # Not one that somebody else has started on this machine.
         num_cpus=4,
         object_store_memory=100 << 20,
         include_dashboard=False,

@@ -1,4 +1,4 @@
-"""What Serve is given before there is an application: it answers for itself until there is, and says that it has begun."""
+"""What Serve is given before there is an application: it answers until there is, and says that it has begun."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ async def test_a_replica_that_is_not_there_yet_says_so_in_openai_form() -> None:
     assert await _asked(LateApplication(), "websocket") == [{"type": "websocket.close"}]
 
 
-async def test_it_leads_to_what_was_put_in_its_place_and_says_first_that_it_has_begun() -> None:
+async def test_it_leads_to_what_was_put_in_its_place_and_says_that_it_has_begun_where_that_takes_long() -> None:
+    seconds = 0.0
+
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(seconds)
         await send({"type": "http.response.start", "status": 200})
 
     application = LateApplication()
     application.inner = inner
     start = {"type": "http.response.start", "status": 200}
+    assert await _asked(application, "http", extensions={TAKEN: {}}) == [start]
+    seconds = 1.0
     assert await _asked(application, "http", extensions={TAKEN: {}}) == [{"type": TAKEN}, start]
     # Who has not asked for it would not know what it is.
     assert await _asked(application, "http", extensions={}) == [start]
