@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.gateway import ELSEWHERE, TAKEN, answer
 
 _SAID_AFTER_S = 0.5
-"""Seconds after which a replica says that it has begun, where it has not answered by then: a message more costs about a
+"""Seconds after which a replica says that it has begun, where it has not answered by then: a message more costs up to a
 quarter of what the whole request does in proxy and replica."""
 
 

@@ -71,7 +71,12 @@ def test_efficiency_is_of_the_round_that_a_run_belongs_to() -> None:
 
 
 def test_idle_is_between_trainings_of_one_learner() -> None:
-    done = [FixedTraining("a", 0, 0.0, 2.0), FixedTraining("b", 1, 0.5, 2.5), FixedTraining("c", 0, 2.25, 4.0), FixedTraining("d", 1, 3, 4)]
+    done = [
+        FixedTraining("a", 0, 0.0, 2.0),
+        FixedTraining("b", 1, 0.5, 2.5),
+        FixedTraining("c", 0, 2.25, 4.0),
+        FixedTraining("d", 1, 3, 4),
+    ]
     assert _idle(done) == [0.25, 0.5]
 
 
