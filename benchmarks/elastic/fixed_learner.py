@@ -29,7 +29,7 @@ _RANK = 4
 
 
 @dataclass(frozen=True)
-class Training:
+class FixedTraining:
     """One training, by the clock of this machine in seconds."""
 
     domain: str
@@ -56,7 +56,7 @@ class FixedLearner:
         folder = _adapter(job.output)
         ended = time.time()
         with self._note.open("a") as file:
-            file.write(json.dumps(asdict(Training(job.domain, self._index, began, ended))) + "\n")
+            file.write(json.dumps(asdict(FixedTraining(job.domain, self._index, began, ended))) + "\n")
         judged = len(job.held_out)
         new = NewAdapter(job.domain, folder, _RANK, None, _evaluation(1.0, judged), _evaluation(2.0, judged), None)
         return TrainingResult((new,), self._steps, 1.0, ended - began, 1.0)
@@ -73,10 +73,10 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
     )
 
 
-def trainings(home: Path) -> list[Training]:
+def trainings(home: Path) -> list[FixedTraining]:
     """All trainings that have ended on a home, in the order of their ends."""
     lines = [line for path in home.glob("trainings-*.jsonl") for line in path.read_text().splitlines()]
-    return sorted((Training(**json.loads(line)) for line in lines), key=lambda training: training.ended)
+    return sorted((FixedTraining(**json.loads(line)) for line in lines), key=lambda training: training.ended)
 
 
 def _adapter(output: Path) -> Path:

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 
 from benchmarks.elastic.fixed_engine import TOKEN_S
-from benchmarks.elastic.fixed_learner import STEP_S, Training, trainings
-from benchmarks.elastic.system import System, system
+from benchmarks.elastic.fixed_learner import STEP_S, FixedTraining, trainings
+from benchmarks.elastic.system import SimulatedSystem, system
 
 _WARM = "warm"
 """A domain that is learned before anything is measured: what is loaded at the first of all is loaded then."""
@@ -136,17 +136,17 @@ async def _closed_loop(url: str, body: Mapping[str, Any], clients: int, seconds:
     return [end for end in ends if began <= end < began + seconds], failed
 
 
-def _learn(running: System, domains: Sequence[str]) -> None:
+def _learn(running: SimulatedSystem, domains: Sequence[str]) -> None:
     running.feed(domains)
     _until(lambda: _published(running, domains), f"{', '.join(domains)}: published")
 
 
-def _published(running: System, domains: Sequence[str]) -> bool:
+def _published(running: SimulatedSystem, domains: Sequence[str]) -> bool:
     states = running.states()
     return all(states.get(domain) == "published" for domain in domains)
 
 
-def _count(running: System) -> int:
+def _count(running: SimulatedSystem) -> int:
     return len(running.replicas())
 
 
@@ -165,7 +165,7 @@ def _steps(seconds: float) -> int:
     return round(seconds / STEP_S)
 
 
-def _idle(done: Sequence[Training]) -> list[float]:
+def _idle(done: Sequence[FixedTraining]) -> list[float]:
     """Seconds between the end of a training and the beginning of the next one of the same learner, each."""
     gaps: list[float] = []
     for number in sorted({each.learner for each in done}):

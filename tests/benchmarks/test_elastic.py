@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.elastic.__main__ import COUNTS, RESULT, efficiency
 from benchmarks.elastic.fixed_engine import FixedEngine
-from benchmarks.elastic.fixed_learner import FixedLearner, Training, trainings
+from benchmarks.elastic.fixed_learner import FixedLearner, FixedTraining, trainings
 from benchmarks.elastic.measures import _idle
 from benchmarks.elastic.report import PAGE, fill
 from learning.contract import Example, Progress, TrainingJob
@@ -71,7 +71,12 @@ def test_efficiency_is_the_rate_over_as_many_times_that_of_one() -> None:
 
 
 def test_idle_is_between_trainings_of_one_learner() -> None:
-    done = [Training("a", 0, 0.0, 2.0), Training("b", 1, 0.5, 2.5), Training("c", 0, 2.25, 4.0), Training("d", 1, 3, 4)]
+    done = [
+        FixedTraining("a", 0, 0.0, 2.0),
+        FixedTraining("b", 1, 0.5, 2.5),
+        FixedTraining("c", 0, 2.25, 4.0),
+        FixedTraining("d", 1, 3, 4),
+    ]
     assert _idle(done) == [0.25, 0.5]
 
 
