@@ -124,6 +124,8 @@ class Runtime:
                 ) from error
             return
         ray.init(
+            # Not whatever cluster may run on this machine already.
+            address="local",
             num_cpus=options.num_cpus,
             include_dashboard=options.include_dashboard,
             object_store_memory=options.object_store_bytes,

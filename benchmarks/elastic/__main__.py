@@ -2,7 +2,7 @@
 
 Each node has room for one learner or one replica. All is real but the time that a training and an answer take: Ray,
 Serve with its proxy, the stream, ingest, router, registry, gate, publication. Efficiency is the rate of n over n times
-the rate of one in the same round. Run it with `anabranch bench elastic`, on a machine that does nothing else.
+the median rate of one. Run it with `anabranch bench elastic`, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -82,13 +82,12 @@ def _turns(rounds: int) -> list[int]:
 
 
 def efficiency(runs: Sequence[dict[str, Any]], what: str) -> dict[str, dict[str, Any]]:
-    """By count, the rate over `count` times that of one in the same round: each, and their median."""
-    rounds = [runs[first : first + len(COUNTS)] for first in range(0, len(runs), len(COUNTS))]
-    rates = [{run[what]: run["rate"] for run in each} for each in rounds]
+    """By count, the rate over `count` times the median rate of one: that of each run, and their median."""
+    one = statistics.median(run["rate"] for run in runs if run[what] == 1)
     found = {}
     for count in COUNTS:
-        each = [rate[count] / (count * rate[1]) for rate in rates]
-        found[str(count)] = {"median": round(statistics.median(each), 3), "each": [round(one, 3) for one in each]}
+        each = [run["rate"] / (count * one) for run in runs if run[what] == count]
+        found[str(count)] = {"median": round(statistics.median(each), 3), "each": [round(rate, 3) for rate in each]}
     return found
 
 

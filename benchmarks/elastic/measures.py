@@ -14,7 +14,7 @@ import httpx
 
 from benchmarks.elastic.fixed_engine import TOKEN_S
 from benchmarks.elastic.fixed_learner import STEP_S, FixedTraining, trainings
-from benchmarks.elastic.system import ElasticSystem, system
+from benchmarks.elastic.system import SimulatedSystem, system
 
 _WARM = "warm"
 """A domain that is learned before anything is measured: what is loaded at the first of all is loaded then."""
@@ -136,17 +136,17 @@ async def _closed_loop(url: str, body: Mapping[str, Any], clients: int, seconds:
     return [end for end in ends if began <= end < began + seconds], failed
 
 
-def _learn(running: ElasticSystem, domains: Sequence[str]) -> None:
+def _learn(running: SimulatedSystem, domains: Sequence[str]) -> None:
     running.feed(domains)
     _until(lambda: _published(running, domains), f"{', '.join(domains)}: published")
 
 
-def _published(running: ElasticSystem, domains: Sequence[str]) -> bool:
+def _published(running: SimulatedSystem, domains: Sequence[str]) -> bool:
     states = running.states()
     return all(states.get(domain) == "published" for domain in domains)
 
 
-def _count(running: ElasticSystem) -> int:
+def _count(running: SimulatedSystem) -> int:
     return len(running.replicas())
 
 

@@ -35,7 +35,7 @@ _SETS = (
 
 
 @dataclass(frozen=True)
-class ElasticSystem:
+class SimulatedSystem:
     """A running system and where it answers."""
 
     settings: Settings
@@ -71,8 +71,8 @@ class ElasticSystem:
 
 
 @contextmanager
-def system(address: str, home: Path, sets: Sequence[str]) -> Iterator[ElasticSystem]:
+def system(address: str, home: Path, sets: Sequence[str]) -> Iterator[SimulatedSystem]:
     """A system on the Ray cluster at `address`, all up; goes down with the context."""
     settings = load("demo", [f"home={home}", f"ray.address={address}", *_SETS, *sets])
     with Runtime(settings, learner=LEARNER, start=start) as runtime:
-        yield ElasticSystem(settings, runtime.url)
+        yield SimulatedSystem(settings, runtime.url)

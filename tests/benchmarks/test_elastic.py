@@ -62,10 +62,10 @@ async def test_an_engine_answers_so_many_at_once_and_no_more() -> None:
         assert ends[place] >= least - 0.005, ends
 
 
-def test_efficiency_is_of_the_round_that_a_run_belongs_to() -> None:
-    rates = [(1, 10.0), (2, 20.0), (4, 36.0), (4, 40.0), (2, 15.0), (1, 10.0)]
+def test_efficiency_is_the_rate_over_as_many_times_that_of_one() -> None:
+    rates = [(1, 9.0), (2, 20.0), (4, 36.0), (4, 40.0), (2, 15.0), (1, 11.0)]
     found = efficiency([{"learners": count, "rate": rate} for count, rate in rates], "learners")
-    assert found["1"] == {"median": 1.0, "each": [1.0, 1.0]}
+    assert found["1"] == {"median": 1.0, "each": [0.9, 1.1]}
     assert found["2"] == {"median": 0.875, "each": [1.0, 0.75]}
     assert found["4"] == {"median": 0.95, "each": [0.9, 1.0]}
 

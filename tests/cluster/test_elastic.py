@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.elastic.fixed_engine import start
 from benchmarks.elastic.fixed_learner import trainings
-from benchmarks.elastic.system import LEARNER, ElasticSystem
+from benchmarks.elastic.system import LEARNER, SimulatedSystem
 from cluster.runtime import Runtime
 from configs.loader import load
 
@@ -35,10 +35,10 @@ SETS = (
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticSystem]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedSystem]:
     settings = load("demo", [f"home={tmp_path_factory.mktemp('elastic')}", *SETS])
     with Runtime(settings, learner=LEARNER, start=start) as runtime:
-        yield ElasticSystem(settings, runtime.url)
+        yield SimulatedSystem(settings, runtime.url)
 
 
 def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
@@ -48,12 +48,12 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
         time.sleep(0.25)
 
 
-def published(running: ElasticSystem, domains: Sequence[str]) -> bool:
+def published(running: SimulatedSystem, domains: Sequence[str]) -> bool:
     states = running.states()
     return all(states.get(domain) == "published" for domain in domains)
 
 
-def test_learners_come_with_the_backlog_and_go_with_it(running: ElasticSystem) -> None:
+def test_learners_come_with_the_backlog_and_go_with_it(running: SimulatedSystem) -> None:
     assert running.learners() == {}
     domains = [f"domain-{number}" for number in range(6)]
     running.feed(domains)
@@ -71,7 +71,7 @@ def test_learners_come_with_the_backlog_and_go_with_it(running: ElasticSystem) -
     assert trainings(running.settings.home)[-1].domain == "one-more"
 
 
-async def test_replicas_come_with_the_load_and_go_without_a_failed_request(running: ElasticSystem) -> None:
+async def test_replicas_come_with_the_load_and_go_without_a_failed_request(running: SimulatedSystem) -> None:
     clients, answered, failed = 12, 0, []
 
     async def ask(number: int, session: httpx.AsyncClient) -> None:

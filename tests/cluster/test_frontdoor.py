@@ -23,6 +23,7 @@ from cluster.frontdoor import application, http_options
 from cluster.preflight import free_port
 from cluster.runtime import _ENVIRONMENT
 from configs.loader import load
+from configs.scaling import Scaling
 from configs.settings import Settings
 from tests.cluster.replicas import on_memory
 
@@ -51,7 +52,7 @@ class Stand:
         go.touch() if they_may else go.unlink(missing_ok=True)
 
     def scale(self, replicas: int) -> None:
-        serving = self.settings.serving.model_copy(update={"replicas": replicas})
+        serving = self.settings.serving.model_copy(update={"replicas": Scaling(replicas, replicas)})
         settings = self.settings.model_copy(update={"serving": serving})
         target = serve.RunTarget(application(settings, start=on_memory), name=settings.name)
         serve.run_many([target], wait_for_applications_running=False)

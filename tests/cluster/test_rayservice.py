@@ -22,7 +22,7 @@ from configs.loader import load
 arguments = {"config": "demo", "set": [f"home={sys.argv[1]}", "serving.port=0"]}
 settings = load(arguments["config"], arguments["set"])
 port = free_port(settings)
-ray.init(num_cpus=settings.ray.num_cpus, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=settings.ray.num_cpus, include_dashboard=False, log_to_driver=False)
 try:
     serve.start(http_options=http_options(settings, port))
     serve.run(build(arguments), name="cluster")

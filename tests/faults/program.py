@@ -43,6 +43,7 @@ def main() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
+        address="local",
         num_cpus=settings.ray.num_cpus,
         object_store_memory=settings.ray.object_store_bytes,
         include_dashboard=False,
