@@ -10,6 +10,7 @@ from registry.errors import OldHome
 from registry.manifest import Manifest
 from registry.records import sealed
 from registry.registry import Registry
+from tests.registry.places import files
 
 Publish = Callable[..., Manifest]
 
@@ -37,8 +38,8 @@ def test_homes_of_earlier_formats_are_refused_in_one_line(
     """The first named no format."""
     publish()
     head = asdict(registry.head()) | ({} if written is None else {"format": written, "lineage": registry.lineage})
-    (registry.root / "head.json").write_bytes(sealed(head, "head.json"))
+    (files(registry) / "head.json").write_bytes(sealed(head, "head.json"))
     expected = rf"homes are of format {written or 1}, this one reads 3.*begin a new home"
     with pytest.raises(OldHome, match=expected) as refused:
-        Registry(registry.root)
+        Registry(registry.storage)
     assert "\n" not in str(refused.value)
