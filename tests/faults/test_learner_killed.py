@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 COMMAND = [sys.executable, "-m", "tests.faults.program"]
 DOMAIN = "it-helpdesk"
 SETS = [
-    "ray.max_restarts=-1",
     "features.expansion=256",
     "learner.max_steps=100",
     "learner.patience=null",

@@ -1,6 +1,7 @@
 """What only a bucket has: conditions and lost answers, copies on a node, and URLs that name it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from registry.disk import Disk
 from registry.errors import CommitConflict, DigestMismatch, Overtaken, RegistryError, StoreAway
 from registry.location import storage_at
 from registry.registry import Registry
-from registry.storage import Listed
+from registry.storage import Listed, Storage
 from registry.verification import verify
 from tests.registry.conftest import commit, facts_of, folder_of, next_manifest, peft_folder, run_of
-from tests.registry.line import Line
+from tests.registry.line import HOWS, Line
 from tests.registry.places import files
+from tests.registry.test_crashes import check_whole, prepared
 
 IN_A_BUCKET = pytest.mark.parametrize(
     "new_storage", ["memory", pytest.param("server", marks=pytest.mark.store)], indirect=True
@@ -242,3 +244,32 @@ def test_a_store_that_is_away_is_said_in_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(StoreAway, match=r"s3://bucket/x/lineage\.json: get failed") as refused:
         Registry(storage_at("s3://bucket/x", tmp_path))
     assert "\n" not in str(refused.value)
+
+
+@IN_A_BUCKET
+@pytest.mark.parametrize("how", HOWS)
+def test_a_commit_that_breaks_at_any_request(new_storage: Callable[[str], Storage], tmp_path: Path, how: str) -> None:
+    """Over a real line too: it is in force whole or not at all, and is repeated."""
+
+    def second(registry: Registry) -> None:
+        current = registry.current()
+        assert current is not None
+        if current.number == 1:
+            (waiting,) = [adapter for adapter in registry.adapters("news") if adapter.version == 2]
+            commit(registry, next_manifest(current, waiting))
+
+    for fails_at in range(1, 100):
+        bucket = new_storage(f"{fails_at}")
+        assert isinstance(bucket, Bucket)
+        prepared(bucket, tmp_path / "trained")
+        line = Line(bucket, how)
+        registry = Registry(line)
+        line.changes, line._fails_at = 0, fails_at
+        with suppress(StoreAway):
+            line.run(lambda registry=registry: second(registry))
+        assert check_whole(Registry(bucket)) in (1, 2)
+        second(Registry(bucket))
+        assert check_whole(Registry(bucket)) == 2
+        if not line.failed:
+            return
+    raise AssertionError("the commit never ended")
