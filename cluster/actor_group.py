@@ -25,7 +25,7 @@ from serving.api import ActorStatus
 class _Plan:
     """How an actor is started; `maker` is the function that makes it, as `package.module:function`."""
 
-    host: type
+    host: type[ActorHost | AsyncActorHost]
     maker: str
     arguments: tuple[Any, ...] = ()
     concurrency: int = 1
@@ -52,6 +52,13 @@ def _plans(settings: Settings, learner_maker: str) -> dict[str, _Plan]:
     return plans
 
 
+def remote_of(host: type[ActorHost | AsyncActorHost]) -> Any:
+    """Return a host as Ray starts it: who asks for vitals does not wait behind other calls."""
+    ray.method(concurrency_group="vitals")(host.vitals)
+    groups: Any = {"concurrency_groups": {"vitals": 1}}
+    return ray.remote(**groups)(host)
+
+
 class ActorGroup:
     """Directory, router, ingest workers, learners and coordinator. Whoever makes the actors owns them: they end with
     its process. `learner` is the function that makes a learner of settings and index, as `package.module:function`."""
@@ -73,8 +80,6 @@ class ActorGroup:
         plan = self._plans[name]
         # Workers that share a GPU are packed onto few of them; what spreads is what takes a whole one.
         spread = self._settings.ray.placement == "spread" and (plan.gpus == 0 or plan.gpus >= 1)
-        ray.method(concurrency_group="vitals")(plan.host.vitals)  # type: ignore[attr-defined]
-        remote: Any = ray.remote(concurrency_groups={"vitals": 1})  # type: ignore[call-overload]
         options = {
             "name": name,
             "namespace": names.NAMESPACE,
@@ -86,7 +91,7 @@ class ActorGroup:
         }
         self._actors.pop(name, None)
         try:
-            made = remote(plan.host).options(**options).remote(plan.maker, self._settings, *plan.arguments)
+            made = remote_of(plan.host).options(**options).remote(plan.maker, self._settings, *plan.arguments)
         except Exception as error:
             # The name of one that ends is free a moment later.
             self._faults[name] = in_words(error)
