@@ -18,6 +18,7 @@ import ray
 from ray import serve
 
 from cluster import names
+from cluster.actor_group import remote_of
 from cluster.actor_host import AsyncActorHost
 from cluster.frontdoor import application, http_options
 from cluster.preflight import free_port
@@ -43,8 +44,9 @@ class Stand:
 
     def start_directory(self) -> None:
         options = {"name": names.DIRECTORY, "namespace": names.NAMESPACE, "num_cpus": 0, "max_concurrency": 100}
-        host: Any = ray.remote(AsyncActorHost)
-        self.directory = host.options(**options).remote("cluster.control_actors:directory", self.settings)
+        self.directory = (
+            remote_of(AsyncActorHost).options(**options).remote("cluster.control_actors:directory", self.settings)
+        )
         ray.get(self.directory.__ray_ready__.remote(), timeout=60)
 
     def may_start(self, they_may: bool = True) -> None:
