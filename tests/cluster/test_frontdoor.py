@@ -197,9 +197,11 @@ async def test_fewer_replicas_cost_nothing_and_streams_end(stand: Stand) -> None
     stand.may_start()
     before = await stand.wait_for_replicas(2)
     async with stand.client() as client, load_on(stand, streaming=0) as load:
-        streams = [client.post(CHAT, json=question(0.5, stream=True, words=16)) for _ in range(8)]
-        long = [asyncio.create_task(stream) for stream in streams]
-        await asyncio.sleep(1)
+        long = []
+        for _ in range(8):
+            # One after another, as Serve deals them out by how many each replica has.
+            long.append(asyncio.create_task(client.post(CHAT, json=question(0.5, stream=True, words=16))))
+            await asyncio.sleep(0.1)
         stand.scale(1)
         answers = await asyncio.gather(*long)
         (left,) = await stand.wait_for_replicas(1)
