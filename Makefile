@@ -5,6 +5,7 @@ PYTHON ?= python3
 OUT ?= runs/demo
 NAME ?=
 WORKERS ?= 2
+MINUTES ?= 30
 ARGS ?=
 export PYTHON TORCH_INDEX_URL
 
@@ -25,7 +26,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types quick slow broker store ray vllm bench clean
+.PHONY: help venv demo test lint types quick slow broker store ray vllm chaos bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +68,11 @@ ray: venv ## tests on a local Ray
 
 vllm: venv ## tests with the engine
 	$(call part,vllm,vllm)
+
+chaos: venv ## three nodes attacked under load for MINUTES (30); what was seen goes to benchmarks/results/chaos
+	@mkdir -p benchmarks/results/chaos
+	ANABRANCH_CHAOS_MINUTES=$(MINUTES) ANABRANCH_CHAOS_RESULT=$(CURDIR)/benchmarks/results/chaos/chaos.json \
+	$(PYTEST) tests/faults/test_chaos.py
 
 bench: venv ## one benchmark: make bench NAME=...
 	$(BIN)/anabranch bench $(NAME) $(ARGS)

@@ -128,11 +128,8 @@ def at_work(ingests: Sequence[Any]) -> Any:
     try:
         yield
     finally:
-        for each in ingests:
-            each._stop.set()
-        for thread in (thread for each in ingests for thread in each._threads):
-            thread.join(30)
-            assert not thread.is_alive()
+        for loop in [loop for each in ingests for loop in each._loops]:
+            assert loop.stop(30.0)
 
 
 def until(done: Any, within_s: float = 90.0) -> None:
