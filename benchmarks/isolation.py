@@ -231,7 +231,6 @@ class OneProcess:
         options = CoordinatorOptions(closing, Gate(exam_rows=0), Method("none", 0), 2, 20, 3)
         workers = {"ingest": self._ingest}
         self.coordinator = Coordinator(registry, _BASE, workers, self._router, learners, self.watch, options)
-        self.coordinator.stop()
         self._pools = [WaitingPool(), WaitingPool(), WaitingPool()]
         for name, pool in zip(("_learning", "_publishing", "_keeping"), self._pools, strict=True):
             setattr(self.coordinator, name, pool)

@@ -1,7 +1,7 @@
 """Processes killed with SIGKILL at random points while domains are streamed, learned and published: Kafka and Ray are
 real, the engine is not.
 
-`ANABRANCH_KILLS` is the number of points (20), `ANABRANCH_SEED` chooses the course. What each point did stands in the
+`ANABRANCH_KILLS` is the number of points (12), `ANABRANCH_SEED` chooses the course. What each point did stands in the
 report of a failure, and in `kills.json` below the test's folder.
 """
 
@@ -27,7 +27,7 @@ from tests.e2e.system import System, run
 from tests.faults.course import Course
 from tests.faults.settling import ask, ends_exact, predicts_as_batch_ridge, report
 
-POINTS = int(os.environ.get("ANABRANCH_KILLS", "20"))
+POINTS = int(os.environ.get("ANABRANCH_KILLS", "12"))
 SEED = int(os.environ.get("ANABRANCH_SEED", "1"))
 PARTITIONS = 3
 VICTIMS = ("router", "coordinator", "directory", "ingest-0", "ingest-1", "learner-0", "everything")
