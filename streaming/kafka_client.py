@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from kafka import KafkaAdminClient
-from kafka.errors import AuthorizationError, KafkaConfigurationError, KafkaError, TopicAlreadyExistsError, for_code
+from kafka.errors import (
+    AuthorizationError,
+    InvalidReplicationFactorError,
+    KafkaConfigurationError,
+    KafkaError,
+    RequestTimedOutError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from kafka.net.selector import NetworkSelector
 
 from streaming.errors import BrokerUnavailable, StreamError
@@ -91,13 +99,27 @@ def ensure_topic(options: KafkaOptions, topic: str, partitions: int) -> int:
             known = _partition_count(admin, topic)
             if known:
                 return known
-            # Suppressed: another process was first; then its number counts.
-            with suppress(TopicAlreadyExistsError):
-                admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": -1}})
+            _create(admin, topic, partitions)
             admin.wait_for_topics([topic])
             return _partition_count(admin, topic)
     finally:
         admin.close()
+
+
+def _create(admin: KafkaAdminClient, topic: str, partitions: int) -> None:
+    """Create a topic; tried again where the brokers that would hold it are only just registering, or were slow."""
+    wanted = {topic: {"num_partitions": partitions, "replication_factor": -1}}
+    for pause_s in (1.0, 2.0, 4.0, None):
+        # Suppressed: another process was first, or a try before this one whose answer was lost; its number counts.
+        with suppress(TopicAlreadyExistsError):
+            try:
+                admin.create_topics(wanted)
+            except (InvalidReplicationFactorError, RequestTimedOutError):
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+                continue
+        return
 
 
 def described(admin: KafkaAdminClient, topic: str) -> dict[str, Any] | None:

@@ -255,13 +255,7 @@ def _result(chaos: Chaos, watch: Watch, requests: list[Request], began: float, e
         "seed": SEED,
         "minutes": round((ended - began) / 60, 1),
         "attacks": [
-            {
-                **asdict(each),
-                "when": round(each.began - began, 1),
-                "ended": round(each.ended - began, 1),
-                "learned": after,
-            }
-            for each, after in zip(chaos.attacks, learned, strict=True)
+            _told(each, began, learned_seconds=after) for each, after in zip(chaos.attacks, learned, strict=True)
         ],
         "learning": {
             "publications": len(watch.publications),
