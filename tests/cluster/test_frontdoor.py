@@ -31,6 +31,8 @@ from tests.cluster.replicas import on_memory
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 CHAT = "/v1/chat/completions"
+_STEADY = 5
+"""Looks, a moment apart, at which the same replicas answer: Serve takes a moment to see to fewer."""
 
 
 @dataclass
@@ -66,13 +68,16 @@ class Stand:
             yield client
 
     async def wait_for_replicas(self, count: int, timeout: float = 90) -> set[str]:
-        """Wait until so many answer, and return their processes' numbers."""
+        """Wait until so many answer, the same for some time, and return their processes' numbers."""
         deadline = time.monotonic() + timeout
+        found, times = set[str](), 0
         async with self.client() as client:
             while True:
                 asked = [client.post(CHAT, json=question(0.1)) for _ in range(8)]
+                before = found
                 found = {answer.json()["id"] for answer in await asyncio.gather(*asked) if answer.status_code == 200}
-                if len(found) == count:
+                times = times + 1 if found == before else 1
+                if len(found) == count and times >= _STEADY:
                     return found
                 assert time.monotonic() < deadline, f"expected {count} replicas, {found} answer"
                 await asyncio.sleep(0.3)
