@@ -214,11 +214,12 @@ async def test_fewer_replicas_cost_nothing_and_streams_end(stand: Stand) -> None
     assert told_by == before, "the streams were on both"
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
     assert load.wrong == [] and load.answered > 20
-    (gone,) = before - {left}
+    # Serve may put another in the place of one that would stay: it is told by a new deployment.
+    gone = before - {left}
     deadline = time.monotonic() + 30
-    while os.path.exists(f"/proc/{gone}") and time.monotonic() < deadline:
+    while any(os.path.exists(f"/proc/{each}") for each in gone) and time.monotonic() < deadline:
         await asyncio.sleep(0.2)
-    assert not os.path.exists(f"/proc/{gone}"), "it is still there"
+    assert gone and not [each for each in gone if os.path.exists(f"/proc/{each}")], "some are still there"
 
 
 async def test_a_directory_that_is_away_costs_nothing(stand: Stand) -> None:
