@@ -14,6 +14,26 @@ from streaming.source import RecordSink
 DOMAINS = {"birds": "wing", "boats": "sail", "trees": "leaf"}
 ROWS = 24
 """Of each domain at each point; a fifth of them are sent again later."""
+PARTITIONS = 3
+SMALL = [
+    f"stream.partitions={PARTITIONS}",
+    "stream.session_timeout_ms=6000",
+    "stream.max_poll_interval_ms=60000",
+    "ingest.workers=2",
+    "ingest.num_cpus=0.1",
+    "ingest.block_rows=16",
+    "closing.settle_seconds=1",
+    "features.expansion=256",
+    "features.layers=[0]",
+    "learner.num_cpus=0.1",
+    "learner.max_steps=10",
+    "learner.warmup_steps=1",
+    "learner.patience=null",
+    "learner.evaluate_every=10",
+    "learner.learning_rate=1.0e-2",
+    "learner.rank=4",
+]
+"""Overrides for a system of two ingest workers whose trainings take a moment."""
 
 
 class Course:

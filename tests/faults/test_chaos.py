@@ -29,7 +29,7 @@ from streaming.broker import ApacheKafkaBroker, kafka_home
 from streaming.location import ensure_topic, open_sink
 from tests.e2e.system import System, run
 from tests.faults.clients import Clients, Request
-from tests.faults.course import DOMAINS, Course
+from tests.faults.course import DOMAINS, PARTITIONS, SMALL, Course
 from tests.faults.nodes import Nodes, Process, stopped
 from tests.faults.settling import ask, ends_exact, predicts_as_batch_ridge, report
 from tests.faults.watch import Watch
@@ -49,26 +49,10 @@ ACTORS = ("router", "coordinator", "directory", "ingest-0", "ingest-1", "learner
 KINDS = ("kill", "stop", "kill", "stop", "node", "broker")
 """Of attacks; one of each in turn, in an order of its own. The directory is among the actors."""
 TIMES = {"began", "ended"}
-PARTITIONS = 3
 SETS = [
-    f"stream.partitions={PARTITIONS}",
-    "stream.session_timeout_ms=6000",
-    "stream.max_poll_interval_ms=60000",
-    "ingest.workers=2",
-    "ingest.num_cpus=0.1",
-    "ingest.block_rows=16",
-    "closing.settle_seconds=1",
-    "features.expansion=256",
-    "features.layers=[0]",
+    *SMALL,
     "router.num_cpus=0.1",
     "learner.workers=2",
-    "learner.num_cpus=0.1",
-    "learner.max_steps=10",
-    "learner.warmup_steps=1",
-    "learner.patience=null",
-    "learner.evaluate_every=10",
-    "learner.learning_rate=1.0e-2",
-    "learner.rank=4",
     "serving.replicas=2",
     "serving.num_cpus=0.1",
     "ray.num_cpus=null",

@@ -1,7 +1,7 @@
 """Processes killed with SIGKILL at random points while domains are streamed, learned and published: Kafka and Ray are
 real, the engine is not.
 
-`ANABRANCH_KILLS` is the number of points (12), `ANABRANCH_SEED` chooses the course. What each point did stands in the
+`ANABRANCH_KILLS` is the number of points (20), `ANABRANCH_SEED` chooses the course. What each point did stands in the
 report of a failure, and in `kills.json` below the test's folder.
 """
 
@@ -24,34 +24,18 @@ from configs.loader import load
 from streaming.broker import ApacheKafkaBroker, kafka_home
 from streaming.location import StreamLocation, ensure_topic, open_sink
 from tests.e2e.system import System, run
-from tests.faults.course import Course
+from tests.faults.course import PARTITIONS, SMALL, Course
 from tests.faults.settling import ask, ends_exact, predicts_as_batch_ridge, report
 
-POINTS = int(os.environ.get("ANABRANCH_KILLS", "12"))
+POINTS = int(os.environ.get("ANABRANCH_KILLS", "20"))
 SEED = int(os.environ.get("ANABRANCH_SEED", "1"))
-PARTITIONS = 3
 VICTIMS = ("router", "coordinator", "directory", "ingest-0", "ingest-1", "learner-0", "everything")
 LONGEST_PAUSE_S = 6.0
 LONGEST_LEARNING_S = 300.0 + 6.0 * POINTS
 """Until all is learned, however well it comes on: most of it may wait when the kills end."""
 COMMAND = [sys.executable, "-m", "tests.faults.program"]
 SETS = [
-    f"stream.partitions={PARTITIONS}",
-    "stream.session_timeout_ms=6000",
-    "stream.max_poll_interval_ms=60000",
-    "ingest.workers=2",
-    "ingest.num_cpus=0.1",
-    "ingest.block_rows=16",
-    "closing.settle_seconds=1",
-    "features.expansion=256",
-    "features.layers=[0]",
-    "learner.num_cpus=0.1",
-    "learner.max_steps=10",
-    "learner.warmup_steps=1",
-    "learner.patience=null",
-    "learner.evaluate_every=10",
-    "learner.learning_rate=1.0e-2",
-    "learner.rank=4",
+    *SMALL,
     "registry.keep_versions=1000",
 ]
 
