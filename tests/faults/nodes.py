@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -94,9 +95,23 @@ class Nodes:
             if each["Name"] and each["State"] != "DEAD"
         ]
 
-    def family(self) -> list[psutil.Process]:
-        """Every process below this one: nodes, actors, drivers."""
-        return psutil.Process().children(recursive=True)
+    def family(self) -> dict[psutil.Process, str]:
+        """Every process below this one, with what it is: an actor, a part of Ray, a driver, a broker."""
+        actors = {each.pid: each.actor.partition("::")[0] for each in self.processes() if each.is_alive}
+        family = {}
+        for each in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                family[each] = actors.get(each.pid) or _title(each.cmdline())
+        return family
+
+
+def _title(words: list[str]) -> str:
+    """What a process is by its command line: the module or script of a Python, else the program."""
+    if not words:
+        return "leaving"
+    if not Path(words[0]).name.startswith("python"):
+        return Path(words[0].split()[0]).name
+    return next((Path(each).name for each in words[1:] if not each.startswith("-")), "python")
 
 
 @contextmanager

@@ -234,6 +234,7 @@ def _result(chaos: Chaos, watch: Watch, requests: list[Request], began: float, e
     failed = [each for each in requests if each.outcome == "failed"]
     refused = [each for each in requests if each.outcome == "refused"]
     hits = [each for each in chaos.attacks if each.hits_replicas]
+    quarters = watch.quarters(began + (ended - began) / 10, ended)
     return {
         "hardware": f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.machine()}",
         "seed": SEED,
@@ -254,8 +255,11 @@ def _result(chaos: Chaos, watch: Watch, requests: list[Request], began: float, e
             ],
         },
         "memory": {
-            "gib": [round(size / 2**30, 3) for _, size in watch.memory],
-            "growth": round(watch.growth(began + 120, ended), 4),
+            "gib": [round(sizes.total() / 2**30, 3) for _, sizes in watch.memory],
+            "first_and_last_quarter_mib": {
+                kind: [round(each / 2**20, 1) for each in sizes] for kind, sizes in quarters.items()
+            },
+            "growth": round(quarters["all"][1] / quarters["all"][0] - 1.0, 4),
         },
     }
 

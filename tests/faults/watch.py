@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from statistics import median
 from typing import Any, Self
 
@@ -15,14 +17,14 @@ _MEMORY_EVERY_S = 10.0
 
 class Watch:
     """`publications` are the monotonic times at which some domain's version in service was first seen to be another,
-    `counted` the examples that were known, by time; `memory` holds (time, bytes) of the whole family, each page once
-    (PSS)."""
+    `counted` the examples that were known, by time; `memory` holds the time and the bytes of each kind of process in
+    the family, each page once (PSS)."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], family: Callable[[], list[psutil.Process]]) -> None:
+    def __init__(self, status: Callable[[], dict[str, Any]], family: Callable[[], dict[psutil.Process, str]]) -> None:
         self._status, self._family = status, family
         self.publications: list[float] = []
         self.counted: list[tuple[float, int]] = []
-        self.memory: list[tuple[float, int]] = []
+        self.memory: list[tuple[float, Counter[str]]] = []
         self._versions: dict[str, Any] = {}
         self._stop = threading.Event()
         self._threads = [
@@ -48,11 +50,14 @@ class Watch:
             return None
         return next((each - moment for each in self.publications if each >= counted), None)
 
-    def growth(self, since: float, until: float) -> float:
-        """The last quarter's median memory against the first quarter's, within these times, as a share of it."""
-        taken = [size for moment, size in self.memory if since <= moment <= until]
-        quarter = len(taken) // 4
-        return median(taken[-quarter:]) / median(taken[:quarter]) - 1.0 if quarter else 0.0
+    def quarters(self, since: float, until: float) -> dict[str, tuple[float, float]]:
+        """Of each kind of process the median bytes in the first quarter of this time and in the last; and of `all`."""
+        taken = [{**sizes, "all": sizes.total()} for moment, sizes in self.memory if since <= moment <= until]
+        quarter = max(len(taken) // 4, 1)
+        return {
+            kind: (_median(taken[:quarter], kind), _median(taken[-quarter:], kind))
+            for kind in sorted(set().union(*taken))
+        }
 
     def _repeat(self, step: Callable[[], None], every: float) -> None:
         while not self._stop.is_set():
@@ -69,10 +74,12 @@ class Watch:
                 self.publications.append(time.monotonic())
 
     def _weigh(self) -> None:
-        total = 0
-        for process in self._family():
-            try:
-                total += process.memory_full_info().pss
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        self.memory.append((time.monotonic(), total))
+        sizes: Counter[str] = Counter()
+        for process, kind in self._family().items():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                sizes[kind] += process.memory_full_info().pss
+        self.memory.append((time.monotonic(), sizes))
+
+
+def _median(taken: list[dict[str, int]], kind: str) -> float:
+    return median(each.get(kind, 0) for each in taken)
