@@ -14,7 +14,7 @@ BIN := .venv/bin
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 PYTEST := $(QUIET) $(BIN)/python -m pytest -q --durations=5 $(ARGS)
 
-# What starts nothing runs beside each other, file by file.
+# What starts neither Ray nor an engine runs beside each other, file by file.
 BESIDE := -n $(WORKERS) --dist loadfile
 
 # $(call part,NAME,MARKER EXPRESSION,OPTIONS): one part of the suite with its time; one without tests is no failure.
@@ -32,7 +32,7 @@ help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "EXTRA=cpu|gpu chooses the environment, PYTHON the interpreter, ARGS goes to pytest or the benchmark;"
-	@echo "WORKERS (2) is how many processes test beside each other what starts nothing."
+	@echo "WORKERS (2) is how many processes test beside each other."
 
 venv: ## set up .venv from requirements/EXTRA.lock; does nothing if nothing has changed
 	@scripts/setup.sh $(EXTRA)
@@ -58,10 +58,10 @@ slow: venv ## longer tests that start nothing
 	$(call part,slow,slow and not (broker or store or ray or vllm),$(BESIDE))
 
 broker: venv ## tests against a Kafka-protocol broker
-	$(call part,broker,broker and not (store or ray or vllm))
+	$(call part,broker,broker and not (store or ray or vllm),$(BESIDE))
 
 store: venv ## tests against an S3 server
-	$(call part,store,store and not (ray or vllm))
+	$(call part,store,store and not (ray or vllm),$(BESIDE))
 
 ray: venv ## tests on a local Ray
 	$(call part,ray,ray and not vllm)

@@ -6,7 +6,6 @@ that one on the training is done. What was taken in before by one that did not c
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from actors.change import delta_gone_on_from, gone_on_from
 from actors.commands import Commands
 from actors.errors import in_words
 from actors.facts import figures_of
+from actors.handover import Handover
 from actors.labels import domain_of, segment_of
 from actors.observation import Seal
 from actors.ports import ManifestPort
@@ -87,14 +87,13 @@ class Candidates:
     def take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
         """Judge what was trained, and keep it with the verdict: as the next version of the segment that it continues,
         or of one of its own."""
-        result = trained.result
+        handover = Handover(self._registry.storage)
         try:
+            handover.present(trained.result.folders)
             with self._registry.states.held(), self._registry.bases.held():
                 return self._take_in(order, trained)
         finally:
-            for folder in (*(each.folder for each in result.adapters), result.state, result.base_delta):
-                if folder is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
+            handover.clear(trained.result)
 
     def _take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
         result = trained.result

@@ -30,6 +30,9 @@ from actors.errors import PublicationFailed
 from actors.ports import DirectivesPort
 from serving.api import ReplicaStatus
 
+_ALONE = 2
+"""So much longer may take who is led to what is in force already, as one that starts may."""
+
 
 @dataclass
 class _Member:
@@ -50,7 +53,7 @@ class ReplicaDirectory:
     """Membership and publication. `in_force` returns the number of the manifest in force when the directory starts.
 
     A replica not heard of for `silence_seconds` is forgotten; one that can't prepare a manifest within
-    `prepare_timeout_seconds` is fenced.
+    `prepare_timeout_seconds` is fenced, or within twice that where it is led after the others.
     """
 
     def __init__(
@@ -69,6 +72,9 @@ class ReplicaDirectory:
         async with self._changed:
             member = self._members.setdefault(replica, _Member(standing, time.monotonic()))
             member.standing, member.seen = self._forgiven(member, standing), time.monotonic()
+            if standing.preparing is not None:
+                # It may have been told by a directory before this one.
+                self._note_told(member, standing.preparing)
             self._note_lag(member)
             self._changed.notify_all()
             deadline = time.monotonic() + wait_seconds
@@ -80,8 +86,8 @@ class ReplicaDirectory:
                     break
             member.seen = time.monotonic()
             if directive.action == "prepare":
-                member.told_at = member.told_at if member.told == directive.number else time.monotonic()
-                member.forgiven, member.told = 0, directive.number
+                self._note_told(member, directive.number)
+                member.forgiven = 0
             return directive
 
     async def leave(self, replica: str) -> None:
@@ -147,6 +153,8 @@ class ReplicaDirectory:
         standing, publishing, wanted = member.standing, self._preparing is not None, self._wanted()
         if member.fenced:
             return Directive("fence", standing.serves, member.fenced)
+        if standing.preparing == wanted and not publishing and self._told_for(member) > _ALONE * self._timeout:
+            return Directive("fence", standing.serves, f"manifest {wanted}: it does not come to be prepared")
         if standing.serves >= wanted or standing.preparing == wanted:
             return Directive("stay", standing.serves)
         if standing.prepared == wanted:
@@ -180,9 +188,19 @@ class ReplicaDirectory:
     def _is_at_it(self, member: _Member, number: int) -> bool:
         """Tell whether a replica has been told to prepare a manifest, or does, and has not said what came of it. One
         that takes longer than it may has had its turn: the others are not to go short of time for it."""
-        is_late = time.monotonic() - member.told_at > self._timeout
+        is_late = self._told_for(member) > self._timeout
         at_it = member.told == number or member.standing.preparing == number
         return at_it and not is_late and not self._has_tried(member, number)
+
+    @staticmethod
+    def _note_told(member: _Member, number: int) -> None:
+        if member.told != number:
+            member.told, member.told_at = number, time.monotonic()
+
+    @staticmethod
+    def _told_for(member: _Member) -> float:
+        """Seconds since it was told to prepare what it was told last."""
+        return time.monotonic() - member.told_at
 
     def _has_tried(self, member: _Member, number: int) -> bool:
         return self._is_prepared(member, number) or member.standing.failed == number

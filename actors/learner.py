@@ -12,13 +12,14 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.errors import ActorError, Unanswered, in_words
 from actors.exam import ExamLimits, exam_from_bytes, exam_to_bytes
+from actors.handover import Handover
 from actors.ports import ExamplesPort, LearnerPort
 from actors.training import Segment, Trained, TrainingOrder
 from actors.unfinished import Unfinished, name_of
@@ -35,8 +36,8 @@ class LearnerWorker:
 
     The folder is emptied at the start, before each training and after one that failed: who ordered a training takes its
     result away before the next. `ingests` are all ingest workers: each may hold some of a version's examples, two may
-    hold copies. In `unfinished` it keeps what another learner needs to go on where this one dies. `present` brings a
-    folder of the registry here that whoever ordered knows by the same path.
+    hold copies. In `unfinished` it keeps what another learner needs to go on where this one dies. `handover` is the way
+    of folders to and from whoever orders; without it both see the same.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class LearnerWorker:
         ingests: Sequence[ExamplesPort],
         limits: ExamLimits,
         unfinished: Unfinished | None = None,
-        present: Callable[[Path], None] = lambda path: None,
+        handover: Handover | None = None,
     ) -> None:
         self._learner, self._work, self._ingests, self._limits = learner, work, tuple(ingests), limits
-        self._unfinished, self._present = unfinished, present
+        self._unfinished, self._handover = unfinished, handover
         _empty(work)
         self._progress: Progress | None = None
         self._lock = threading.Lock()
@@ -60,9 +61,9 @@ class LearnerWorker:
         of it are missing."""
         with self._training:
             _empty(self._work)
-            for path in (*(segment.folder for segment in order.segments), order.state, order.base_delta):
-                if path is not None:
-                    self._present(path)
+            if self._handover:
+                self._handover.empty(self._work.name)
+                self._handover.present((*(each.folder for each in order.segments), order.state, order.base_delta))
             train, held_out = merged_examples(self._ingests, order)
             output = self._work / f"{order.domain}@v{order.seal.version}"
             output.mkdir(parents=True)
@@ -82,7 +83,10 @@ class LearnerWorker:
             try:
                 result = self._learner.train(job, self._note)
                 result.check(job)
-                return self._with_exams(job, result, trouble)
+                trained = self._with_exams(job, result, trouble)
+                if self._handover:
+                    return replace(trained, result=self._handover.give(self._work.name, output.name, result))
+                return trained
             except Exception:
                 _empty(self._work)
                 if self.progress() is None and self._unfinished:

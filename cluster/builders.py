@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +55,14 @@ def stream_file(home: Path) -> Path:
     return home / "stream.sqlite"
 
 
+def storage(settings: Settings) -> Storage:
+    """Return what all machines of a system share: where the registry lies."""
+    return registry_storage(settings.home, settings.registry.url)
+
+
 def registry(settings: Settings, *, writer: bool = False) -> Registry:
     """Return the registry."""
-    return Registry(registry_storage(settings.home, settings.registry.url), writer=writer)
-
-
-def present(settings: Settings) -> Callable[[Path], None]:
-    """Return what has a folder of the registry on this machine that another one knows by the same path."""
-    opened = cache(lambda: registry(settings))
-    return lambda path: opened().present(path)
+    return Registry(storage(settings), writer=writer)
 
 
 def spool_path(settings: Settings, index: int) -> Path:
@@ -75,7 +73,7 @@ def spool_path(settings: Settings, index: int) -> Path:
 
 def unfinished(settings: Settings) -> Unfinished:
     """Return where learners keep trainings on their way: any of them finds what another one began."""
-    return Unfinished(settings.home / "unfinished", settings.learner.checkpoint_bytes)
+    return Unfinished(storage(settings), settings.learner.checkpoint_bytes)
 
 
 def template(settings: Settings) -> PromptTemplate:

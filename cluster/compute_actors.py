@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors.exam import ExamLimits
+from actors.handover import Handover
 from actors.ingest import Ingest
 from actors.late import late
 from actors.learner import LearnerWorker, learner_folder
@@ -38,5 +39,5 @@ def learner(settings: Settings, index: int) -> LearnerWorker:
         [Remote.named(names.ingest(each)) for each in range(settings.ingest.workers)],
         ExamLimits(settings.gate.exam_rows, settings.gate.exam_bytes),
         builders.unfinished(settings),
-        builders.present(settings),
+        Handover(builders.storage(settings)),
     )

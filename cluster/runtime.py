@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     # On a busy machine Serve's own limits (5 and 10 s) would kill a proxy that is merely slow to start.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    # Each call is an event that the head keeps for the dashboard: of 100,000 by default it grows for hours.
+    "RAY_task_events_max_num_task_in_gcs": "10000",
     # What each of Serve's proxies puts around itself.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.gateway:middlewares",
 }

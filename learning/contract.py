@@ -152,6 +152,12 @@ class TrainingResult:
     trouble: str = ""
     """What went wrong with its checkpoints, in words; the result is none the worse for it."""
 
+    @property
+    def folders(self) -> list[Path]:
+        """All folders of its own, whatever is in them."""
+        every = (*(each.folder for each in self.adapters), self.state, self.base_delta)
+        return [each for each in every if each is not None]
+
     def check(self, job: TrainingJob) -> None:
         """Raises `LearningError` where this can't be a result of the job, or leaves out what has to judge it."""
         what = f"the result of {job.domain} v{job.version}"
@@ -176,9 +182,8 @@ class TrainingResult:
             raise LearningError(f"{what}: expected rank 0 where there is no adapter and only there, got {wrong}")
         if self.base_delta is None and any(each.folder is None for each in self.adapters):
             raise LearningError(f"{what}: it neither changes the base nor gives an adapter")
-        folders = (*(each.folder for each in self.adapters), self.state, self.base_delta)
         inside = job.output.resolve()
-        if elsewhere := [str(each) for each in folders if each and not each.resolve().is_relative_to(inside)]:
+        if elsewhere := [str(each) for each in self.folders if not each.resolve().is_relative_to(inside)]:
             # Whoever takes it in takes it away.
             raise LearningError(f"{what}: expected folders below {job.output}, got {', '.join(elsewhere)}")
         # Of its own domain's exams the job's examples may have answered all otherwise.

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
+from registry.atomic import discard
 from registry.errors import DigestMismatch, Overtaken, RegistryError, StoreAway
 from registry.local_copies import LocalCopies
 from registry.storage import Content, Listed, Tag
@@ -228,6 +229,16 @@ class Bucket:
 
     def fetch(self, key: str, verify: Callable[[], None]) -> Path:
         return self._local(key, checked=True)
+
+    def hand_over(self, key: str, folder: Path) -> Path:
+        self.keep_folder(key, {path.name: path for path in folder.iterdir()})
+        discard(folder)
+        return self._copies.path(key)
+
+    def take_away(self, path: Path) -> None:
+        discard(path)
+        if (key := self._copies.key_of(path)) is not None:
+            self.remove_folder(key)
 
     def _local(self, key: str, *, checked: bool) -> Path:
         def fill() -> dict[str, tuple[str, Iterable[bytes]]]:

@@ -6,6 +6,7 @@ module does not know: what the files mean.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -192,6 +193,17 @@ class Disk:
     def fetch(self, key: str, verify: Callable[[], None]) -> Path:
         verify()
         return self.path / key
+
+    def hand_over(self, key: str, folder: Path) -> Path:
+        final = self.path / key
+        final.parent.mkdir(parents=True, exist_ok=True)
+        discard(final)
+        # The machine's own disk may be another filesystem.
+        shutil.move(folder, final)
+        return final
+
+    def take_away(self, path: Path) -> None:
+        discard(path)
 
 
 def stream(path: Path) -> Iterator[bytes]:

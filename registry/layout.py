@@ -10,6 +10,8 @@
     adapters/<domain>@v<N>-<digest8>/   immutable PEFT folders
     states/<sha256>/                    what a learning method keeps for its next training; immutable
     bases/<sha256>/                     changes of the base's weights; immutable
+    trained/<learner>~<domain>@v<N>~…/  what a training has left, until the coordinator has taken it in
+    unfinished/<domain>@v<N>            what another learner needs to go on with a training
     staging/                            unfinished writes; nobody reads here
     lock                                held by whoever changes something
     numbers/<domain>@v<N>               in a bucket, the full name of the version that has the number

@@ -72,6 +72,10 @@ class LocalCopies:
             return False
         return bool(found == files)
 
+    def path(self, key: str) -> Path:
+        """Where the copy of a key is, or would be: alike on all machines of the same user."""
+        return self._folder / key
+
     def key_of(self, path: Path) -> str | None:
         """The key of which a path here is the copy; None where it is none."""
         return path.relative_to(self._folder).as_posix() if path.is_relative_to(self._folder) else None

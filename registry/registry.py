@@ -64,6 +64,7 @@ class Registry:
         self.states = FolderStore(self.storage, "states")
         self.bases = FolderStore(self.storage, "bases")
         self.history = History(self._layout, self.lineage)
+        self._placed, self._named = "", frozenset[str]()
         if writer:
             self.storage.sweep()
 
@@ -104,10 +105,6 @@ class Registry:
     def adapter(self, name: str) -> Adapter:
         """The adapter of that full name; raises UnknownAdapter."""
         return self._adapters.get(name)
-
-    def present(self, path: Path) -> None:
-        """Have a folder here that another node of the system knows by this path: copies lie alike on all nodes."""
-        self.storage.present(path)
 
     # Commits
 
@@ -159,7 +156,8 @@ class Registry:
                 return self._repeated(head, state, segments, epoch, parent, complete)
             if complete is not None:
                 self._check_manifest(complete, head)
-            for name in segments:
+            # What the snapshot before names is kept as long as that is in force: a bucket would be asked for each.
+            for name in segments if head.snapshot_digest != self._placed else {*segments} - self._named:
                 self.segments.size(name)
             snapshot = self._next(head, head.issued_snapshot + 1, state, segments, epoch, complete)
             content = snapshot.to_bytes()
@@ -176,6 +174,7 @@ class Registry:
             except Overtaken as error:
                 self._check_epoch(epoch)
                 raise CommitConflict(f"{error}; commit after what is in force") from error
+            self._placed, self._named = after.snapshot_digest, frozenset(segments)
             return after, complete
 
     def go_back(self, to: int | None = None) -> tuple[Snapshot, list[str]]:

@@ -159,6 +159,15 @@ class Storage(Protocol):
         """The same after its bytes were read here and now; `verify` reads those that are kept."""
         ...
 
+    def hand_over(self, key: str, folder: Path) -> Path:
+        """Move a folder of this machine, with no folders in it, to where others know it by the path that this returns,
+        until someone calls `take_away`. It need not outlive a crash."""
+        ...
+
+    def take_away(self, path: Path) -> None:
+        """Remove what was handed over, by the path that was returned then; nothing to do where it is gone."""
+        ...
+
 
 @dataclass(frozen=True)
 class Place:

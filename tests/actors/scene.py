@@ -72,6 +72,7 @@ class MemoryRegistry:
         self.exams: dict[int, bytes] = {}
         self.commits = 0
         self.states = self.bases = SimpleNamespace(held=nullcontext)
+        self.storage = SimpleNamespace(present=lambda path: None, take_away=lambda path: None)
 
     def head(self) -> Any:
         return SimpleNamespace(snapshot=self.commits)

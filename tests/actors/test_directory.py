@@ -223,6 +223,22 @@ async def test_a_late_joiner_that_can_not_prepare_is_fenced(directory: ReplicaDi
     assert late.serves == 0
 
 
+@pytest.mark.parametrize("told_by", ["this directory", "the one before"])
+async def test_a_late_joiner_that_never_comes_to_be_prepared_is_fenced(told_by: str) -> None:
+    """It says again and again that it prepares; nobody waits for it, and it is not left so."""
+    directory = ReplicaDirectory(lambda: 3, silence_seconds=5.0, prepare_timeout_seconds=0.2)
+    if told_by == "this directory":
+        assert (await directory.next_directive("slow", Standing(serves=1), 0.0)).action == "prepare"
+    hangs, seen = Standing(serves=1, preparing=3), list[str]()
+    began = time.monotonic()
+    while (not seen or seen[-1] == "stay") and time.monotonic() - began < 5:
+        directive = await directory.next_directive("slow", hangs, 0.02)
+        seen.append(directive.action)
+    assert seen[0] == "stay" and seen[-1] == "fence" and "manifest 3" in directive.reason
+    assert time.monotonic() - began > 0.3, "it has longer than in a publication"
+    assert (await directory.next_directive("well", Standing(serves=1), 0.0)).action == "prepare"
+
+
 async def test_who_joins_during_a_publication_is_part_of_it(directory: ReplicaDirectory, join: Join) -> None:
     first = join("first")
     await known(directory, 1)

@@ -22,6 +22,7 @@ from learning.contract import Example, Progress, TrainingJob, TrainingResult
 from learning.lora import LoraLearner
 from learning.lora_options import LoraOptions
 from learning.template import PromptTemplate
+from registry.disk import Disk
 from streaming.records import EndOfDomain
 from tests.actors.house import BASE, EXAMS, House, HouseParts, records_of
 from tests.actors.standins import HashFeatures, PlainTemplate, RecordingLearner
@@ -76,7 +77,7 @@ class Pair:
 
     def __init__(self, home: Path, learner: Any) -> None:
         self.house = House(home, HouseParts(PlainTemplate(), HashFeatures(), learner))  # type: ignore[arg-type]
-        self.unfinished = Unfinished(home / "unfinished", 1 << 20)
+        self.unfinished = Unfinished(Disk(home / "shared"), 1 << 20)
         ingests = list(self.house.handles.values())
         self.learners = [
             Mortal(lambda work=home / f"work-{n}": LearnerWorker(learner, work, ingests, EXAMS, self.unfinished))  # type: ignore[misc]
@@ -291,7 +292,7 @@ def test_the_adapter_is_the_same_whoever_has_died_and_wherever_the_examples_lie_
     options = LoraOptions(
         frozen_layers=1, rank=2, dropout=0.1, max_steps=12, batch_size=4, threads=1, checkpoint_seconds=1e-9
     )
-    dealt, unfinished = Dealt(), Unfinished(tmp_path / "unfinished", 1 << 30)
+    dealt, unfinished = Dealt(), Unfinished(Disk(tmp_path / "shared"), 1 << 30)
     order = TrainingOrder("alpha", Seal(1, {}, len(dealt.train), len(dealt.held_out)), (), 7)
 
     def trained(name: str, last: int, shared: Unfinished | None) -> TrainingResult:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from cluster import names
 from cluster.runtime import _ENVIRONMENT
 
 REPLICA = "SERVE_REPLICA::"
+_NEW_MOUNTS, _NEW_VIEW, _PRIVATE = 0x20000, 0x200, 0x44000
+"""CLONE_NEWNS, CLONE_FS; MS_REC and MS_PRIVATE."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,11 @@ class Process:
 
 
 class Nodes:
-    """A head, which runs no actor that reserves a CPU, and `workers` other nodes; goes down with the context."""
+    """A head, which runs no actor that reserves a CPU, and `workers` others; goes down with the context. Of each of
+    the folders `own` every one of those sees one of its own, empty and in memory, and nobody else does."""
 
-    def __init__(self, workers: int, cpus: int) -> None:
-        self._count, self._cpus = workers, cpus
+    def __init__(self, workers: int, cpus: int, own: Sequence[Path] = ()) -> None:
+        self._count, self._cpus, self._own = workers, cpus, own
         self._cluster: Any = None
         self._workers: list[Any] = []
 
@@ -72,7 +77,8 @@ class Nodes:
 
     def join(self) -> None:
         """Have one more node join."""
-        node = self._cluster.add_node(num_cpus=self._cpus, object_store_memory=100 << 20)
+        with _own_folders(self._own):
+            node = self._cluster.add_node(num_cpus=self._cpus, object_store_memory=100 << 20)
         self._workers.append(node)
 
     def ids(self) -> list[str]:
@@ -103,6 +109,42 @@ class Nodes:
             with suppress(psutil.NoSuchProcess):
                 family[each] = actors.get(each.pid) or _title(each.cmdline())
         return family
+
+
+def may_mount() -> bool:
+    """Whether this process may have mounts of its own."""
+    try:
+        with _own_folders([Path(tempfile.gettempdir())]):
+            return True
+    except PermissionError:
+        return False
+
+
+@contextmanager
+def _own_folders(folders: Sequence[Path]) -> Iterator[None]:
+    """Meanwhile this thread sees an empty folder of its own in the place of each, and what it starts always does."""
+    if not folders:
+        yield
+        return
+    system, where = ctypes.CDLL(None, use_errno=True), Path.cwd()
+
+    def check(result: int) -> None:
+        if result:
+            raise OSError(ctypes.get_errno(), f"mounts of its own: {os.strerror(ctypes.get_errno())}")
+
+    with open("/proc/thread-self/ns/mnt", "rb") as before:
+        check(system.unshare(_NEW_MOUNTS))
+        try:
+            check(system.mount(b"none", b"/", None, _PRIVATE, None))
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                check(system.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, None))
+            yield
+        finally:
+            # Threads that began meanwhile see what this one saw, and keep it.
+            check(system.unshare(_NEW_VIEW))
+            check(system.setns(before.fileno(), _NEW_MOUNTS))
+            os.chdir(where)
 
 
 def _title(words: list[str]) -> str:

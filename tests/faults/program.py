@@ -42,11 +42,14 @@ def main() -> None:
     lock = check_surroundings(settings)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    alone = {
+        "num_cpus": settings.ray.num_cpus,
+        "object_store_memory": settings.ray.object_store_bytes,
+        "include_dashboard": False,
+    }
     ray.init(
-        address="local",
-        num_cpus=settings.ray.num_cpus,
-        object_store_memory=settings.ray.object_store_bytes,
-        include_dashboard=False,
+        address=settings.ray.address or "local",
+        **({} if settings.ray.address else alone),
         namespace=names.NAMESPACE,
         log_to_driver=bool(os.environ.get("ANABRANCH_LOG_TO_DRIVER")),
         logging_level="ERROR",

@@ -1,5 +1,5 @@
 """Three nodes under a constant load, attacked every 20 to 60 seconds: a process, a node or the broker is killed, or
-stands still for a while. Ray, Serve, Apache Kafka, actors, replicas and learner are real, the engine is not.
+stands still for a while. All else is what a user runs: Ray, Serve, Apache Kafka, actors, learners, replicas on vLLM.
 
 `ANABRANCH_CHAOS_MINUTES` is how long it lasts (5), `ANABRANCH_SEED` chooses the course, `ANABRANCH_CHAOS_RESULT` names
 a file for what was seen; without it that lies in `chaos.json` below the test's folder.
@@ -12,7 +12,6 @@ import os
 import platform
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -60,7 +59,13 @@ SETS = [
     "ray.placement=spread",
 ]
 
-pytestmark = [pytest.mark.ray, pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(60 * MINUTES + 1500)]
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.ray,
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.timeout(60 * MINUTES + 1500),
+]
 
 
 @dataclass
@@ -171,7 +176,7 @@ def test_it_survives(tmp_path: Path, broker: ApacheKafkaBroker) -> None:
         sink = open_sink(location)
         course = Course(SEED, sink, tmp_path / "course.json")
         chaos = Chaos(SEED, nodes, broker, course, tmp_path / "spools")
-        system = System("demo", tmp_path / "home", sets, [sys.executable, "-m", "tests.faults.chaos_program"])
+        system = System("demo", tmp_path / "home", sets)
         try:
             system.start(400)
             course.note("started")

@@ -80,7 +80,7 @@ def _adapters(home: Path, domain: str) -> list[Path]:
 
 
 def _unfinished(home: Path) -> list[Path]:
-    return [path for path in (home / "unfinished").iterdir() if path.is_file()]
+    return list((home / "registry" / "unfinished").iterdir())
 
 
 def _records(file: Path) -> list[TaskRecord]:

@@ -15,6 +15,7 @@ from actors.unfinished import Unfinished
 from learning import resumption
 from learning.contract import Progress
 from learning.template import PromptTemplate
+from registry.disk import Disk
 from tests.learning.bases import TEMPLATE
 from tests.learning.interruptions import StepClock, made, second_job
 
@@ -34,7 +35,7 @@ def main(base: Path, kind: str, interval: int, shared: Path, work: Path) -> None
             clock(progress)
             log.write(f"{progress.resumed_from} {progress.step}\n")
 
-        method.train(replace(second, checkpoints=Unfinished(shared / "unfinished", 1 << 30).of("shapes", 1)), note)
+        method.train(replace(second, checkpoints=Unfinished(Disk(shared / "kept"), 1 << 30).of("shapes", 1)), note)
 
 
 if __name__ == "__main__":

@@ -126,9 +126,9 @@ class TestCopies:
         name = registry.states.put(folder_of(tmp_path / "state"))
         path = registry.states.path(name)
         storage._copies.drop(f"states/{name}")
-        registry.present(path)
+        storage.present(path)
         assert (path / "settings.json").exists()
-        registry.present(tmp_path / "elsewhere")
+        storage.present(tmp_path / "elsewhere")
 
     def test_copies_of_what_is_pruned_go(self, registry: Registry, add: Callable[..., Adapter]) -> None:
         storage = registry.storage

@@ -99,3 +99,27 @@ def test_a_link_to_nowhere_writes_again(store: SegmentStore, tmp_path: Path) -> 
     files(store.place(name)).unlink()
     assert store.put(ARRAYS) == name
     store.verify(name)
+
+
+def test_a_commit_asks_for_segments_that_the_one_before_did_not_name(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a bucket each is a request, and there are some of every domain."""
+    names = [registry.segments.put({"x": np.arange(float(n))}) for n in range(1, 5)]
+    asked: list[str] = []
+    size = registry.segments.size
+    monkeypatch.setattr(registry.segments, "size", lambda name: asked.append(name) or size(name))
+
+    def commit_of(writer: Registry, segments: list[str]) -> None:
+        writer.commit({}, segments, epoch=epoch, parent=registry.head().snapshot_digest)
+
+    epoch = registry.begin_epoch()
+    for segments, expected in ((names[:2], names[:2]), (names[:3], names[2:3]), (names[1:3], []), (names, names[::3])):
+        commit_of(registry, segments)
+        assert sorted(asked) == sorted(expected)
+        asked.clear()
+    commit_of(Registry(registry.storage), names[1:2])
+    commit_of(registry, names[:2])
+    assert sorted(asked) == sorted(names[:2]), "another one has put something in force meanwhile"
+    with pytest.raises(UnknownSegment):
+        commit_of(registry, [*names[:2], "0" * 64])
