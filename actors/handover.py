@@ -29,7 +29,8 @@ class Handover:
         self._storage = storage
 
     def give(self, owner: str, name: str, result: TrainingResult) -> TrainingResult:
-        """Move a result's folders there, and return it as others find them; `name` is for people."""
+        """Move the files of a result's folders there, of which one may lie in another, and return it as others find
+        them; `name` is for people."""
 
         def moved(folder: Path | None) -> Path | None:
             key = f"{_FOLDER}/{owner}~{name}~{uuid4().hex[:8]}"

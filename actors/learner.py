@@ -85,7 +85,8 @@ class LearnerWorker:
                 result.check(job)
                 trained = self._with_exams(job, result, trouble)
                 if self._handover:
-                    return replace(trained, result=self._handover.give(self._work.name, output.name, result))
+                    trained = replace(trained, result=self._handover.give(self._work.name, output.name, result))
+                    _empty(self._work)
                 return trained
             except Exception:
                 _empty(self._work)

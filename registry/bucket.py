@@ -231,8 +231,10 @@ class Bucket:
         return self._local(key, checked=True)
 
     def hand_over(self, key: str, folder: Path) -> Path:
-        self.keep_folder(key, {path.name: path for path in folder.iterdir()})
-        discard(folder)
+        files = [path for path in folder.iterdir() if path.is_file()]
+        self.keep_folder(key, {file.name: file for file in files})
+        for file in files:
+            file.unlink()
         return self._copies.path(key)
 
     def take_away(self, path: Path) -> None:

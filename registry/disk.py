@@ -196,10 +196,10 @@ class Disk:
 
     def hand_over(self, key: str, folder: Path) -> Path:
         final = self.path / key
-        final.parent.mkdir(parents=True, exist_ok=True)
-        discard(final)
-        # The machine's own disk may be another filesystem.
-        shutil.move(folder, final)
+        final.mkdir(parents=True)
+        for file in [path for path in folder.iterdir() if path.is_file()]:
+            # The machine's own disk may be another filesystem.
+            shutil.move(file, final / file.name)
         return final
 
     def take_away(self, path: Path) -> None:

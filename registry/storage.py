@@ -160,8 +160,8 @@ class Storage(Protocol):
         ...
 
     def hand_over(self, key: str, folder: Path) -> Path:
-        """Move a folder of this machine, with no folders in it, to where others know it by the path that this returns,
-        until someone calls `take_away`. It need not outlive a crash."""
+        """Move the files of a folder of this machine, not those of folders in it, to where others know their folder by
+        the path that this returns, until someone calls `take_away`. They need not outlive a crash."""
         ...
 
     def take_away(self, path: Path) -> None:

@@ -21,6 +21,7 @@ from actors.candidates import Method
 from actors.closing import ClosingRule
 from actors.coordinator import Coordinator, CoordinatorOptions
 from actors.exam import ExamLimits
+from actors.handover import Handover
 from actors.ingest import Ingest, IngestOptions
 from actors.labels import by_domain
 from actors.learner import LearnerWorker, merged_examples
@@ -199,7 +200,8 @@ class House:
     def employ(self, learner: Any) -> None:
         """Have this method train from now on."""
         interrupted = Interrupted(learner, lambda domain: self.trainer.before(domain))
-        self.trainer.worker = LearnerWorker(interrupted, self.home / "work", list(self.handles.values()), self.exams)
+        ingests, handover = list(self.handles.values()), Handover(self.registry.storage)
+        self.trainer.worker = LearnerWorker(interrupted, self.home / "work", ingests, self.exams, handover=handover)
 
     @property
     def handles(self) -> dict[str, Any]:

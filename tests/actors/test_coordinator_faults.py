@@ -417,9 +417,10 @@ def test_a_learner_is_free_once_its_result_is_taken_and_nothing_of_it_stays(
     house.send([*records_of("alpha", 24), ALPHA])
     house.settle(lambda: len(found) == 1)
     assert found == [(True, True)] and house.coordinator._learners.is_all_idle()
-    assert list((house.home / "work").iterdir()) == []
+    places = house.home / "work", house.home / "registry" / "trained"
+    assert [list(place.iterdir()) for place in places] == [[], []]
     house.learn("alpha")
-    assert list((house.home / "work").iterdir()) == []
+    assert [list(place.iterdir()) for place in places] == [[], []]
 
 
 def test_nothing_is_trained_on_a_part_of_its_examples(build: Build) -> None:

@@ -40,11 +40,12 @@ def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Machines:
 
 
 def trained(work: Path) -> TrainingResult:
-    """A result of two adapters, a state and a changed base, below the folder `work`."""
+    """A result of two adapters, a state and a changed base, the first in the folder `work` and the others below it, as
+    the methods leave them."""
     result = result_of(TrainingJob("alpha", 1, (), (), work, 0), 1.0)
-    folders = {name: work / name for name in ("own", "other", "state", "delta")}
+    folders = {"own": work, "other": work / "beside" / "1", "state": work / "state", "delta": work / "base"}
     for name, folder in folders.items():
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_bytes(name.encode() * 1000)
         (folder / "settings.json").write_text(name)
     first = replace(result.adapters[0], folder=folders["own"])
@@ -56,7 +57,7 @@ def trained(work: Path) -> TrainingResult:
 def test_it_comes_whole_and_leaves_nothing(machines: Machines, tmp_path: Path) -> None:
     work = tmp_path / "work"
     given = Handover(machines.storage()).give("learner-0", "alpha@v1", trained(work))
-    assert list(work.iterdir()) == [], "it was moved"
+    assert not [path for path in work.rglob("*") if path.is_file()], "it was moved"
     machines.change()
     storage = machines.storage()
     there = Handover(storage)
@@ -64,6 +65,7 @@ def test_it_comes_whole_and_leaves_nothing(machines: Machines, tmp_path: Path) -
     assert [(path / "settings.json").read_text() for path in given.folders] == ["own", "other", "state", "delta"]
     assert (given.folders[3] / "weights.safetensors").read_bytes() == b"delta" * 1000
     assert given.adapters[2].folder is None
+    assert all(path.is_file() for folder in given.folders for path in folder.iterdir()), "none lies in another"
     there.clear(given)
     assert storage.entries("trained") == [] and not any(path.exists() for path in given.folders)
     there.clear(given)

@@ -19,6 +19,7 @@ from typing import Any
 
 from actors.errors import ActorError, SpoolAhead
 from actors.exam import ExamLimits
+from actors.handover import Handover
 from actors.ingest import Ingest
 from actors.learner import LearnerWorker
 from actors.observation import example_digest
@@ -132,7 +133,13 @@ class World(House):
 
     def employ(self, learner: Any) -> None:
         ingests = [self._link("learner", f"ingest-{index}") for index in range(len(self.ingests))]
-        self.trainer.worker = LearnerWorker(Meanwhile(self, learner), self.home / "work", ingests, self.exams)  # type: ignore[arg-type]
+        self.trainer.worker = LearnerWorker(
+            Meanwhile(self, learner),
+            self.home / "work",
+            ingests,  # type: ignore[arg-type]
+            self.exams,
+            handover=Handover(self.registry.storage),
+        )
 
     def start_coordinator(self) -> None:
         self.coordinator = Coordinator(
