@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -103,7 +104,7 @@ class Nodes:
 
     def family(self) -> dict[psutil.Process, str]:
         """Every process below this one, with what it is: an actor, a part of Ray, a driver, a broker."""
-        actors = {each.pid: each.actor.partition("::")[0] for each in self.processes() if each.is_alive}
+        actors = {each.pid: re.sub("(::|-[0-9a-f]{9}).*", "", each.actor) for each in self.processes() if each.is_alive}
         family = {}
         for each in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -153,6 +154,9 @@ def _title(words: list[str]) -> str:
         return "leaving"
     if not Path(words[0]).name.startswith("python"):
         return Path(words[0].split()[0]).name
+    if "-c" in words:
+        # `from multiprocessing.forkserver import ...`
+        return next((each for each in words[-1].split() if "." in each), "python -c")
     return next((Path(each).name for each in words[1:] if not each.startswith("-")), "python")
 
 

@@ -29,7 +29,8 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     keys = {"AWS_ACCESS_KEY_ID": "anabranch", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
     url = f"http://127.0.0.1:{ports['s3.port']}"
     command = [
-        *(str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.port.iceberg=0"),
+        *(str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
         *(f"-{name}={port}" for name, port in ports.items()),
         *("-volume.max=20", "-master.volumeSizeLimitMB=64"),
     ]
