@@ -75,8 +75,9 @@ class Runtime:
         try:
             self._start_ray()
             check_resources(self.settings)
-            # Serve's small processes first: they would time out behind the heavy imports of ours.
-            serve.start(http_options=http_options(self.settings, port))
+            # Serve's small processes first: they would time out behind the heavy imports of ours. One proxy, as the
+            # head's address is the one that clients have: Serve ends others, when replicas move, with what they are at.
+            serve.start(proxy_location="HeadOnly", http_options=http_options(self.settings, port))
             self._actors = ActorGroup(self.settings, learner=self._learner)
             self._supervisor = self._actors.supervised()
             self._supervisor.start()
