@@ -14,7 +14,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def test_it_survives(tmp_path: Path, broker: ApacheKafkaBroker) -> None:
             watch = Watch(lambda: ask(system, "/v1/status"), nodes.family)
             clients = Clients(system.url, [*DOMAINS, "base"])
             with watch, clients:
-                began = _attack_for(60 * MINUTES, chaos, course)
+                began = _attack_for(60 * MINUTES, chaos, course, lambda attacks: _has_resumed(watch, attacks))
                 ended = time.monotonic()
                 course.note("no more attacks")
                 course.end()
@@ -209,8 +209,8 @@ def test_it_survives(tmp_path: Path, broker: ApacheKafkaBroker) -> None:
         assert result["memory"]["growth"] <= MOST_GROWTH, result["memory"]
 
 
-def _attack_for(seconds: float, chaos: Chaos, course: Course) -> float:
-    """Send records all the while, and attack; returns when the first attack was."""
+def _attack_for(seconds: float, chaos: Chaos, course: Course, has_resumed: Callable[[Sequence[Attack]], bool]) -> float:
+    """Send records all the while, and attack; returns when it began, once learning has come on after the last one."""
     over = threading.Event()
 
     def send_on() -> None:
@@ -228,9 +228,15 @@ def _attack_for(seconds: float, chaos: Chaos, course: Course) -> float:
         return began
     finally:
         # The last attack has its time too.
-        time.sleep(RESUMES_S)
+        deadline = time.monotonic() + RESUMES_S
+        while time.monotonic() < deadline and not has_resumed(chaos.attacks):
+            time.sleep(1.0)
         over.set()
         sender.join(120)
+
+
+def _has_resumed(watch: Watch, attacks: Sequence[Attack]) -> bool:
+    return all(watch.seconds_until_learned(each.began, each.sent) is not None for each in attacks)
 
 
 # -- what was seen ----------------------------------------------------------------------------------------------------
