@@ -14,7 +14,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import pytest
 
 from cluster import builders
 from configs.loader import load
-from streaming.broker import ApacheKafkaBroker, kafka_home
+from streaming.broker import ApacheKafkaBroker
 from streaming.location import ensure_topic, open_sink
 from tests.e2e.system import System, run
 from tests.faults.clients import Clients, Request
@@ -78,15 +78,6 @@ class Attack:
     sent: int
     hits_replicas: bool
     ended: float = 0.0
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[ApacheKafkaBroker]:
-    home = kafka_home()
-    if home is None:
-        pytest.skip("no Apache Kafka: set KAFKA_HOME to a folder with libs/*.jar")
-    with ApacheKafkaBroker(home, tmp_path / "broker") as running:
-        yield running
 
 
 class Chaos:

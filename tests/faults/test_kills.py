@@ -11,7 +11,6 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pytest
 
 from cluster import builders
 from configs.loader import load
-from streaming.broker import ApacheKafkaBroker, kafka_home
+from streaming.broker import ApacheKafkaBroker
 from streaming.location import StreamLocation, ensure_topic, open_sink
 from tests.e2e.system import System, run
 from tests.faults.course import PARTITIONS, SMALL, Course
@@ -44,13 +43,9 @@ pytestmark.append(pytest.mark.timeout(600 + 40 * POINTS + 2 * LONGEST_LEARNING_S
 
 
 @pytest.fixture
-def sets(tmp_path: Path) -> Iterator[list[str]]:
+def sets(broker: ApacheKafkaBroker) -> list[str]:
     """The overrides that lead to a Kafka of this test's own."""
-    home = kafka_home()
-    if home is None:
-        pytest.skip("no Apache Kafka: set KAFKA_HOME to a folder with libs/*.jar")
-    with ApacheKafkaBroker(home, tmp_path / "broker") as broker:
-        yield [*SETS, "stream.kind=kafka", f"stream.bootstrap={broker.bootstrap}", "stream.topic=kills"]
+    return [*SETS, "stream.kind=kafka", f"stream.bootstrap={broker.bootstrap}", "stream.topic=kills"]
 
 
 def test_every_row_counts_once_whoever_is_killed(tmp_path: Path, sets: list[str]) -> None:

@@ -13,7 +13,7 @@ from actors.spool_folder import private_folder
 from cluster import builders
 from configs.loader import load
 from registry.storage import Storage
-from streaming.broker import ApacheKafkaBroker, kafka_home
+from streaming.broker import ApacheKafkaBroker
 from streaming.location import ensure_topic
 from tests.e2e.system import System
 from tests.faults.nodes import Nodes, may_mount
@@ -42,15 +42,6 @@ SETS = [
     f"learner.evaluate_every={STEPS // 2}",
     "learner.checkpoint_seconds=0.01",
 ]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[ApacheKafkaBroker]:
-    home = kafka_home()
-    if home is None:
-        pytest.skip("no Apache Kafka: set KAFKA_HOME to a folder with libs/*.jar")
-    with ApacheKafkaBroker(home, tmp_path / "broker") as running:
-        yield running
 
 
 @pytest.fixture
