@@ -7,7 +7,7 @@ that one on the training is done. What was taken in before by one that did not c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from actors.change import delta_gone_on_from, gone_on_from
@@ -23,7 +23,7 @@ from actors.training import Segment, Trained, TrainingOrder
 from learning.contract import NewAdapter, TrainingResult
 from learning.errors import LearningError
 from learning.gate import Gate
-from registry.adapters import Adapter, AdapterFacts
+from registry.adapters import Adapter, AdapterFacts, Parity
 from registry.errors import RegistryError
 from registry.manifest import BaseRevision, Manifest, Placed, Route
 from registry.registry import Registry
@@ -184,6 +184,7 @@ class Candidates:
                 "beside": tuple(name for at, name in names.items() if at[0] == facts.domain and at != place),
                 "exam_rows": len(exam.splitlines()),
                 "figures": figures_of(new, result),
+                "parity": tuple(Parity(**asdict(row)) for row in new.parity) if exam else (),
             }
         )
         adapter = self._registry.add_adapter(facts.domain, facts.version, new.folder, complete, exam)

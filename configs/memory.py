@@ -53,7 +53,7 @@ def engine(settings: Settings, shape: ModelShape, gpu_bytes: int) -> Terms:
     working = tokens * _passing(shape) * width + 8 * serving.max_num_seqs * shape.vocabulary
     terms = {
         "base weights": ceil(shape.weights * width / parts),
-        "LoRA slots": ceil(serving.max_loras * (every + both_ends) * width / parts),
+        "LoRA slots": ceil((serving.max_loras + 1) * (every + both_ends) * width / parts),
         "a step's activations": working,
         "set aside": ASIDE if serving.enforce_eager else 2 * ASIDE,
     }

@@ -104,6 +104,17 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ParityRow:
+    """A held-out example as it is read with an adapter: what an engine that serves the adapter must find as well."""
+
+    ids: tuple[int, ...]
+    """Tokens of prompt and completion."""
+    prompt_tokens: int
+    loss: float
+    """Mean cross-entropy of the completion in nats per token."""
+
+
+@dataclass(frozen=True)
 class NewAdapter:
     """What a job has made for a segment, and how it compares: one of the job's own domain on the job's held-out
     examples, one of another domain on the exam of the segment that it continues."""
@@ -120,6 +131,8 @@ class NewAdapter:
     """None for one of another domain where it was not measured."""
     incumbent: Evaluation | None
     """The figures of the segment that was best before, continued or not; None where the domain has none."""
+    parity: tuple[ParityRow, ...] = ()
+    """A few of the examples that `candidate` was measured on; none where there are none, or no adapter."""
 
 
 @dataclass(frozen=True)

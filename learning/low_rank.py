@@ -40,6 +40,7 @@ from learning.material import JobMaterial
 from learning.optimiser import rate_groups
 from learning.output_layer import OutputLayer
 from learning.paired_bootstrap import lower_bound
+from learning.parity import parity_rows
 from learning.resumption import resumption_of
 from learning.target_modules import target_modules
 from learning.template import PromptTemplate
@@ -116,7 +117,6 @@ class LowRankLearner:
                 save_adapter(model, job.output)
                 more = None if training.failure else self._finish(model, shape, start, job, material.train)
             beyond = more(budget) if more is not None else Beyond()
-        compared = start is not None and after.examples > 0
         return TrainingResult(
             adapters=(
                 NewAdapter(
@@ -127,6 +127,7 @@ class LowRankLearner:
                     candidate=candidate,
                     base=base,
                     incumbent=best.held_out if best else None,
+                    parity=parity_rows(material.judged, candidate, base),
                 ),
                 *beyond.adapters,
             ),
@@ -135,7 +136,7 @@ class LowRankLearner:
             seconds=training.earlier_seconds + time.perf_counter() - started,
             train_loss=training.train_loss,
             touched=(
-                *([Comparison(job.domain, start.segment, start.before, after)] if start and compared else ()),
+                *([Comparison(job.domain, start.segment, start.before, after)] if start and after.examples else ()),
                 *beyond.touched,
             ),
             state=beyond.state,

@@ -38,6 +38,7 @@ from learning.kept_directions import Basis, Kept, basis_of
 from learning.material import JobMaterial
 from learning.osft_options import OsftOptions
 from learning.output_layer import OutputLayer
+from learning.parity import parity_rows
 from learning.repeats import spread
 from learning.resumption import Resumption, resumption_of
 from learning.second_moments import measured
@@ -226,4 +227,5 @@ class _Place:
         folder.mkdir(parents=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(where.adapter / name, folder / name)
-        return NewAdapter(where.domain, folder, self.adapter.shape.rank, where.segment, after, None, before)
+        parity = parity_rows(self.exam, after)
+        return NewAdapter(where.domain, folder, self.adapter.shape.rank, where.segment, after, None, before, parity)

@@ -27,6 +27,7 @@ from learning.contract import Comparison, Incumbent, NewAdapter, TrainingJob
 from learning.errors import LearningError
 from learning.evaluation import evaluate
 from learning.low_rank import Beyond, LowRankLearner, Start
+from learning.parity import parity_rows
 from learning.repeats import spread
 from learning.seta_options import SetaOptions
 from learning.shared_part import SharedPart, mark, own_part, shared_rank_of, slices
@@ -111,7 +112,7 @@ class SetaLearner(LowRankLearner):
                 after = evaluate(self._loss, budget, model, exam)
                 save_adapter(model, folder)
             mark(folder, shared.rank)
-            figures = (after, None, before)
+            figures = (after, None, before, parity_rows(exam, after))
             adapters.append(NewAdapter(incumbent.domain, folder, adapter.shape.rank, incumbent.segment, *figures))
             if exam:
                 touched.append(Comparison(incumbent.domain, incumbent.segment, before, after))

@@ -31,6 +31,16 @@ _FORMAT = 3
 _NAME = re.compile(r"^(?P<domain>[a-z0-9][a-z0-9_-]{0,62})@v(?P<version>[1-9]\d*)-[0-9a-f]{8}$")
 
 
+class Parity(Record):
+    """A held-out example as its learner read it with the adapter, to be compared with how it is served."""
+
+    ids: tuple[int, ...] = Field(min_length=1)
+    prompt_tokens: int = Field(ge=1)
+    """Those before the completion."""
+    loss: float = Field(allow_inf_nan=False)
+    """Mean cross-entropy of the completion, nats a token."""
+
+
 class AdapterFacts(Record):
     """How a version came about and what the gate said of it."""
 
@@ -67,6 +77,8 @@ class AdapterFacts(Record):
     held_out_examples: int = Field(ge=0)
     figures: dict[str, float] = Field(default_factory=dict)
     """Losses (nats a token), exact matches (0 to 1) and durations (seconds) by name."""
+    parity: tuple[Parity, ...] = ()
+    """A few of its held-out examples; none where no exams are kept."""
     created_at: AwareDatetime
 
 

@@ -286,8 +286,12 @@ class ReplicaHealth(Body):
     """The manifest it serves."""
     prepared: tuple[int, ...]
     """Manifests it could serve at once."""
+    versions: tuple[str, ...]
+    """Full names of the versions that it may be asked for."""
     loaded: tuple[str, ...]
-    """Full names of the versions in the engine."""
+    """Those in the engine; the others are loaded when they are asked for."""
+    waiting: int
+    """Requests that wait for their turn in the engine."""
     leases: int
     """Holds of requests in flight."""
     trouble: Words | None = None

@@ -79,10 +79,10 @@ async def merged_events(
                 continue
             for choice in data["choices"]:
                 choice["index"] = groups[which].index(choice["index"], samples)
-            yield _event(data)
+            yield sent(data)
     if usages:
         names = ",".join("base" if group.adapter is None else group.adapter.name for group in groups)
-        yield _event({**last, "model": names, "usage": _summed(usages)})
+        yield sent({**last, "model": names, "usage": _summed(usages)})
     yield DONE
 
 
@@ -94,7 +94,7 @@ async def announced(events: AsyncGenerator[str, None], routing: Mapping[str, Any
             if not told and event.startswith("data: {"):
                 data = json.loads(event.removeprefix("data: "))
                 if told := "choices" in data:
-                    event = _event({**data, "anabranch": routing})
+                    event = sent({**data, "anabranch": routing})
             yield event
 
 
@@ -126,5 +126,6 @@ def _summed(usages: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     return total
 
 
-def _event(data: Mapping[str, Any]) -> str:
+def sent(data: Mapping[str, Any]) -> str:
+    """A server-sent event."""
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -5,7 +5,7 @@ Two implementations keep this contract (tests/serving/test_engine_contract.py): 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,15 +18,14 @@ Prompt = str | list[int]
 class LoadedAdapter:
     """An adapter under the identity that the engine knows it by.
 
-    `name`: `domain@vN-<digest8>`. `number`: the engine's id, never used again in this process, because engines key
-    caches by it. `folder`: the immutable PEFT folder, which the engine may read again at any time; None where there is
-    no adapter and the base answers under this name. `rank`: of the PEFT configuration; 0 without one.
+    `name`: `domain@vN-<digest8>`. `number`: the engine's id, which stands for this adapter alone in this process, as
+    engines key caches by it. `rank`: of the PEFT configuration; 0 where there is no adapter and the base answers under
+    this name.
     """
 
     name: str
     number: int
     domain: str
-    folder: Path | None
     rank: int
 
 
@@ -47,6 +46,21 @@ class Call:
     messages: tuple[Mapping[str, str], ...] = ()
     samples: int = 1
 
+    @property
+    def rows(self) -> int:
+        """What is generated at the same time."""
+        return max(1, len(self.prompts)) * self.samples
+
+
+class Reading(Protocol):
+    """Tokens to be read: a prompt and what follows it."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
 
 # An OpenAI response object, or server-sent events ("data: ...\n\n") ending in "data: [DONE]\n\n".
 Answer = dict[str, Any] | AsyncGenerator[str, None]
@@ -63,10 +77,15 @@ class Engine(Protocol):
     def context_tokens(self) -> int:
         """The most tokens that prompt and answer may have together."""
 
-    async def load(self, adapter: LoadedAdapter) -> None:
-        """Bring the adapter beside those in use.
+    @property
+    def dtype(self) -> str:
+        """Precision that it computes in: float32, bfloat16 or float16."""
 
-        Raises EngineFailed for an adapter that can't be loaded, and nothing is; Unavailable once the engine is dead.
+    async def load(self, adapter: LoadedAdapter, folder: Path | None) -> None:
+        """Bring the adapter in its immutable PEFT folder beside those in use; None where the base answers for it.
+
+        There is room for `max_cpu_loras` adapters and one more. Raises EngineFailed for one that can't be loaded, and
+        nothing is; Unavailable once the engine is dead.
         """
 
     async def unload(self, adapter: LoadedAdapter) -> None:
@@ -80,19 +99,25 @@ class Engine(Protocol):
         """
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
-        """Generate one token, as any request does: it waits while other adapters hold all slots of the batch.
+        """Generate one token, with one adapter more than requests may have in the batch, one probe at a time.
 
         Raises EngineFailed if the token fails or its log probability is no finite number; Unavailable once the engine
         is dead. To be cancelled by whoever has no more patience.
         """
 
+    async def losses(self, adapter: LoadedAdapter | None, rows: Sequence[Reading]) -> list[float]:
+        """Of each, the mean cross-entropy of what follows its prompt, in nats a token; as `probe` otherwise."""
+
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
         """Validate an OpenAI request; its `model` is not looked at. Raises Refused."""
 
-    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+    async def generate(
+        self, call: Call, adapter: LoadedAdapter | None, done: Callable[[], None] = lambda: None
+    ) -> Answer:
         """Answer with the adapter, or with the base for None; the answer's `model` is the adapter's name or "base".
 
-        A stream that is closed early aborts its generation. Raises Refused, or Unavailable once the engine is dead.
+        Of a stream, `done` is called as soon as all tokens are made, whether they were taken or not. One that is closed
+        early aborts its generation. Raises Refused, or Unavailable once the engine is dead.
         """
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ class Lease:
         self._leases = leases
         self._names: frozenset[str] | None = None
         self._released = False
+        self._ends: list[Callable[[], None]] = []
         leases._manifests[served] += 1
 
     def narrow(self, names: Iterable[str]) -> None:
@@ -32,10 +33,16 @@ class Lease:
         self._leases._drop_manifest(self.served)
         self._leases._on_release()
 
+    def ends_with(self, end: Callable[[], None]) -> None:
+        """Have `end` called when this is released."""
+        self._ends.append(end)
+
     def release(self) -> None:
         if self._released:
             return
         self._released = True
+        for end in self._ends:
+            end()
         if self._names is None:
             self._leases._drop_manifest(self.served)
         else:

@@ -29,9 +29,13 @@ class EngineKnobs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
     max_loras: Count = 4
-    """Adapters in one batch; requests for more wait."""
+    """Adapters in one batch; requests for more wait. A publication's probe has a slot beside them."""
     max_cpu_loras: Count = 16
-    """Adapters kept in the host's memory, those of a batch among them; any other is read again from its folder."""
+    """Adapters kept in the host's memory, those of a batch among them; any other is read again from its folder, before
+    its request goes to the engine."""
+    patience_seconds: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.5
+    """Seconds that a request waits for a slot until one of the adapters in the batch takes no more requests and makes
+    room. Longer fills batches better while few domains are hot; every domain is served with any."""
     max_lora_rank: Annotated[int, Field(ge=1, le=KERNEL_RANKS[-1])] = 16
     """Largest rank that can be served; the slots' memory grows with it."""
     max_num_seqs: Count = 32

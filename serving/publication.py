@@ -1,8 +1,12 @@
 """Two-phase publication on one replica.
 
-    prepare(n): load what is new beside what is in use, check digests and ranks, build the scorer, probe  -> prepared
+    prepare(n): load what is new, check digests and ranks, build the scorer, probe   -> prepared
     commit(n):  swap one reference; requests that started before keep their lease
     sweep:      unload each version that neither the current nor a prepared manifest names and no lease holds
+
+What is new is loaded and probed before it is in force; whether it stays in the engine is up to `serving.residency`. A
+replica that starts loads of what was in force before as much as there is room for, and what of that can't be had does
+not keep it from serving the rest.
 
 Weights of two bases don't lie beside each other: a manifest on another change of the base comes into force in its
 prepare. Everything that can be is looked at first; then requests wait at the door, those in flight finish on the base
@@ -10,11 +14,11 @@ they began on, the engine takes the other weights, what is new is loaded and pro
 before are put back, and it was as any other failed prepare.
 
     who             waits for                      unblocked by
-    prepare         the loading lock               the prepare or sweep before it
+    prepare         the preparing lock             the prepare or sweep before it
                     of a base: requests in flight  their end, or `drain_seconds`; then it has failed
     commit          nothing                        -
     a request       a changing base                its end, however it ends
-    sweep           the loading lock               the last release, commit or failed prepare
+    sweep           the preparing lock             the last release, commit or failed prepare
 
 What counts against a version is what was read of it (`serving.reading`) and what the engine said of it; an engine that
 is too busy to answer a probe, or that dies under it, has proved nothing.
@@ -25,35 +29,42 @@ Knows the engine port; nothing of HTTP or of other replicas.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from registry.manifest import column
+from learning.parity import disagreement
+from registry.errors import RegistryError
+from registry.manifest import Placed, column
 from serving.admission import Admission
 from serving.engine import Engine, LoadedAdapter
 from serving.errors import EngineFailed, NotPrepared, PrepareFailed, Unavailable
 from serving.leases import Leases
+from serving.options import EngineKnobs
 from serving.reading import ManifestReader, read
+from serving.residency import Residency
 from serving.scorer import Scorer
 from serving.served import NOTHING_PUBLISHED, ServedDomain, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
-    from registry.manifest import BaseRevision, Manifest, Placed
+    from registry.manifest import BaseRevision, Manifest
     from registry.registry import Registry
 
-# Seconds that a probe waits for a slot in the batch; far below the time that a replica has to prepare.
-_PROBE_PATIENCE = 10.0
+# Seconds that the probes of a manifest wait for the engine; far below the time that a replica has to prepare.
+_PROBE_PATIENCE = 20.0
 DRAIN_SECONDS = 30.0
 """How long a change of the base waits for the requests in flight."""
 # Seconds that a request waits longer than that for the change itself: the weights are read from storage.
 _CHANGE_PATIENCE = 60.0
 _LOOK_AGAIN = 0.02
+_REMEDY = "restore the folder or roll the domain back"
+
+_LOG = logging.getLogger(__name__)
 
 
 class Publication:
@@ -70,7 +81,7 @@ class Publication:
         engine: Engine,
         registry: Registry,
         extractor_for: Callable[[Manifest], FeatureExtractor],
-        max_lora_rank: int,
+        knobs: EngineKnobs,
         base: BaseRevision,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
@@ -80,22 +91,16 @@ class Publication:
         """What requests pass before they take a lease."""
         self.broken: str | None = None
         """Why the engine can answer nothing any more, or None."""
-        self.unload_failure: str | None = None
+        self.residency = Residency(engine, self._folder, knobs.max_cpu_loras + 1)
+        """Which of what is served lies in the engine."""
         self._engine = engine
-        self._reader = ManifestReader(registry, extractor_for, max_lora_rank, base)
+        self._reader = ManifestReader(registry, extractor_for, knobs.max_lora_rank, base)
         self._base = base
         """What the engine runs."""
         self._drain_seconds = drain_seconds
         self._prepared: dict[int, ServedManifest] = {}
-        self._loaded: dict[str, LoadedAdapter] = {}
-        self._numbers = itertools.count(1)
-        self._loading = asyncio.Lock()
+        self._preparing = asyncio.Lock()
         self._sweeping: asyncio.Task[None] | None = None
-
-    @property
-    def loaded(self) -> tuple[str, ...]:
-        """Full names of the versions that the engine holds for this replica."""
-        return tuple(sorted(self._loaded))
 
     @property
     def prepared(self) -> tuple[int, ...]:
@@ -106,7 +111,7 @@ class Publication:
 
         Raises PrepareFailed; then everything is as it was, unless `broken` says otherwise.
         """
-        async with self._loading:
+        async with self._preparing:
             if number == self.current.number or number in self._prepared:
                 return
             if number < self.current.number:
@@ -168,19 +173,48 @@ class Publication:
     async def _build(self, manifest: Manifest, scorer: Scorer | None) -> ServedManifest:
         """Load and probe what is new in a manifest on the base that the engine runs."""
         by_domain: dict[str, ServedDomain] = {}
-        new: list[LoadedAdapter] = []
+        placed_by_name: dict[str, Placed] = {}
+        known = self._wanted()
         for domain, route in sorted(manifest.routes.items()):
             by_column: dict[str, LoadedAdapter] = {}
             for segment, placed in route.segments.items():
-                adapter = self._loaded.get(placed.adapter)
-                if adapter is None:
-                    adapter = await self._load(domain, placed)
-                    new.append(adapter)
-                by_column[column(domain, segment)] = adapter
+                by_column[column(domain, segment)] = self.residency.know(domain, placed)
+                placed_by_name[placed.adapter] = placed
             newest = by_column[column(domain, route.segment)]
             by_domain[domain] = ServedDomain(newest, MappingProxyType(by_column))
-        await asyncio.gather(*(self._probe(adapter) for adapter in new))
-        return ServedManifest(manifest.number, manifest, scorer, MappingProxyType(by_domain))
+        served = ServedManifest(manifest.number, manifest, scorer, MappingProxyType(by_domain))
+        new = {name: adapter for name, adapter in served.by_name.items() if name not in known}
+        before = await self._served_before(manifest) if new else set()
+        deadline = asyncio.get_running_loop().time() + _PROBE_PATIENCE
+        unseen = [adapter for name, adapter in new.items() if name not in before]
+        await asyncio.gather(*(self._patiently(placed_by_name[adapter.name]) for adapter in unseen))
+        for adapter in unseen:
+            await self._take(adapter, placed_by_name[adapter.name], deadline)
+        await self._fill_with([adapter for name, adapter in new.items() if name in before])
+        return served
+
+    async def _served_before(self, manifest: Manifest) -> set[str]:
+        """What was in force before the manifest: other replicas have found it sound, and this one has only to catch
+        up."""
+        if manifest.parent is None or manifest.parent == self.current.number:
+            return set()
+        try:
+            parent = await asyncio.to_thread(self._reader.manifest, manifest.parent)
+        except (RegistryError, PrepareFailed, OSError):
+            return set()
+        return {placed.adapter for route in parent.routes.values() for placed in route.segments.values()}
+
+    async def _fill_with(self, adapters: Sequence[LoadedAdapter]) -> None:
+        """Load as many as there is room for; the others come when they are asked for. What is wrong with one is told to
+        whoever asks for it, and keeps nobody from being served."""
+        room = self.residency.capacity - 1 - len(self.residency.resident)
+        for adapter in adapters[: max(0, room)]:
+            try:
+                await self.residency.use(adapter)
+            except (PrepareFailed, EngineFailed) as error:
+                _LOG.error("%s is in force and can't be loaded", adapter.name, exc_info=error)
+            else:
+                self.residency.leave(adapter)
 
     async def _drain(self, where: str) -> None:
         deadline = time.monotonic() + self._drain_seconds
@@ -207,43 +241,66 @@ class Publication:
             except Exception as worse:
                 self.broken = f"{where} could not be taken ({error}), nor could the base before ({worse})"
             if isinstance(error, EngineFailed | Unavailable):
-                raise _failed(where, f"the base can't be changed: {error}", "train it again", error) from error
+                raise self._failed(where, f"the base can't be changed: {error}", "train it again") from error
             raise
         return served
 
-    async def _load(self, domain: str, placed: Placed) -> LoadedAdapter:
-        remedy = "restore the folder or roll the domain back"
-        folder, rank = await read(placed.adapter, remedy, partial(self._reader.adapter, placed))
-        adapter = LoadedAdapter(placed.adapter, next(self._numbers), domain, folder, rank)
-        # Noted before it is loaded: a cancellation in between must not leave it behind in the engine.
-        self._loaded[adapter.name] = adapter
+    async def _folder(self, placed: Placed) -> Path | None:
+        """The adapter's folder, checked here and now; once, as whoever asks for it waits."""
+        try:
+            return await asyncio.to_thread(self._reader.adapter, placed)
+        except (RegistryError, OSError) as error:
+            raise PrepareFailed(placed.adapter, str(error), _REMEDY) from error
+
+    async def _patiently(self, placed: Placed) -> None:
+        """See that the adapter can be read."""
+        await read(placed.adapter, _REMEDY, partial(self._reader.adapter, placed))
+
+    async def _take(self, adapter: LoadedAdapter, placed: Placed, deadline: float) -> None:
+        """Load and probe an adapter; it may have to make room for others before it is asked for."""
         try:
             try:
-                await self._engine.load(adapter)
-            except EngineFailed:
+                await self.residency.use(adapter)
+            except (EngineFailed, PrepareFailed):
                 # The engine reads the folder by itself, and it may have been away since.
-                await read(placed.adapter, remedy, partial(self._reader.adapter, placed))
-                await self._engine.load(adapter)
+                await self._patiently(placed)
+                await self.residency.use(adapter)
         except (EngineFailed, Unavailable) as error:
-            del self._loaded[adapter.name]
             misfit = "the adapter does not fit the base model or the engine; train it again"
-            raise _failed(adapter.name, str(error), misfit, error) from error
-        return adapter
-
-    async def _probe(self, adapter: LoadedAdapter) -> None:
-        """Raise PrepareFailed if the adapter is at fault, or the engine is dead.
-
-        The engine batches at most as many adapters as it has slots, so a steady load on others may keep a probe
-        waiting without end. Its bytes are those that the gate has judged, so it goes into service unprobed then: a
-        replica that is busy is sound, and must not be taken out for it.
-        """
+            raise self._failed(adapter.name, str(error), misfit) from error
         try:
-            async with asyncio.timeout(_PROBE_PATIENCE):
+            await self._probe(adapter, placed, deadline)
+        finally:
+            self.residency.leave(adapter)
+
+    async def _probe(self, adapter: LoadedAdapter, placed: Placed, deadline: float) -> None:
+        """Raise PrepareFailed if the adapter is at fault, or the engine is dead or does not answer in time."""
+        try:
+            async with asyncio.timeout_at(deadline):
                 await self._engine.probe(adapter)
-        except TimeoutError:
-            return
+                wrong = await self._disagreement(adapter, placed) if adapter.rank else None
+        except TimeoutError as error:
+            busy = f"its probe had no answer within {_PROBE_PATIENCE:g} s"
+            raise PrepareFailed(adapter.name, busy, "the engine is too busy; it is tried again") from error
         except (EngineFailed, Unavailable) as error:
-            raise _failed(adapter.name, f"its probe failed: {error}", "train the adapter again", error) from error
+            raise self._failed(adapter.name, f"its probe failed: {error}", "train the adapter again") from error
+        if wrong is not None:
+            raise PrepareFailed(adapter.name, wrong, "look at how the engine reads it, or train it again")
+
+    async def _disagreement(self, adapter: LoadedAdapter, placed: Placed) -> str | None:
+        """Why the engine does not serve what was learned, by the examples that the adapter came with."""
+        rows = await read(adapter.name, _REMEDY, partial(self._reader.parity, placed))
+        if not rows:
+            return None
+        served, bare = await self._engine.losses(adapter, rows), await self._engine.losses(None, rows)
+        return disagreement([row.loss for row in rows], served, bare, self._engine.dtype)
+
+    def _failed(self, who: str, what: str, remedy: str) -> PrepareFailed:
+        """The failure as the adapter's fault, unless the engine is down."""
+        if self._engine.failure is not None:
+            remedy = "nothing is known against the adapter; the replica must be replaced"
+            return PrepareFailed(who, f"the engine went down: {self._engine.failure}", remedy)
+        return PrepareFailed(who, what, remedy)
 
     def _sweep_soon(self) -> None:
         """Start a sweep unless nothing is to be unloaded or one is under way, which looks again when it ends."""
@@ -251,29 +308,14 @@ class Publication:
             self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
 
     async def _sweep(self) -> None:
-        async with self._loading:
+        async with self._preparing:
             await self._unload_unwanted()
 
     async def _unload_unwanted(self) -> None:
-        while unwanted := self._unwanted():
-            adapter = self._loaded[unwanted[0]]
-            try:
-                await self._engine.unload(adapter)
-            except EngineFailed as error:
-                # It stays among the loaded ones: health() tells of it, and the next sweep tries again.
-                self.unload_failure = f"{adapter.name}: {error}"
-                return
-            self.unload_failure = None
-            del self._loaded[adapter.name]
+        await self.residency.forget(self._wanted)
 
-    def _unwanted(self) -> list[str]:
-        wanted = self.leases.held().union(self.current.by_name, *(m.by_name for m in self._prepared.values()))
-        return [name for name in self._loaded if name not in wanted]
+    def _unwanted(self) -> set[str]:
+        return {*self.residency.known} - self._wanted()
 
-
-def _failed(who: str, what: str, remedy: str, error: EngineFailed | Unavailable) -> PrepareFailed:
-    """The failure as the adapter's fault, unless the engine is down."""
-    if isinstance(error, Unavailable):
-        remedy = "nothing is known against the adapter; the replica must be replaced"
-        return PrepareFailed(who, f"the engine went down: {error}", remedy)
-    return PrepareFailed(who, what, remedy)
+    def _wanted(self) -> set[str]:
+        return self.leases.held().union(self.current.by_name, *(m.by_name for m in self._prepared.values()))

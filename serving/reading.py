@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,7 @@ from serving.scorer import Scorer
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
+    from registry.adapters import Parity
     from registry.manifest import Manifest, Placed
     from registry.registry import Registry
 
@@ -71,9 +72,9 @@ class ManifestReader:
             for placed in route.segments.values():
                 self.adapter(placed)
 
-    def adapter(self, placed: Placed) -> tuple[Path | None, int]:
-        """An adapter's folder and rank, after its bytes and configuration have been checked; None and 0 where the base
-        answers for the version."""
+    def adapter(self, placed: Placed) -> Path | None:
+        """An adapter's folder, after its bytes and configuration have been checked; None where the base answers for the
+        version."""
         adapter = self._registry.adapter(placed.adapter)
         folder = adapter.fetch()
         if adapter.digest != placed.digest:
@@ -90,7 +91,7 @@ class ManifestReader:
                 "train the domain again on this base",
             )
         if adapter.facts.rank == 0:
-            return None, 0
+            return None
         rank = _rank(folder / "adapter_config.json", placed.adapter)
         if rank > self._max_lora_rank:
             raise PrepareFailed(
@@ -98,7 +99,11 @@ class ManifestReader:
                 f"its rank is {rank}, the engine was started for at most {self._max_lora_rank}",
                 "raise serving.max_lora_rank and restart, or train with a lower rank",
             )
-        return folder, rank
+        return folder
+
+    def parity(self, placed: Placed) -> Sequence[Parity]:
+        """The examples by which it shows whether an engine serves the adapter as it was learned."""
+        return self._registry.adapter(placed.adapter).facts.parity
 
     def scorer(self, manifest: Manifest) -> Scorer | None:
         """The manifest's scorer, masked to the columns that have an adapter."""

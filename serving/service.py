@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from learning.errors import LearningError
 from serving.abstained import NOTHING_TO_CHOOSE
 from serving.api import ReplicaHealth, RouteResult
-from serving.batch import announced, groups_of, merged, merged_events
-from serving.engine import Answer, Call, Engine, Kind
+from serving.batch import announced, groups_of, merged, merged_events, sent
+from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
 from serving.errors import PrepareFailed, Refused, Unavailable
+from serving.leases import Lease
 from serving.metrics import ReplicaMetrics
-from serving.openai_body import bad_request, ended_by, with_prompts
-from serving.options import MAX_PROMPTS, EngineOptions
+from serving.openai_body import bad_request, ended_by, error_body, with_prompts
+from serving.options import MAX_PROMPTS, EngineKnobs, EngineOptions
 from serving.publication import DRAIN_SECONDS, Publication
 from serving.reply import LeasedEvents, Reply
+from serving.room import EngineRoom, Stay
 from serving.score_queue import ScoreQueue
 from serving.selection import Choice, by_content, by_name, by_segment, routing, stamp
 from serving.served import AUTO, ServedDomain, ServedManifest
@@ -44,7 +47,7 @@ class RoutedService:
         registry: Registry,
         extractor_for: Callable[[Manifest], FeatureExtractor],
         template: PromptTemplate,
-        max_lora_rank: int,
+        knobs: EngineKnobs,
         base: BaseRevision,
         *,
         max_prompts: int = MAX_PROMPTS,
@@ -59,9 +62,14 @@ class RoutedService:
         self._registry = registry
         self._template = template
         self._queue = ScoreQueue()
-        self._publication = Publication(engine, registry, extractor_for, max_lora_rank, base, drain_seconds)
+        self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds)
+        residency = self._publication.residency
+        self._room = EngineRoom(residency, knobs)
         self.metrics.leases.set_function(lambda: len(self._publication.leases))
-        self.metrics.loaded.set_function(lambda: len(self._publication.loaded))
+        self.metrics.published.set_function(lambda: len(residency.known))
+        self.metrics.loaded.set_function(lambda: len(residency.resident))
+        self.metrics.count_loads(lambda: residency.counts)
+        self.metrics.waiting.set_function(lambda: self._room.waiting)
         self.metrics.manifest_number.set_function(lambda: self._publication.current.number)
         self.metrics.fenced.set_function(lambda: float(self.fenced is not None))
 
@@ -94,7 +102,7 @@ class RoutedService:
             registry,
             extractor_for,
             template,
-            options.max_lora_rank,
+            options,
             base,
             max_prompts=max_prompts,
             drain_seconds=drain_seconds,
@@ -158,15 +166,17 @@ class RoutedService:
         return self.fenced is None and self.engine.failure is None
 
     def health(self) -> ReplicaHealth:
-        """This replica's state. `loaded` versions must not be deleted from the registry."""
+        """This replica's state. `versions` must not be deleted from the registry."""
         return ReplicaHealth(
             ready=self.ready,
             fenced=self.fenced,
             engine_failure=self.engine.failure,
-            unload_failure=self._publication.unload_failure,
+            unload_failure=self._publication.residency.unload_failure,
             manifest=self._publication.current.number,
             prepared=self._publication.prepared,
-            loaded=self._publication.loaded,
+            versions=self._publication.residency.known,
+            loaded=self._publication.residency.resident,
+            waiting=self._room.waiting,
             leases=len(self._publication.leases),
             trouble=self.trouble,
         )
@@ -178,6 +188,7 @@ class RoutedService:
         while len(self._publication.leases) and self.engine.failure is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         await self.settle()
+        await self._publication.residency.close()
         self._queue.close()
         await self.engine.stop()
 
@@ -216,7 +227,7 @@ class RoutedService:
             choices = await self._choose(lease.served, call)
             # The base is held as well: it may change.
             lease.narrow({choice.version for choice in choices})
-            answer = await self._generate(call, choices)
+            answer = await self._generate(call, choices, lease)
         except BaseException:
             lease.release()
             raise
@@ -271,20 +282,39 @@ class RoutedService:
         self.metrics.route_seconds.observe(time.monotonic() - started)
         return choices
 
-    async def _generate(self, call: Call, choices: Sequence[Choice]) -> Answer:
+    async def _generate(self, call: Call, choices: Sequence[Choice], lease: Lease) -> Answer:
         groups = groups_of(choices)
         if len(groups) == 1:
-            return await self.engine.generate(call, groups[0].adapter)
+            return await self._in_turn(call, groups[0].adapter, lease)
         calls = [
             self.engine.parse(call.kind, with_prompts(call.body, [call.prompts[p] for p in group.positions]))
             for group in groups
         ]
+        answer = self._stream if call.stream else self._in_turn
         answers = await _all_or_none(
-            [self.engine.generate(own, group.adapter) for own, group in zip(calls, groups, strict=True)]
+            [answer(own, group.adapter, lease) for own, group in zip(calls, groups, strict=True)]
         )
         if call.stream:
             return merged_events(groups, answers, call.samples)
         return merged(groups, answers, call.samples)
+
+    async def _in_turn(self, call: Call, adapter: LoadedAdapter | None, lease: Lease) -> Answer:
+        stay = self._room.stay(adapter, call.rows)
+        lease.ends_with(stay.end)
+        await stay.begin()
+        answer = await self.engine.generate(call, adapter, stay.end)
+        if isinstance(answer, dict):
+            stay.end()
+        return answer
+
+    async def _stream(self, call: Call, adapter: LoadedAdapter | None, lease: Lease) -> Answer:
+        """One of several streams of a request: it waits for its turn when its first event is asked for, so that none
+        holds a slot for which another waits."""
+        stay = self._room.stay(adapter, call.rows)
+        lease.ends_with(stay.end)
+        async with self._room.in_place(adapter):
+            answer = await self.engine.generate(call, adapter, stay.end)
+        return answer if isinstance(answer, dict) else _staying(answer, stay)
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         try:
@@ -302,6 +332,17 @@ class RoutedService:
             raise Unavailable(f"this replica is fenced: {self.fenced}")
         if self.engine.failure is not None:
             raise Unavailable(f"this replica's engine is down: {self.engine.failure}")
+
+
+async def _staying(events: AsyncGenerator[str, None], stay: Stay) -> AsyncGenerator[str, None]:
+    async with aclosing(events):
+        try:
+            await stay.begin()
+        except Unavailable as error:
+            yield sent(error_body(str(error), "ServiceUnavailableError", 503))
+            return
+        async for each in events:
+            yield each
 
 
 async def _all_or_none(generations: Sequence[Any]) -> list[Any]:

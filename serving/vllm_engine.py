@@ -12,14 +12,16 @@ import asyncio
 import math
 import os
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learning.catalogue import located
 from serving import fork_server
-from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
+from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter, Reading
 from serving.errors import EngineFailed, Unavailable
 from serving.options import PARENT_PID, EngineOptions
 from serving.served import BASE
@@ -73,13 +75,17 @@ class VllmEngine:
     def context_tokens(self) -> int:
         return int(self._llm.model_config.max_model_len)
 
-    async def load(self, adapter: LoadedAdapter) -> None:
+    @property
+    def dtype(self) -> str:
+        return str(self._llm.model_config.dtype).removeprefix("torch.")
+
+    async def load(self, adapter: LoadedAdapter, folder: Path | None) -> None:
         from vllm.lora.request import LoRARequest
 
-        if adapter.folder is None:
+        if folder is None:
             self._layer.serve(adapter.name, None)
             return
-        request = LoRARequest(adapter.name, adapter.number, str(adapter.folder))
+        request = LoRARequest(adapter.name, adapter.number, str(folder))
         await self._add(request)
         self._requests[adapter.name] = request
         self._layer.serve(adapter.name, request)
@@ -93,8 +99,8 @@ class VllmEngine:
 
     async def unload(self, adapter: LoadedAdapter) -> None:
         try:
-            if adapter.folder is not None:
-                # False means that vLLM had already evicted it to make room, which is as good.
+            if adapter.rank:
+                # False means that vLLM does not hold it, which is as good.
                 await self._llm.remove_lora(adapter.number)
         except Exception as error:
             raise EngineFailed(f"vLLM can't unload {adapter.name}: {error}") from error
@@ -114,36 +120,57 @@ class VllmEngine:
         except Exception as error:
             self._check_alive()
             raise EngineFailed(f"vLLM can't take the change {delta} of its base: {error}") from error
-        for request in self._requests.values():
+        for request in list(self._requests.values()):
             # vLLM forgets all adapters with the weights they stood beside.
             await self._add(request)
 
     async def probe(self, adapter: LoadedAdapter | None) -> None:
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
 
-        who = BASE if adapter is None else adapter.name
-        self._probes += 1
         # Token ids, because what a tokenizer makes of a text is another matter; every vocabulary has these.
-        prompt = TokensPrompt(prompt_token_ids=[0, 1, 2, 3])
-        params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0)
+        output = await self._read(adapter, [0, 1, 2, 3], SamplingParams(max_tokens=1, temperature=0.0, logprobs=0))
+        found = [each.logprob for candidates in output.outputs[0].logprobs or () for each in candidates.values()]
+        if not found or not all(math.isfinite(logprob) for logprob in found):
+            who = BASE if adapter is None else adapter.name
+            raise EngineFailed(f"the likeliest token with {who} has log probability {found}, expected a finite one")
+
+    async def losses(self, adapter: LoadedAdapter | None, rows: Sequence[Reading]) -> list[float]:
+        from vllm import SamplingParams
+
+        losses = []
+        for row in rows:
+            params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+            output = await self._read(adapter, list(row.ids), params)
+            # The first token has none, as there is nothing before it.
+            told = (output.prompt_logprobs or ())[row.prompt_tokens :]
+            logprobs = [each[token].logprob for each, token in zip(told, row.ids[row.prompt_tokens :], strict=True)]
+            losses.append(-sum(logprobs) / len(logprobs))
+        return losses
+
+    async def _read(self, adapter: LoadedAdapter | None, ids: list[int], params: Any) -> Any:
+        """The engine's last output for a prompt of token ids."""
+        from vllm import TokensPrompt
+
+        self._probes += 1
         lora = None if adapter is None else self._requests.get(adapter.name)
-        found: list[float] = []
+        prompt, last = TokensPrompt(prompt_token_ids=ids), None
         try:
             async for output in self._llm.generate(prompt, params, f"probe-{self._probes}", lora_request=lora):
-                for candidates in output.outputs[0].logprobs or ():
-                    found += [candidate.logprob for candidate in candidates.values()]
+                last = output
         except Exception as error:
             self._check_alive()
-            raise EngineFailed(f"a token with {who} fails: {error}") from error
-        if not found or not all(math.isfinite(logprob) for logprob in found):
-            raise EngineFailed(f"the likeliest token with {who} has log probability {found}, expected a finite one")
+            raise EngineFailed(f"a token with {BASE if adapter is None else adapter.name} fails: {error}") from error
+        return last
 
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
         return self._layer.parse(kind, body)
 
-    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+    async def generate(
+        self, call: Call, adapter: LoadedAdapter | None, done: Callable[[], None] = lambda: None
+    ) -> Answer:
         self._check_alive()
-        return await self._layer.generate(call, BASE if adapter is None else adapter.name)
+        answer = await self._layer.generate(call, BASE if adapter is None else adapter.name)
+        return answer if isinstance(answer, dict) else _watched(answer, _Requests(call, done))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._layer.decode(token_ids)
@@ -159,6 +186,30 @@ class VllmEngine:
     def _check_alive(self) -> None:
         if self.failure is not None:
             raise Unavailable(self.failure)
+
+
+class _Requests:
+    """Those that a call makes of the engine, one a prompt: `done` is called when the last has ended there."""
+
+    def __init__(self, call: Call, done: Callable[[], None]) -> None:
+        self._left, self._done = max(1, len(call.prompts)), done
+
+    def see(self, output: Any) -> None:
+        if getattr(output, "finished", False):
+            self._left -= 1
+            if not self._left:
+                self._done()
+
+
+_OF_CALL: ContextVar[_Requests | None] = ContextVar("of_call", default=None)
+
+
+async def _watched(events: AsyncGenerator[str, None], requests: _Requests) -> AsyncGenerator[str, None]:
+    """The same events. vLLM asks its engine when the first is asked for, in the context of whoever does."""
+    _OF_CALL.set(requests)
+    async with aclosing(events):
+        async for event in events:
+            yield event
 
 
 def _set_environment(options: EngineOptions) -> None:
@@ -202,7 +253,20 @@ def _start_llm(options: EngineOptions) -> AsyncLLM:
         fork_server.serve_engines()
 
     class OwnedLLM(AsyncLLM):
-        """Ends with `stop`, or by vLLM's own exit hook; its finaliser fails in an interpreter that is going down."""
+        """Tells of a stream's end before anybody has taken it. Ends with `stop`, or by vLLM's own exit hook; its
+        finaliser fails in an interpreter that is going down."""
+
+        async def add_request(self, *of_request: Any, **more: Any) -> Any:
+            queue = await super().add_request(*of_request, **more)
+            if (requests := _OF_CALL.get()) is not None:
+                put = queue.put
+
+                def put_and_see(output: Any) -> None:
+                    put(output)
+                    requests.see(output)
+
+                queue.put = put_and_see  # type: ignore[method-assign]
+            return queue
 
         def __del__(self) -> None:
             pass
@@ -217,10 +281,11 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "dtype": options.dtype,
         "max_model_len": options.max_model_len,
         "enable_lora": True,
-        "max_loras": options.max_loras,
-        "max_cpu_loras": options.max_cpu_loras,
+        # One more than requests may take: a publication's probe waits for none of them.
+        "max_loras": options.max_loras + 1,
+        "max_cpu_loras": options.max_cpu_loras + 1,
         "max_lora_rank": options.kernel_rank,
-        "max_num_seqs": options.max_num_seqs,
+        "max_num_seqs": options.max_num_seqs + 1,
         "enforce_eager": options.enforce_eager,
         "worker_extension_cls": "serving.worker.EngineWorker",
         "enable_log_requests": False,

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import builders
 from configs.settings import Settings
 from registry.manifest import Manifest
-from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
+from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter, Reading
 from serving.openai_body import bad_request, plain_messages, prompts_of
 from serving.service import RoutedService
 
@@ -28,7 +28,9 @@ class FixedEngine:
         self.context_tokens = context_tokens
         self._slots = asyncio.Semaphore(at_once)
 
-    async def load(self, adapter: LoadedAdapter) -> None:
+    dtype = "float32"
+
+    async def load(self, adapter: LoadedAdapter, folder: Path | None) -> None:
         """Costs nothing."""
 
     async def unload(self, adapter: LoadedAdapter) -> None:
@@ -40,6 +42,10 @@ class FixedEngine:
     async def probe(self, adapter: LoadedAdapter | None) -> None:
         """Always well."""
 
+    async def losses(self, adapter: LoadedAdapter | None, rows: Sequence[Reading]) -> list[float]:
+        """Nothing is learned here."""
+        return [0.0] * len(rows)
+
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
         """Take what the benchmark and the product's own probes send."""
         if body.get("stream"):
@@ -48,7 +54,9 @@ class FixedEngine:
         messages = plain_messages(body.get("messages") or ())
         return Call(kind, body, False, dict(body), body.get("model"), prompts, messages)
 
-    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+    async def generate(
+        self, call: Call, adapter: LoadedAdapter | None, done: Callable[[], None] = lambda: None
+    ) -> Answer:
         """Wait for a slot, and then for the fixed time."""
         tokens = int(call.body.get("max_tokens") or _DEFAULT_TOKENS)
         async with self._slots:
@@ -92,7 +100,7 @@ async def start(settings: Settings) -> RoutedService:
         builders.registry(settings),
         unasked,
         unasked(None),
-        settings.serving.max_lora_rank,
+        settings.serving,
         builders.base_revision(settings),
         max_prompts=settings.serving.max_prompts,
         drain_seconds=settings.serving.drain_seconds,

@@ -28,6 +28,7 @@ from learning.output_layer import OutputLayer
 from learning.template import PromptTemplate
 from learning.token_budget import TokenBudget
 from registry.adapters import Adapter
+from serving.options import EngineKnobs
 from serving.publication import Publication
 from serving.score_queue import ScoreQueue
 from serving.selection import Choice, by_segment
@@ -119,7 +120,8 @@ class Place:
     async def _choices(self, domain: str, texts: Sequence[str]) -> list[Choice]:
         """Whom a replica would have answer each text."""
         extractor = self.house.parts.extractor
-        replica = Publication(MemoryEngine(), self.house.registry, lambda _manifest: extractor, 64, BASE)
+        knobs = EngineKnobs(max_lora_rank=64)
+        replica = Publication(MemoryEngine(), self.house.registry, lambda _manifest: extractor, knobs, BASE)
         number = self.house.current.number
         await replica.prepare(number)
         await replica.commit(number)

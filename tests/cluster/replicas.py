@@ -40,7 +40,12 @@ async def on_memory(settings: Settings) -> RoutedService:
         await asyncio.sleep(0.1)
     template: Any = PlainTemplate()
     service = RoutedService(
-        SlowEngine(), builders.registry(settings), _unasked, template, 16, builders.base_revision(settings)
+        SlowEngine(),
+        builders.registry(settings),
+        _unasked,
+        template,
+        settings.serving,
+        builders.base_revision(settings),
     )
     await service.catch_up()
     return service

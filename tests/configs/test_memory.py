@@ -40,7 +40,7 @@ def test_the_engine_by_hand() -> None:
     )
     assert memory.engine(chosen, SMALL, 1000) == {
         "base weights": 2 * WHOLE,
-        "LoRA slots": 2 * 2 * (16 * 3 * WIDTHS + 2 * 16 * (100 + 8)),
+        "LoRA slots": 2 * 3 * (16 * 3 * WIDTHS + 2 * 16 * (100 + 8)),
         "a step's activations": 10 * 2 * (4 * 8 + 8 + 2 * 4 + 3 * 16) + 8 * 4 * 100,
         "set aside": ASIDE,
         CACHE: 2097152,

@@ -73,7 +73,7 @@ async def _serve(settings: Settings, supervisor: Supervisor) -> None:
         builders.registry(settings),
         _unasked,  # type: ignore[arg-type]
         late(lambda: builders.template(settings)),
-        settings.serving.max_lora_rank,
+        settings.serving,
         builders.base_revision(settings),
     )
     await service.catch_up()

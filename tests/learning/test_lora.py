@@ -63,6 +63,20 @@ def test_it_meets_the_contract_and_learns(llama: Path, template: PromptTemplate,
     assert len(measured) == 10 and adapter.candidate.loss == min(measured)
 
 
+def test_it_tells_how_a_few_held_out_examples_are_read(
+    trained: TrainingResult, llama: Path, template: PromptTemplate
+) -> None:
+    (adapter,) = trained.adapters
+    assert len(adapter.parity) == 4
+    base = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, adapter.folder).eval()
+    for row in adapter.parity:
+        with torch.no_grad():
+            logprobs = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        own = [float(logprobs[at - 1, row.ids[at]]) for at in range(row.prompt_tokens, len(row.ids))]
+        assert row.loss == pytest.approx(-sum(own) / len(own), abs=1e-4)
+
+
 def test_prompts_that_lost_their_middle_are_counted(llama: Path, template: PromptTemplate, tmp_path: Path) -> None:
     longest = learner_of(llama, template, max_tokens=24, max_steps=1).train(job(tmp_path / "a"))
     rows = [*examples(80), *examples(16, 80)]

@@ -20,11 +20,13 @@ from registry.registry import Registry
 from serving.api import CommandResult, DomainStatus, SystemStatus, Waiting
 from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from serving.frontdoor import build_app
+from serving.options import EngineKnobs
 from serving.service import RoutedService
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import BASE, Publisher, WordFeatures, word_router
 
 WORDS = {"cats": "meow", "dogs": "woof"}
+KNOBS = EngineKnobs(max_lora_rank=8)
 
 
 class PlainTemplate:
@@ -115,7 +117,7 @@ def engine() -> MemoryEngine:
 
 @pytest.fixture
 def service(engine: MemoryEngine, registry: Registry) -> RoutedService:
-    return RoutedService(engine, registry, lambda _: WordFeatures(list(WORDS.values())), PlainTemplate(), 8, BASE)
+    return RoutedService(engine, registry, lambda _: WordFeatures(list(WORDS.values())), PlainTemplate(), KNOBS, BASE)
 
 
 @pytest.fixture

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
+from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter, Reading
 from serving.errors import EngineFailed, Unavailable
 from serving.openai_body import bad_request, plain_messages, prompts_of
 
@@ -44,9 +46,14 @@ class MemoryEngine:
     def __init__(self) -> None:
         self.log: list[tuple[str, str]] = []
         self.present: dict[str, LoadedAdapter] = {}
-        self.numbers: list[int] = []
+        self.names: dict[int, str] = {}
         self.bad: dict[str, str] = {}
         self.running = 0
+        self.used: Counter[str] = Counter()
+        """By adapter, the generations under way; one that is unloaded meanwhile is an error."""
+        self.most_used = 0
+        """The most adapters that were used at once."""
+        self.room = 1000
         self.aborted = 0
         self.failure: str | None = None
         self.context_tokens = 100
@@ -54,25 +61,31 @@ class MemoryEngine:
         """Name of the change that it runs on."""
         self.gate = asyncio.Event()
         self.gate.set()
+        self.hanging = asyncio.Event()
+        """What ends the loads that hang."""
         self.changing = asyncio.Event()
         self.changing.set()
 
-    async def load(self, adapter: LoadedAdapter) -> None:
+    dtype = "float32"
+
+    async def load(self, adapter: LoadedAdapter, folder: Path | None) -> None:
         await asyncio.sleep(0)
         self._check_alive()
+        assert (folder is None) == (adapter.rank == 0), f"{adapter.name} of rank {adapter.rank} in {folder}"
         if self.bad.get(adapter.name) == "load":
             raise EngineFailed(f"{adapter.name} does not fit")
-        assert adapter.number not in self.numbers, "an engine id was used twice"
-        self.numbers.append(adapter.number)
+        assert self.names.setdefault(adapter.number, adapter.name) == adapter.name, "an engine id stood for two"
         self.present[adapter.name] = adapter
+        assert sum(each.rank > 0 for each in self.present.values()) <= self.room, "more adapters than there is room for"
         self.log.append(("load", adapter.name))
         if self.bad.get(adapter.name) == "hang":
-            await asyncio.Event().wait()
+            await self.hanging.wait()
 
     async def unload(self, adapter: LoadedAdapter) -> None:
         await asyncio.sleep(0)
         if self.bad.get(adapter.name) == "unload":
             raise EngineFailed(f"{adapter.name} stays")
+        assert not self.used[adapter.name], f"{adapter.name} was unloaded under a request"
         self.present.pop(adapter.name, None)
         self.log.append(("unload", adapter.name))
 
@@ -99,6 +112,13 @@ class MemoryEngine:
         if fault == "probe":
             raise EngineFailed("nan")
 
+    async def losses(self, adapter: LoadedAdapter | None, rows: Sequence[Reading]) -> list[float]:
+        """1 without an adapter, else by what is wrong with it: none, or another's effect."""
+        await self.probe(adapter)
+        fault = None if adapter is None else self.bad.get(adapter.name)
+        found = {None: 0.1, "no effect": 1.0, "another": 2.0}[fault] if adapter is not None else 1.0
+        return [found] * len(rows)
+
     def parse(self, kind: Kind, body: Mapping[str, Any]) -> Call:
         try:
             parsed = Request.model_validate(dict(body))
@@ -112,39 +132,49 @@ class MemoryEngine:
         messages = plain_messages(parsed.messages)
         return Call(kind, body, parsed.stream, parsed, parsed.model, messages=messages, samples=parsed.n)
 
-    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+    async def generate(
+        self, call: Call, adapter: LoadedAdapter | None, done: Callable[[], None] = lambda: None
+    ) -> Answer:
         if adapter is not None and adapter.name not in self.present:
             raise AssertionError(f"{adapter.name} is asked for but not loaded")
         model = "base" if adapter is None else adapter.name
         if call.stream:
-            return self._events(call, model)
-        self.running += 1
-        try:
+            return self._events(call, model, done)
+        with self._running(model):
             await self.gate.wait()
-        finally:
-            self.running -= 1
         choices = [self._choice(index, text) for index, text in enumerate(self._texts(call, model))]
         usage = {"prompt_tokens": len(choices), "completion_tokens": len(choices), "total_tokens": 2 * len(choices)}
         return {"id": "memory", "created": 1, "model": model, "choices": choices, "usage": usage}
 
-    async def _events(self, call: Call, model: str) -> AsyncGenerator[str, None]:
-        self.running += 1
+    async def _events(self, call: Call, model: str, done: Callable[[], None]) -> AsyncGenerator[str, None]:
         texts = self._texts(call, model)
         try:
-            for index, text in enumerate(texts):
-                for word in text.split(" "):
-                    await self.gate.wait()
-                    await asyncio.sleep(0)
-                    yield self._event(model, [self._choice(index, word + " ")])
+            with self._running(model):
+                for index, text in enumerate(texts):
+                    for word in text.split(" "):
+                        await self.gate.wait()
+                        await asyncio.sleep(0)
+                        yield self._event(model, [self._choice(index, word + " ")])
             if (call.body.get("stream_options") or {}).get("include_usage"):
                 counts = {"prompt_tokens": len(texts), "completion_tokens": 1, "total_tokens": len(texts) + 1}
                 yield self._event(model, [], usage=counts)
+            done()
             yield "data: [DONE]\n\n"
         except (GeneratorExit, asyncio.CancelledError):
             self.aborted += 1
             raise
+
+    @contextmanager
+    def _running(self, model: str) -> Iterator[None]:
+        assert model == "base" or model in self.present, f"{model} was put out before its request began"
+        self.running += 1
+        self.used[model] += 1
+        self.most_used = max(self.most_used, len(+self.used) - ("base" in +self.used))
+        try:
+            yield
         finally:
             self.running -= 1
+            self.used[model] -= 1
 
     @staticmethod
     def _texts(call: Call, model: str) -> list[str]:

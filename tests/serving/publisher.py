@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from learning.abstention import Abstention
 from learning.rls import RouterWeights
 from learning.served_router import ServedRouter
-from registry.adapters import Adapter, AdapterFacts
+from registry.adapters import Adapter, AdapterFacts, Parity
 from registry.manifest import BaseRevision, Manifest, Placed, Route, RouterRef
 from registry.registry import Registry
 from registry.snapshots import Epoch
@@ -42,7 +42,15 @@ class Publisher:
         self.base = BASE
         self._epoch: Epoch | None = None
 
-    def adapter(self, domain: str, version: int, *, rank: int = 2, folder: Path | None = None) -> Adapter:
+    def adapter(
+        self,
+        domain: str,
+        version: int,
+        *,
+        rank: int = 2,
+        folder: Path | None = None,
+        parity: Sequence[Parity] = (),
+    ) -> Adapter:
         """A version in the registry, on the base of now; without a PEFT folder, one that only a memory engine takes."""
         if folder is None and rank:
             folder = self._scratch / f"{domain}-{version}"
@@ -60,6 +68,7 @@ class Publisher:
             learner="test",
             train_examples=1,
             held_out_examples=1,
+            parity=tuple(parity),
             created_at=datetime.now(UTC),
         )
         return self.registry.add_adapter(domain, version, folder, facts)

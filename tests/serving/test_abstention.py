@@ -19,7 +19,7 @@ from serving.scorer import Scorer
 from serving.selection import Choice, routing, stamp
 from serving.served import NOTHING_PUBLISHED
 from serving.service import RoutedService
-from tests.serving.conftest import PlainTemplate
+from tests.serving.conftest import KNOBS, PlainTemplate
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import BASE, Publisher, WordFeatures, claimed, rule, word_router
 
@@ -28,7 +28,7 @@ WORDS = {"cats": "meow", "dogs": "woof", BACKGROUND: "the"}
 
 @pytest.fixture
 def service(engine: MemoryEngine, registry: Any) -> RoutedService:
-    return RoutedService(engine, registry, lambda _: WordFeatures(list(WORDS.values())), PlainTemplate(), 8, BASE)
+    return RoutedService(engine, registry, lambda _: WordFeatures(list(WORDS.values())), PlainTemplate(), KNOBS, BASE)
 
 
 async def stand(service: RoutedService, publisher: Publisher, router: Any) -> None:

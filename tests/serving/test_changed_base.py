@@ -17,7 +17,7 @@ from registry.registry import Registry
 from serving.errors import PrepareFailed, Unavailable
 from serving.frontdoor import build_app
 from serving.service import RoutedService
-from tests.serving.conftest import Notebook, PlainTemplate
+from tests.serving.conftest import KNOBS, Notebook, PlainTemplate
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import BASE, Publisher, WordFeatures, word_router
 
@@ -44,7 +44,7 @@ def service(engine: MemoryEngine, registry: Registry) -> RoutedService:
         return WordFeatures(list(WORDS.values()))
 
     template: Any = PlainTemplate()
-    return RoutedService(engine, registry, features, template, 8, BASE, drain_seconds=DRAIN_SECONDS)
+    return RoutedService(engine, registry, features, template, KNOBS, BASE, drain_seconds=DRAIN_SECONDS)
 
 
 @pytest.fixture
@@ -256,7 +256,8 @@ async def test_who_waits_in_vain_is_told_why(
 ) -> None:
     monkeypatch.setattr("serving.publication._CHANGE_PATIENCE", 0.1)
     template: Any = PlainTemplate()
-    service = RoutedService(engine, registry, lambda _: WordFeatures(["meow"]), template, 8, BASE, drain_seconds=0.0)
+    words = WordFeatures(["meow"])
+    service = RoutedService(engine, registry, lambda _: words, template, KNOBS, BASE, drain_seconds=0.0)
     on_it(publisher, 1, rank=2)
     await service.catch_up()
     publisher.change_base(changes(1))

@@ -24,12 +24,17 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def adapter(engine: Engine, request: pytest.FixtureRequest) -> LoadedAdapter:
+def adapter() -> LoadedAdapter:
     """An adapter under a number that nothing else in the session uses."""
-    folder = Path("/nowhere")
-    if not isinstance(engine, MemoryEngine):
-        folder = request.getfixturevalue("theatre").folders["travel"]
-    return LoadedAdapter("contract@v1-00000000", 900_001, "contract", folder, 8)
+    return LoadedAdapter("contract@v1-00000000", 900_001, "contract", 8)
+
+
+@pytest.fixture(scope="module")
+def folder(engine: Engine, request: pytest.FixtureRequest) -> Path:
+    if isinstance(engine, MemoryEngine):
+        return Path("/nowhere")
+    theatre: Theatre = request.getfixturevalue("theatre")
+    return theatre.folders["travel"]
 
 
 async def text(engine: Engine, adapter: LoadedAdapter | None, **more: Any) -> tuple[str, str]:
@@ -40,10 +45,10 @@ async def text(engine: Engine, adapter: LoadedAdapter | None, **more: Any) -> tu
 
 
 async def test_a_loaded_adapter_answers_under_its_name_and_the_base_stays_itself(
-    engine: Engine, adapter: LoadedAdapter
+    engine: Engine, adapter: LoadedAdapter, folder: Path
 ) -> None:
     before = await text(engine, None)
-    await engine.load(adapter)
+    await engine.load(adapter, folder)
     await engine.probe(adapter)
     await engine.probe(None)
     named, own = await text(engine, adapter)
@@ -53,12 +58,12 @@ async def test_a_loaded_adapter_answers_under_its_name_and_the_base_stays_itself
     assert await text(engine, None) == before
 
 
-async def test_a_version_comes_back_under_another_number(engine: Engine, adapter: LoadedAdapter) -> None:
+async def test_a_version_comes_back_under_another_number(engine: Engine, adapter: LoadedAdapter, folder: Path) -> None:
     first, second = replace(adapter, number=900_002), replace(adapter, number=900_003)
-    await engine.load(first)
+    await engine.load(first, folder)
     before = await text(engine, first)
     await engine.unload(first)
-    await engine.load(second)
+    await engine.load(second, folder)
     assert await text(engine, second) == before
     await engine.unload(second)
 
@@ -101,9 +106,34 @@ async def test_metrics_are_prometheus_text(engine: Engine) -> None:
 async def test_an_adapter_that_does_not_fit_is_an_engine_failure(
     engine: Engine, adapter: LoadedAdapter, tmp_path: Path
 ) -> None:
-    misfit = replace(adapter, name="misfit@v1-00000000", number=900_004, folder=tmp_path)
+    misfit = replace(adapter, name="misfit@v1-00000000", number=900_004)
     if isinstance(engine, MemoryEngine):
         engine.bad[misfit.name] = "load"
     with pytest.raises(EngineFailed):
-        await engine.load(misfit)
+        await engine.load(misfit, tmp_path)
     assert engine.failure is None
+
+
+async def test_an_adapter_that_was_put_out_comes_back_as_it_was(
+    engine: Engine, adapter: LoadedAdapter, folder: Path
+) -> None:
+    back = replace(adapter, name="back@v1-00000000", number=900_005)
+    await engine.load(back, folder)
+    before = await text(engine, back)
+    await engine.unload(back)
+    await engine.load(back, folder)
+    assert await text(engine, back) == before
+    await engine.unload(back)
+
+
+async def test_a_stream_that_nobody_reads_on_is_done_when_its_tokens_are_made(engine: Engine) -> None:
+    body = {"prompt": ["once upon a time", "the end"], "max_tokens": 6, "temperature": 0.5, "n": 2, "stream": True}
+    done = asyncio.Event()
+    stream = await engine.generate(engine.parse("completion", body), None, done.set)
+    assert not isinstance(stream, dict) and not done.is_set()
+    await anext(stream)
+    if isinstance(engine, MemoryEngine):  # it makes its tokens as they are taken
+        async for _ in stream:
+            pass
+    await asyncio.wait_for(done.wait(), 20)
+    await stream.aclose()

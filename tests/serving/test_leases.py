@@ -1,7 +1,5 @@
 """Leases: what is held, and until when."""
 
-from pathlib import Path
-
 import pytest
 
 from serving.engine import LoadedAdapter
@@ -11,8 +9,7 @@ from serving.served import ServedDomain, ServedManifest
 
 def served(number: int, *names: str) -> ServedManifest:
     adapters = {
-        name.split("@")[0]: LoadedAdapter(name, index + 1, name.split("@")[0], Path("/nowhere"), 2)
-        for index, name in enumerate(names)
+        name.split("@")[0]: LoadedAdapter(name, index + 1, name.split("@")[0], 2) for index, name in enumerate(names)
     }
     domains = {domain: ServedDomain(adapter, {domain: adapter}) for domain, adapter in adapters.items()}
     return ServedManifest(number, None, None, domains)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.adapters import Adapter
+from registry.adapters import Adapter, Parity
 from registry.errors import UnknownAdapter
 from registry.manifest import BaseRevision
 from registry.registry import Registry
@@ -13,6 +13,7 @@ from serving.engine import LoadedAdapter
 from serving.errors import EngineFailed, NotPrepared, PrepareFailed
 from serving.publication import Publication
 from serving.served import NOTHING_PUBLISHED
+from tests.serving.conftest import KNOBS
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import BASE, Publisher, WordFeatures, claimed, word_router
 
@@ -21,7 +22,7 @@ WORDS = {"cats": "meow", "dogs": "woof"}
 
 @pytest.fixture
 def publication(engine: MemoryEngine, registry: Registry) -> Publication:
-    return Publication(engine, registry, lambda _: WordFeatures(list(WORDS.values())), max_lora_rank=8, base=BASE)
+    return Publication(engine, registry, lambda _: WordFeatures(list(WORDS.values())), KNOBS, BASE)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ async def test_an_older_version_comes_back_under_a_new_engine_id(
         publisher.publish([adapter])
     for number in (1, 2, 3):
         await stand(publication, number)
-    assert engine.numbers == [1, 2, 3]
+    assert list(engine.names) == [1, 2, 3]
     assert publication.current.by_domain["cats"].newest.name == cats.name
 
 
@@ -125,7 +126,7 @@ async def test_a_failed_prepare_leaves_everything_as_it_was(
         await publication.prepare(2)
     assert failure.value.version == dogs.name and failure.value.what and failure.value.remedy
     assert publication.current is before and publication.prepared == ()
-    assert set(engine.present) == {cats.name} and publication.loaded == (cats.name,)
+    assert set(engine.present) == {cats.name} and publication.residency.known == (cats.name,)
     engine.bad.clear()
     await stand(publication, 2)
     assert set(engine.present) == {cats2.name, dogs.name}
@@ -152,7 +153,7 @@ async def test_features_of_another_fingerprint_are_refused(publication: Publicat
     publisher.publish([publisher.adapter("cats", 1)], word_router({"cats": "meow"}, fingerprint="others"))
     with pytest.raises(PrepareFailed, match="fingerprint"):
         await publication.prepare(1)
-    assert publication.loaded == ()
+    assert publication.residency.known == ()
 
 
 async def test_an_unknown_manifest_is_refused(publication: Publication) -> None:
@@ -180,6 +181,7 @@ async def test_a_cancelled_prepare_leaves_nothing(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    engine.hanging.set()
     await publication.settle()
     assert engine.present == {} and publication.prepared == ()
 
@@ -193,10 +195,10 @@ async def test_a_failed_unload_is_told_and_tried_again(
     await stand(publication, 1)
     engine.bad[cats.name] = "unload"
     await stand(publication, 2)
-    assert publication.unload_failure is not None and cats.name in publication.loaded
+    assert publication.residency.unload_failure is not None and cats.name in publication.residency.known
     engine.bad.clear()
     await stand(publication, 3)
-    assert publication.unload_failure is None and publication.loaded == (cats3.name,)
+    assert publication.residency.unload_failure is None and publication.residency.known == (cats3.name,)
 
 
 async def test_an_older_manifest_is_not_prepared(publication: Publication, publisher: Publisher) -> None:
@@ -208,18 +210,39 @@ async def test_an_older_manifest_is_not_prepared(publication: Publication, publi
         await publication.prepare(1)
 
 
-async def test_a_probe_that_a_busy_engine_leaves_unanswered_proves_nothing(
+ROWS = [Parity(ids=(1, 2, 3, 4), prompt_tokens=2, loss=0.1)] * 2
+
+
+@pytest.mark.parametrize(("fault", "words"), [("no effect", "no effect"), ("another", "another effect")])
+async def test_what_is_loaded_and_has_not_the_effect_that_was_learned_is_never_in_force(
+    publication: Publication, publisher: Publisher, engine: MemoryEngine, fault: str, words: str
+) -> None:
+    cats, cats2 = publisher.adapter("cats", 1, parity=ROWS), publisher.adapter("cats", 2, parity=ROWS)
+    publisher.publish([cats])
+    publisher.publish([cats2])
+    await stand(publication, 1)
+    engine.bad[cats2.name] = fault
+    with pytest.raises(PrepareFailed, match=rf"cats@v2.*{words}.*2 held-out examples"):
+        await publication.prepare(2)
+    assert publication.prepared == () and set(engine.present) == {cats.name}
+    engine.bad.clear()
+    await stand(publication, 2)
+
+
+async def test_what_a_busy_engine_has_not_probed_is_not_served_and_comes_later(
     publication: Publication, publisher: Publisher, engine: MemoryEngine
 ) -> None:
-    cats, dogs = publisher.adapter("cats", 1), publisher.adapter("dogs", 1)
+    cats, dogs, dogs2 = publisher.adapter("cats", 1), publisher.adapter("dogs", 1), publisher.adapter("dogs", 2)
     publisher.publish([cats, dogs])
-    engine.bad[cats.name] = "busy"
+    publisher.publish([cats, dogs2])
     await stand(publication, 1)
-    assert publication.current.number == 1 and set(engine.present) == {cats.name, dogs.name}
-    publisher.publish([cats, publisher.adapter("dogs", 2)])
-    engine.bad[publisher.registry.manifest(2).routes["dogs"].adapter] = "probe"
-    with pytest.raises(PrepareFailed, match=r"dogs@v2.*probe"):
+    engine.bad[dogs2.name] = "busy"
+    with pytest.raises(PrepareFailed, match=r"dogs@v2.*no answer within .*tried again"):
         await publication.prepare(2)
+    assert publication.current.number == 1 and set(engine.present) == {cats.name, dogs.name}
+    engine.bad.clear()
+    await stand(publication, 2)
+    assert publication.current.number == 2 and set(engine.present) == {cats.name, dogs2.name}
 
 
 @pytest.mark.parametrize("moment", ["load", "probe"])
@@ -316,11 +339,11 @@ async def test_a_load_is_tried_again_once_the_folder_is_seen_to_be_there(
     publisher.publish([cats])
     real, tries = engine.load, []
 
-    async def load(adapter: LoadedAdapter) -> None:
+    async def load(adapter: LoadedAdapter, folder: Path | None) -> None:
         tries.append(adapter.name)
         if len(tries) == 1:
             raise EngineFailed("no such folder")
-        await real(adapter)
+        await real(adapter, folder)
 
     monkeypatch.setattr(engine, "load", load)
     await stand(publication, 1)

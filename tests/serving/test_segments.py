@@ -19,7 +19,7 @@ from registry.registry import Registry
 from serving.errors import PrepareFailed
 from serving.scorer import Decision
 from serving.service import RoutedService
-from tests.serving.conftest import PlainTemplate
+from tests.serving.conftest import KNOBS, PlainTemplate
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import BASE, Publisher, WordFeatures, word_router
 
@@ -37,7 +37,7 @@ class Fussy(WordFeatures):
 
 
 def replica(engine: MemoryEngine, registry: Registry) -> RoutedService:
-    return RoutedService(engine, registry, lambda _: Fussy(list(COLUMNS.values())), PlainTemplate(), 8, BASE)
+    return RoutedService(engine, registry, lambda _: Fussy(list(COLUMNS.values())), PlainTemplate(), KNOBS, BASE)
 
 
 @pytest.fixture

@@ -187,5 +187,5 @@ async def test_an_adapter_of_the_head_is_refused_at_loading(theatre: Theatre, tm
     save_file(weights, tmp_path / "adapter_model.safetensors")
     engine = theatre.service.engine
     with pytest.raises(EngineFailed, match="lm_head"):
-        await engine.load(LoadedAdapter("head@v1-00000000", 900_100, "head", tmp_path, 8))
+        await engine.load(LoadedAdapter("head@v1-00000000", 900_100, "head", 8), tmp_path)
     assert engine.failure is None

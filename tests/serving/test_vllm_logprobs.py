@@ -1,11 +1,14 @@
 """Log probabilities of prompts, echoed or asked for, are PEFT's, whatever else is in the batch."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from registry.adapters import Parity
+from serving.errors import PrepareFailed
 from tests.serving.conftest import Theatre
 from tests.serving.stage import DOMAINS, Reference, template
 
@@ -110,3 +113,32 @@ async def test_a_chat_tells_its_rendered_prompt_and_a_stream_its_echo(theatre: T
         assert reply.events is not None
         told.append("".join([event async for event in reply.events]))
     assert all("lily saw" in text and '"error"' not in text for text in told) and len(set(told)) == len(MODELS)
+
+
+async def test_an_adapter_is_published_only_with_the_effect_that_was_learned(
+    theatre: Theatre, reference: Reference, prompts: list[list[int]]
+) -> None:
+    """Its rows are PEFT's; one that comes with another's, or with those of no adapter, is refused by what it does."""
+
+    def rows(folder: Path | None) -> list[Parity]:
+        found = []
+        for prompt in prompts[1:]:
+            logprobs = reference.logprobs(folder, prompt)
+            half = len(prompt) // 2
+            own = [float(logprobs[at - 1, prompt[at]]) for at in range(half, len(prompt))]
+            found.append(Parity(ids=tuple(prompt), prompt_tokens=half, loss=-sum(own) / len(own)))
+        return found
+
+    await theatre.publish(*DOMAINS)
+    folder, number = theatre.folders["banking"], theatre.service.health().manifest
+    for version, wrong in ((21, None), (22, theatre.folders["travel"])):
+        adapter = theatre.publisher.adapter("banking", version, rank=8, folder=folder, parity=rows(wrong))
+        manifest = theatre.publisher.publish([adapter])
+        with pytest.raises(PrepareFailed, match="effect"):
+            await theatre.service.prepare(manifest.number)
+        assert theatre.service.health().manifest == number
+    right = theatre.publisher.adapter("banking", 23, rank=8, folder=folder, parity=rows(folder))
+    manifest = theatre.publisher.publish([right])
+    await theatre.service.prepare(manifest.number)
+    await theatre.service.commit(manifest.number)
+    await theatre.publish(*DOMAINS)

@@ -19,8 +19,7 @@ STORY = [{"role": "user", "content": "once upon a time"}]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def http(theatre: Theatre) -> AsyncIterator[httpx.AsyncClient]:
-    if not theatre.service.served().by_domain:
-        await theatre.publish(*DOMAINS)
+    await theatre.publish(*DOMAINS)
     transport = httpx.ASGITransport(app=build_app(theatre.service, Notebook()))
     async with httpx.AsyncClient(transport=transport, base_url="http://replica/v1", timeout=60) as client:
         yield client

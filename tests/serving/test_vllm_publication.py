@@ -2,20 +2,24 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from serving.errors import PrepareFailed
+from serving.errors import PrepareFailed, Unavailable
 from serving.frontdoor import build_app
 from tests.serving.conftest import Notebook, Theatre
 from tests.serving.stage import DOMAINS, Reference, template
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 TOKENS = 12
-PUBLICATIONS = 10
+PUBLICATIONS = int(os.environ.get("ANABRANCH_PUBLICATIONS", "100"))
+KINDS = 8
+"""Different weights among the versions."""
 
 
 def altered(theatre: Theatre, folder: Path, scale: float) -> Path:
@@ -28,8 +32,15 @@ def altered(theatre: Theatre, folder: Path, scale: float) -> Path:
     return folder
 
 
+def memory() -> int:
+    """Bytes of this process and of the engine's."""
+    own = psutil.Process()
+    return sum(int(each.memory_full_info().pss) for each in (own, *own.children(recursive=True)))
+
+
 async def test_requests_flow_while_versions_are_published(theatre: Theatre, tmp_path: Path) -> None:
-    """None fails, and each answer is token for token what PEFT gives for the version and manifest on its stamp."""
+    """None fails, each answer is token for token what PEFT gives for the version and manifest on its stamp, every third
+    publication goes back to an earlier version, and none of it is kept in memory."""
     first = theatre.publisher.registry.current()
     version = 100
     served: dict[str, Path] = {}
@@ -64,20 +75,27 @@ async def test_requests_flow_while_versions_are_published(theatre: Theatre, tmp_
             for model in ("banking", "travel", "base", "auto")
             for stream in (False, True)
         ]
+        folders = [altered(theatre, tmp_path / str(kind), 1.0 + 0.2 * kind) for kind in range(KINDS)]
         for step in range(PUBLICATIONS):
-            folder = altered(theatre, tmp_path / str(step), 1.0 + 0.2 * step)
-            theatre.folders[f"banking{version + step}"] = folder
+            number = step - 2 if step % 3 == 2 else step
+            folder = folders[number % KINDS]
+            theatre.folders[f"banking{version + number}"] = folder
             manifest = await theatre.publish(
-                *DOMAINS, versions={**dict.fromkeys(DOMAINS, 50), "banking": version + step}
+                *DOMAINS, versions={**dict.fromkeys(DOMAINS, 50), "banking": version + number}
             )
             served[manifest.routes["banking"].adapter] = folder
             seen = len(answers)
             while len(answers) < seen + 12 and not failures:
                 await asyncio.sleep(0.01)
+            if step == PUBLICATIONS // 2:
+                before = memory()
+        growth = memory() / before - 1.0
         done.set()
         await asyncio.gather(*asking)
 
+    print(f"{PUBLICATIONS} publications, {len(answers)} answers, memory {growth:+.2%} over the second half")
     assert not failures
+    assert growth <= 0.01
     assert first is None or min(number for _, number, _ in answers) > first.number
     reference = Reference(theatre.model)
     expected = {
@@ -86,11 +104,11 @@ async def test_requests_flow_while_versions_are_published(theatre: Theatre, tmp_
     wrong = [stamp for stamp, _, tokens in answers if tokens != expected[stamp]]
     assert not wrong, f"{len(wrong)} of {len(answers)} answers are not their version's: {set(wrong)}"
     banking = {stamp for stamp, _, _ in answers if stamp.startswith("banking@")}
-    assert len(banking) >= PUBLICATIONS
+    assert len(banking) >= 2 * PUBLICATIONS // 3
     assert len({expected[stamp] for stamp in banking}) > 3, "the versions must differ to show anything"
     await theatre.service.settle()
     health = theatre.service.health()
-    assert health.leases == 0 and len(health.loaded) == len(DOMAINS)
+    assert health.leases == 0 and len(health.versions) == len(DOMAINS)
 
 
 async def test_a_poisoned_adapter_is_found_by_the_probe(theatre: Theatre, tmp_path: Path) -> None:
@@ -127,12 +145,39 @@ async def test_more_domains_than_slots_are_served_from_their_folders(theatre: Th
     await theatre.publish(*DOMAINS)
 
 
-async def test_a_version_is_published_while_others_hold_all_slots(
-    theatre: Theatre, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_adapter_that_is_away_fails_its_own_requests_and_the_engine_lives(
+    theatre: Theatre, tmp_path: Path
 ) -> None:
-    """Its probe is not answered; it goes into service all the same, and answers once a slot is free."""
+    names = [f"e{index}" for index in range(8)]
+    for index, name in enumerate(names):
+        theatre.folders[name] = altered(theatre, tmp_path / name, 0.5 + 0.25 * index)
+    manifest = await theatre.publish(*names)
+    service = theatre.service
+    away = [name for name in names if manifest.routes[name].adapter not in service.health().loaded]
+    folders = [Path(theatre.publisher.registry.adapter(manifest.routes[name].adapter).path) for name in away]
+    for folder in folders:
+        folder.rename(folder.with_name(f"aside-{folder.name}"))
+
+    async def ask(name: str) -> str:
+        try:
+            reply = await service.complete({"model": name, "prompt": "lily saw", "max_tokens": 3})
+        except Unavailable:
+            return "unavailable"
+        return str((reply.body or {})["model"]).split("@")[0]
+
+    asked = names * 3
+    told = await asyncio.gather(*map(ask, asked))
+    assert told == ["unavailable" if name in away else name for name in asked]
+    assert service.ready and service.health().leases == service.health().waiting == 0
+    for folder in folders:
+        folder.with_name(f"aside-{folder.name}").rename(folder)
+    assert await asyncio.gather(*map(ask, asked)) == asked
     await theatre.publish(*DOMAINS)
-    monkeypatch.setattr("serving.publication._PROBE_PATIENCE", 0.2)
+
+
+async def test_a_version_is_published_while_others_hold_all_slots(theatre: Theatre, tmp_path: Path) -> None:
+    """Its probe waits for none of them, nor do requests for it once it is in service."""
+    await theatre.publish(*DOMAINS)
     theatre.folders["late"] = altered(theatre, tmp_path / "late", 1.5)
     done = asyncio.Event()
 
@@ -145,7 +190,9 @@ async def test_a_version_is_published_while_others_hold_all_slots(
     holders = [asyncio.create_task(hold(model)) for model in DOMAINS for _ in range(2)]
     try:
         await asyncio.sleep(0.5)
-        manifest = await theatre.publish(*DOMAINS, "late")
+        async with asyncio.timeout(10):
+            manifest = await theatre.publish(*DOMAINS, "late")
+            await theatre.service.complete({"model": "late", "prompt": "once upon a time", "max_tokens": 3})
     finally:
         done.set()
         await asyncio.gather(*holders)

@@ -91,4 +91,4 @@ async def test_a_segment_that_goes_out_of_service_leaves_its_prompts_to_the_othe
     assert {adapter for _, adapter, _ in after} == set(only)
     assert [tokens for _, _, tokens in before] != [tokens for _, _, tokens in after]
     await theatre.service.settle()
-    assert set(theatre.service.health().loaded) == set(only)
+    assert set(theatre.service.health().versions) == set(only)
