@@ -2,7 +2,7 @@
 
 Clients ask for domains by Zipf's law, each again as soon as it is answered, more of them than the engine computes at
 once. The same load meets, in turns within one run, a service with the gate and few places in memory, and one without a
-gate on an engine that has all adapters in memory: vLLM's own scheduling, at its best. Both have four slots for requests.
+gate on an engine that has all adapters in memory: vLLM by itself, at its best. Both have four slots for requests.
 Beside the load one more domain is published in each turn of the gated service. In one process, without HTTP, on the
 demo's base; adapters are drawn at random, as what they say is of no interest. Run it with `python -m benchmarks.slots`.
 """
