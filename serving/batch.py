@@ -86,16 +86,24 @@ async def merged_events(
     yield DONE
 
 
-async def announced(events: AsyncGenerator[str, None], routing: Mapping[str, Any]) -> AsyncGenerator[str, None]:
-    """The same stream; its first event with choices tells of the whole routing, in a field `anabranch`."""
-    told = False
+async def announced(
+    events: AsyncGenerator[str, None], fields: Mapping[str, Any], first: Mapping[str, Any]
+) -> AsyncGenerator[str, None]:
+    """The same stream; each event with choices has these fields as well, and the first of them those of `first`."""
+    all_of_them, begins = _fields({**fields, **first}), "data: {"
     async with aclosing(events):
         async for event in events:
-            if not told and event.startswith("data: {"):
-                data = json.loads(event.removeprefix("data: "))
-                if told := "choices" in data:
-                    event = sent({**data, "anabranch": routing})
+            # In front of what is there, so that nothing has to be read: an engine may make thousands in a second.
+            if event.startswith(begins) and '"choices":' in event:
+                event = begins + all_of_them + event[len(begins) :]
+                if first:
+                    all_of_them, first = _fields(fields), {}
             yield event
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
+    """As they stand before others in an object of JSON."""
+    return "".join(f"{json.dumps(name)}:{_json(value)}," for name, value in fields.items())
 
 
 async def _interleaved(streams: Sequence[AsyncGenerator[str, None]]) -> AsyncGenerator[tuple[int, str], None]:
@@ -128,4 +136,8 @@ def _summed(usages: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
 
 def sent(data: Mapping[str, Any]) -> str:
     """A server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {_json(data)}\n\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

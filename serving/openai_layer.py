@@ -105,6 +105,8 @@ class OpenAILayer:
             reasoning_parser=options.reasoning_parser or "",
         )
         self._completion = _Completion(llm, self._models, online_renderer=self._renderer, request_logger=None)
+        # An answer's is the manifest's and the version's, which are told apart from here.
+        self._chat.system_fingerprint = self._completion.system_fingerprint = None
 
     async def warm_up(self) -> None:
         """Compile the chat template once, before the first request waits for it."""

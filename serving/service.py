@@ -234,7 +234,11 @@ class RoutedService:
         self.metrics.count(call.model or AUTO, choices)
         headers = stamp(lease.served, choices)
         whole = routing(lease.served, choices).model_dump(exclude={"decisions": {"__all__": {"scores"}}})
-        answer = {**answer, "anabranch": whole} if isinstance(answer, dict) else announced(answer, whole)
+        told = {"system_fingerprint": f"{lease.served.number}:{headers['x-anabranch-adapter']}"}
+        if isinstance(answer, dict):
+            answer = {**answer, **told, "anabranch": whole}
+        else:
+            answer = announced(answer, told, {"anabranch": whole})
         if isinstance(answer, dict):
             lease.release()
             return Reply(headers, body=answer)

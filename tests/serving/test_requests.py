@@ -135,6 +135,8 @@ async def test_headers_are_bounded_and_the_body_tells_all(
     assert all(len(value) < 2048 and value.isascii() for value in answer.headers.values())
     told = events(answer.text) if stream else [answer.json()]
     assert [position for position, each in enumerate(told) if "anabranch" in each] == [0]
+    fingerprint = f"1:{answer.headers['x-anabranch-adapter']}"
+    assert {each["system_fingerprint"] for each in told} == {fingerprint}
     whole = RouteResult.model_validate(told[0]["anabranch"])
     assert whole.manifest == 1 and [decision.index for decision in whole.decisions] == list(range(count))
     assert [decision.domain for decision in whole.decisions] == [who[text] for text in texts]

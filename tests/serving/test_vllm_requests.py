@@ -74,4 +74,6 @@ async def test_a_streamed_batch_tells_its_routing_in_its_first_event(http: httpx
     answer = await http.post("/completions", json=body)
     first, *rest = [line for line in answer.text.splitlines() if line]
     assert '"anabranch":{"manifest":' in first and not any("anabranch" in line for line in rest)
+    assert rest.pop() == "data: [DONE]"
+    assert all(line.count('"system_fingerprint"') == 1 for line in (first, *rest))
     assert answer.headers["x-anabranch-domain"].endswith(",...")
