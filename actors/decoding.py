@@ -7,6 +7,7 @@ template that renders nothing, memory, a disk) is raised, to be tried again: it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from actors.errors import in_words
 from actors.exam import is_held_out
@@ -16,9 +17,13 @@ from actors.spool import SpooledRow
 from learning.errors import LearningError
 from learning.template import PromptTemplate
 from streaming.errors import RecordError
+from streaming.plain_records import PlainRecord
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.source import Envelope, TopicPartition
-from streaming.wire import decode
+from streaming.wire import decode, decode_plain
+
+# One object for all records of a partition.
+_partition = lru_cache(1_024)(TopicPartition)
 
 
 class Decoding:
@@ -33,8 +38,12 @@ class Decoding:
         markers: list[Marker] = []
         letters: list[Letter] = []
         for envelope in envelopes:
-            partition = TopicPartition(envelope.topic, envelope.partition)
+            partition = _partition(envelope.topic, envelope.partition)
             try:
+                plain = decode_plain(envelope.value, envelope.headers, max_bytes=self._max_bytes)
+                if plain is not None:
+                    rows.append(self._row(envelope, partition, plain))
+                    continue
                 record = decode(envelope.value, envelope.headers, max_bytes=self._max_bytes)
                 if isinstance(record, EndOfDomain):
                     markers.append(Marker(partition, envelope.offset, record.domain))
@@ -53,7 +62,7 @@ class Decoding:
             raise error
         self._template.render([{"role": "user", "content": "a"}])
 
-    def _row(self, envelope: Envelope, partition: TopicPartition, record: TaskRecord) -> SpooledRow:
+    def _row(self, envelope: Envelope, partition: TopicPartition, record: TaskRecord | PlainRecord) -> SpooledRow:
         if record.domain is None:
             raise RecordError(
                 "unlabelled",
@@ -62,16 +71,17 @@ class Decoding:
             )
         prompt = self._render(record)
         # What can't be encoded can't be spooled, and would take the others of its poll with it.
-        (prompt + record.completion + record.id).encode()
+        if not (prompt.isascii() and record.completion.isascii() and record.id.isascii()):
+            (prompt + record.completion + record.id).encode()
         held_out = is_held_out(record, self._held_out)
         return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
 
-    def _render(self, record: TaskRecord) -> str:
+    def _render(self, record: TaskRecord | PlainRecord) -> str:
         """Return the prompt as it will be featured and trained; what can't be rendered is refused at the border."""
         try:
             rendered = self._template.render(record.messages_or_prompt())
         except LearningError as error:
             raise RecordError("bad-record", f"record {record.id!r}: the chat template refuses it: {error}") from error
-        if not rendered.strip():
+        if not rendered or rendered.isspace():
             raise RecordError("bad-record", f"record {record.id!r}: its prompt is empty once it is rendered")
         return rendered

@@ -11,10 +11,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from actors.errors import ActorError
 from learning.contract import Example
+from streaming.plain_records import PlainRecord
 from streaming.records import TaskRecord
 
 _INVISIBLE = re.compile(
@@ -23,7 +25,7 @@ _INVISIBLE = re.compile(
 """Joiners, fillers and variations: with the format characters, what is passed over where it can't be shown."""
 
 
-def is_held_out(record: TaskRecord, fraction: float) -> bool:
+def is_held_out(record: TaskRecord | PlainRecord, fraction: float) -> bool:
     """Tell whether an example is held out: by its own split, or by a hash of its domain and normalised prompt.
 
     By its text, not its id: the same question asked again under another id, in other case, spacing or Unicode form,
@@ -31,17 +33,27 @@ def is_held_out(record: TaskRecord, fraction: float) -> bool:
     """
     if record.split is not None:
         return record.split == "test"
-    text = normalised("\n".join(message["content"] for message in record.messages_or_prompt()))
+    said = [message.content for message in record.messages] if record.messages is not None else [record.prompt or ""]
+    text = normalised("\n".join(said))
     digest = blake2b(f"held-out\0{record.domain}\0{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
 def normalised(text: str) -> str:
     """Return text without what does not change its meaning: compatibility forms, case, spacing, invisible marks."""
+    if text.isascii():
+        # Nothing below is in it.
+        return " ".join(text.lower().split())
     # First, as a mark between a letter and its accent would keep the two from becoming one.
-    seen = "".join(c for c in text if unicodedata.category(c) != "Cf" and not _INVISIBLE.match(c))
+    unseen = [c for c in set(text) if _is_unseen(c)]
+    seen = text.translate(dict.fromkeys(map(ord, unseen))) if unseen else text
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     return " ".join(folded.split())
+
+
+@lru_cache(4_096)
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" or _INVISIBLE.match(character) is not None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from streaming.source import Envelope, RecordSource, StartAt, TopicPartition, ch
 
 _RESUME_BELOW = 0.8
 _IDLE_S = 0.1
+_COMMIT_EVERY_S = 1.0
 _LOOK_EVERY_S = 5.0
 """Between looks at where the log of a partition begins and ends, and between searches for holes to be read again."""
 
@@ -119,6 +120,8 @@ class Ingest:
         self._looked_at: dict[TopicPartition, float] = {}
         """When it was last tried to look at each assigned partition; `_unseen`: what is wrong where that failed."""
         self._unseen: dict[TopicPartition, str] = {}
+        self._uncommitted: dict[TopicPartition, int] = {}
+        self._committed_at = -_COMMIT_EVERY_S
         self._searched_at = 0.0
         self._must_reopen = False
         self._damage: str | None = None
@@ -182,7 +185,7 @@ class Ingest:
     def _close_source(self) -> None:
         source, self._source = self._source, None
         self._next, self._begins, self._looked_at, self._polled = {}, {}, {}, []
-        self._assigned = frozenset()
+        self._assigned, self._uncommitted = frozenset(), {}
         if source is not None:
             source.close()
 
@@ -197,6 +200,7 @@ class Ingest:
         if not envelopes:
             self._pass_what_is_gone()
             self._pass_what_holds_nothing(source)
+            self._commit_if_due(source)
             return 0
         spans = self._spans(source, envelopes)
         rows, markers, letters = self._decoding.decode(envelopes)
@@ -204,14 +208,23 @@ class Ingest:
             self._put_letters(letters)
         with self._following.reading(spans):
             self._spool.append(rows, markers, spans)
-        self._next.update({span.partition: span.end for span in spans})
+        ends = {span.partition: span.end for span in spans}
+        self._next.update(ends)
+        self._uncommitted.update(ends)
         self._polled = []
         self._quiet.stir([row.domain for row in rows])
         self._quiet.stir([marker.domain for marker in markers])
-        self._partitions |= {span.partition for span in spans}
+        self._partitions |= ends.keys()
         self._counters["polled"] += len(envelopes)
-        source.commit({span.partition: span.end for span in spans})
+        self._commit_if_due(source)
         return len(envelopes)
+
+    def _commit_if_due(self, source: RecordSource) -> None:
+        """Note at the broker how far this has come, at most once a second: nothing here goes by it."""
+        if self._uncommitted and time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
+            self._committed_at = time.monotonic()
+            source.commit(self._uncommitted)
+            self._uncommitted = {}
 
     def _put_letters(self, letters: Sequence[Letter]) -> None:
         """Keep what can't be used; either loop may ask."""
@@ -225,16 +238,20 @@ class Ingest:
 
         Offsets from before the log's beginning are not: they held records once.
         """
-        first: dict[TopicPartition, int] = {}
-        for envelope in envelopes:
-            partition = envelope.topic_partition
-            if partition not in first:
-                stood = min(self._next.get(partition, envelope.offset), envelope.offset)
-                if stood < envelope.offset:
-                    stood = min(max(stood, self._look(source, partition)), envelope.offset)
-                first[partition] = stood
-        ends = {envelope.topic_partition: envelope.offset + 1 for envelope in envelopes}
-        return [Span(partition, start, ends[partition]) for partition, start in first.items()]
+        firsts: dict[tuple[str, int], int] = {}
+        ends: dict[tuple[str, int], int] = {}
+        for topic, number, offset, *_ in envelopes:
+            place = topic, number
+            firsts.setdefault(place, offset)
+            ends[place] = offset + 1
+        spans = []
+        for place, first in firsts.items():
+            partition = TopicPartition(*place)
+            stood = min(self._next.get(partition, first), first)
+            if stood < first:
+                stood = min(max(stood, self._look(source, partition)), first)
+            spans.append(Span(partition, stood, ends[place]))
+        return spans
 
     def _look(self, source: RecordSource, partition: TopicPartition) -> int:
         self._begins[partition], self._ends[partition] = source.bounds(partition)

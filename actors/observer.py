@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from streaming.source import Envelope, TopicPartition
 
 Place = tuple[TopicPartition, int]
 Letter = tuple[Envelope, RecordError]
+Keyed = tuple[SpooledRow, RowKey]
 T = TypeVar("T")
 
 _PLAIN = "a"
@@ -105,9 +105,9 @@ class Observer:
         if block is None:
             return 0
         try:
-            rows, new = self._sifted(block.rows)
-            rows, statistics, held_out = self._with_features(rows, new)
-            keys = tuple(map(_key, rows))
+            keyed, new = self._sifted([(row, _key(row)) for row in block.rows])
+            keyed, statistics, held_out = self._with_features(keyed, new)
+            keys = tuple([key for _, key in keyed])
             receipt = self._asked(
                 lambda: self._router.observe(
                     Observation(block.spans, keys, block.markers, statistics, held_out, dict(self._logs()))
@@ -123,8 +123,8 @@ class Observer:
             return 0
         for partition, (first, end) in block.spans.items():
             self._following.confirm(partition, first, end)
-        self._quiet.stir(row.domain for row in rows)
-        return len(rows) or len(block.markers)
+        self._quiet.stir(key.domain for key in keys)
+        return len(keys) or len(block.markers)
 
     # -- what the router refuses --------------------------------------------------------------------------------------
 
@@ -157,26 +157,28 @@ class Observer:
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _without_repeats(self, rows: Sequence[SpooledRow]) -> list[SpooledRow]:
+    def _without_repeats(self, keyed: Sequence[Keyed]) -> list[Keyed]:
         """Return the first row of each example among rows that are to be kept: of one that goes, what comes after it is
         no repeat."""
-        kept: dict[bytes, SpooledRow] = {}
-        repeats: list[SpooledRow] = []
-        for row in rows:
-            digest = example_digest(row.domain, row.record_id)
-            if digest in kept:
-                repeats.append(row)
-            else:
-                kept[digest] = row
-        self._discard(repeats)
+        kept: dict[bytes, Keyed] = {}
+        for each in keyed:
+            kept.setdefault(each[1].digest, each)
+        if len(kept) < len(keyed):
+            self._discard([row for row, key in keyed if kept[key.digest][0] is not row])
         return list(kept.values())
 
-    def _sifted(self, rows: Sequence[SpooledRow]) -> tuple[list[SpooledRow], set[Place]]:
-        """Return the rows to be kept, and the places of those among them that are to be counted."""
-        fates = self._asked(lambda: self._router.fates([_key(row) for row in rows]))
-        rows = self._turned(rows, fates)
-        kept = [row for row, fate in zip(rows, fates, strict=True) if fate in ("new", "lost", "turned")]
-        new = {_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "new"}
+    def _sifted(self, keyed: Sequence[Keyed]) -> tuple[list[Keyed], set[int]]:
+        """Return the rows to be kept, of a block, and the offsets of those among them that are to be counted."""
+        fates = self._asked(lambda: self._router.fates([key for _, key in keyed]))
+        if set(fates) <= {"new"}:
+            return self._without_repeats(keyed), {key.offset for _, key in keyed}
+        rows = self._turned([row for row, _ in keyed], fates)
+        kept = [
+            (row, key if fate != "turned" else _key(row))
+            for row, (_, key), fate in zip(rows, keyed, fates, strict=True)
+            if fate in ("new", "lost", "turned")
+        ]
+        new = {row.offset for row, fate in zip(rows, fates, strict=True) if fate == "new"}
         self._discard_gone(rows, fates)
         return self._without_repeats(kept), new
 
@@ -184,7 +186,7 @@ class Observer:
         """Return the rows, each on the side of the exam on which it was counted: in the spool it stands there too."""
         self._spool.turn([_place(row) for row, fate in zip(rows, fates, strict=True) if fate == "turned"])
         return [
-            replace(row, held_out=not row.held_out) if fate == "turned" else row
+            row._replace(held_out=not row.held_out) if fate == "turned" else row
             for row, fate in zip(rows, fates, strict=True)
         ]
 
@@ -201,32 +203,32 @@ class Observer:
             self.duplicates += len(rows)
 
     def _with_features(
-        self, rows: Sequence[SpooledRow], new: set[Place]
-    ) -> tuple[list[SpooledRow], Statistics | None, HeldOutRows | None]:
+        self, keyed: list[Keyed], new: set[int]
+    ) -> tuple[list[Keyed], Statistics | None, HeldOutRows | None]:
         """Return the usable rows, the statistics of the new ones to be trained on, and the features of the new ones
         that are held out; None where there are none.
 
         The others are dead letters when this returns, and then deleted: put twice after a crash, one is listed once.
         """
-        counted = [row for row in rows if _place(row) in new]
+        counted = [each for each in keyed if each[1].offset in new]
         if not counted:
-            return list(rows), None, None
-        features, refused = _extracted(counted, self._extractor)
+            return keyed, None, None
+        features, refused = _extracted([row for row, _ in counted], self._extractor)
         if refused:
             # Whose fault is it? An extractor that refuses any prompt must not empty the stream into the dead letters.
             if not usable_rows(self._extractor.extract([_PLAIN])).all():
                 raise next(iter(refused.values()))
-            self._put_letters([(_envelope(counted[at]), _unusable(counted[at], why)) for at, why in refused.items()])
-            bad = {_place(counted[at]) for at in refused}
-            self._spool.discard(bad)
-            rows = [row for row in rows if _place(row) not in bad]
-            counted = [row for row in counted if _place(row) not in bad]
-        exam = np.array([row.held_out for row in counted], dtype=bool)
-        domains = [row.domain for row in counted if not row.held_out]
-        digests = tuple(_key(row).digest for row in counted if row.held_out)
+            bad = {counted[at][0]: why for at, why in refused.items()}
+            self._put_letters([(_envelope(row), _unusable(row, why)) for row, why in bad.items()])
+            self._spool.discard([_place(row) for row in bad])
+            keyed = [each for each in keyed if each[0] not in bad]
+            counted = [each for each in counted if each[0] not in bad]
+        exam = np.array([key.held_out for _, key in counted], dtype=bool)
+        domains = [key.domain for _, key in counted if not key.held_out]
+        digests = tuple([key.digest for _, key in counted if key.held_out])
         fingerprint = self._extractor.fingerprint
         return (
-            list(rows),
+            keyed,
             Statistics.of(features[~exam], domains, fingerprint) if domains else None,
             HeldOutRows(fingerprint, digests, features[exam].astype(np.float32)) if digests else None,
         )

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS coverage (
     PRIMARY KEY (topic, part, first)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_ROW = "topic, part, pos, domain, record_id, held_out, prompt, completion"
+_ROW = "pos, domain, record_id, held_out, prompt, completion"
 _WIPED = "wiped"
 """The fact for which removals the file was made anew last."""
 _WIPE_AGAIN_S = 30.0
@@ -53,8 +53,7 @@ _STRETCH = "topic=? AND part=? AND pos>=? AND pos<?"
 _REREAD = "`anabranch home reread` deletes the spools, and the stream is read again"
 
 
-@dataclass(frozen=True)
-class SpooledRow:
+class SpooledRow(NamedTuple):
     """One example: where it stood in the stream, what it belongs to, and its texts."""
 
     partition: TopicPartition
@@ -251,21 +250,23 @@ class Spool:
 
         What is there already stays; rows below a fence of the snapshot in force are not taken.
         """
-        with self._lock, Transaction(self._db):
-            self._db.executemany(
-                "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-                [
-                    (*r.partition, r.offset, r.domain, r.record_id, int(r.held_out), r.prompt, r.completion)
-                    for r in rows
-                    if r.offset >= self._fence(r.domain, r.partition)
-                ],
-            )
-            self._db.executemany(
-                "INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
-                [(*m.partition, m.offset, m.domain) for m in markers],
-            )
-            for span in spans:
-                self.coverage.add(span)
+        with self._lock:
+            kept = [row for row in rows if row.offset >= self._fence(row.domain, row.partition)]
+            before = self._db.total_changes
+            with Transaction(self._db):
+                self._db.executemany(
+                    "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    [(*row[0], *row[1:]) for row in kept],
+                )
+                are_all_new = self._db.total_changes - before == len(kept)
+                self._db.executemany(
+                    "INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+                    [(*m.partition, m.offset, m.domain) for m in markers],
+                )
+                for span in spans:
+                    self.coverage.add(span)
+            if are_all_new and self._counted[0] == before:
+                self._counted = (self._db.total_changes, _more(self._counted[1], kept))
 
     def take(
         self,
@@ -336,7 +337,7 @@ class Spool:
                     if len(some) > limit:
                         end = min(end, some[-1].offset)
                 end = min([end, *_behind_markers(rows, markers)])
-                kept = tuple(row for row in rows if row.offset < end)
+                kept = tuple([row for row in rows if row.offset < end])
                 return Block(kept, tuple(m for m in markers if m.offset < end), {partition: (start, end)})
         return None
 
@@ -347,7 +348,7 @@ class Spool:
 
     def recall(self, partition: TopicPartition, first: int, end: int, limit: int) -> Sequence[SpooledRow]:
         """Return up to `limit` rows of a stretch of a partition, in order."""
-        return self._rows(f"{_STRETCH} ORDER BY pos LIMIT ?", (*partition, first, end, limit))
+        return self._rows(partition, f"{_STRETCH} ORDER BY pos LIMIT ?", (*partition, first, end, limit))
 
     def examples(self, domain: str, until: Watermarks) -> Sequence[SpooledRow]:
         """Return the rows of a domain below `until`."""
@@ -356,7 +357,7 @@ class Spool:
                 row
                 for partition, end in until.items()
                 for row in self._rows(
-                    "domain=? AND topic=? AND part=? AND pos<? ORDER BY pos", (domain, *partition, end)
+                    partition, "domain=? AND topic=? AND part=? AND pos<? ORDER BY pos", (domain, *partition, end)
                 )
             ]
 
@@ -427,10 +428,11 @@ class Spool:
             )
         return (pages - free) * size
 
-    def _rows(self, where: str, values: tuple[object, ...]) -> list[SpooledRow]:
+    def _rows(self, partition: TopicPartition, where: str, values: tuple[object, ...]) -> list[SpooledRow]:
+        """Return rows of one partition."""
         with self._lock:
             found = self._db.execute(f"SELECT {_ROW} FROM rows WHERE {where}", values).fetchall()
-        return [SpooledRow(TopicPartition(t, p), pos, d, i, bool(h), *texts) for t, p, pos, d, i, h, *texts in found]
+        return [SpooledRow(partition, pos, d, i, h == 1, prompt, said) for pos, d, i, h, prompt, said in found]
 
     def _markers(self, partition: TopicPartition, first: int, end: int, limit: int) -> list[Marker]:
         found = self._db.execute(
@@ -439,8 +441,23 @@ class Spool:
         return [Marker(partition, pos, domain) for pos, domain in found]
 
 
+def _more(tallies: Mapping[str, tuple[int, int]], rows: Iterable[SpooledRow]) -> dict[str, tuple[int, int]]:
+    """Return the tallies with further rows."""
+    found = dict(tallies)
+    for row in rows:
+        count, size = found.get(row.domain, (0, 0))
+        found[row.domain] = (count + 1, size + _bytes(row.prompt) + _bytes(row.completion))
+    return found
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def _behind_markers(rows: Sequence[SpooledRow], markers: Sequence[Marker]) -> list[int]:
     """Return where rows of a domain lie behind a marker of it; all are of one partition, in order."""
+    if not markers:
+        return []
     ended: dict[str, int] = {}
     for marker in markers:
         ended.setdefault(marker.domain, marker.offset)

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from learning.checkpoint import resolve, tokenizer_digest
 from learning.errors import TemplateError
+from learning.template_shape import Shapes
 
 _LEAD = "\n"
 
@@ -42,20 +43,24 @@ class PromptTemplate:
             raise TemplateError(f"tokenizer {tokenizer_path}: expected a non-empty terminator or an end token")
         self.chat_template: str = effective
         self.terminator = terminator
+        self._shapes = Shapes(effective, self._rendered)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt as text, with whatever asks the model to answer. A bare prompt is one user message."""
+        placed = self._shapes.render(messages)
+        if placed is not None:
+            return placed
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    chat_template=self.chat_template,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
-            )
+            return self._rendered([dict(message) for message in messages])
         except (JinjaError, KeyError, IndexError, TypeError, ValueError) as error:
             raise TemplateError(f"rendering {len(messages)} messages: {type(error).__name__}: {error}") from error
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+            )
+        )
 
     @property
     def tells_time(self) -> bool:

@@ -9,8 +9,10 @@ log at any time, and offsets alone don't tell. The writing half is `kafka_sink`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import kafka
@@ -231,7 +233,7 @@ class KafkaSource:
         if not self._held:
             with self._plain_errors(f"polling {self._topic!r}"):
                 batches = self._poll(timeout_s, max_records)
-            self._held = [_envelope(record) for records in batches.values() for record in records]
+            self._held = [envelope for records in batches.values() for envelope in _envelopes(records)]
         if not self._held:
             self._identify_if_due()
             self._check_ends()
@@ -242,8 +244,7 @@ class KafkaSource:
             time.sleep(min(timeout_s, _HELD_NAP_S))
             return []
         found, self._held = self._held[:max_records], self._held[max_records:]
-        for envelope in found:
-            self._check_floor(envelope)
+        self._check_floors(found)
         return found
 
     def _poll(self, timeout_s: float, max_records: int) -> Mapping[Any, Sequence[Any]]:
@@ -298,12 +299,16 @@ class KafkaSource:
             self._identify_at = time.monotonic() + _IDENTIFY_EVERY_S
             self._is_identified()
 
-    def _check_floor(self, envelope: Envelope) -> None:
+    def _check_floors(self, envelopes: Sequence[Envelope]) -> None:
         """An offset below where reading stands means another log than before: the client has started over."""
-        floor = self._floor.get(envelope.topic_partition, 0)
-        if envelope.offset < floor:
-            raise _lost(envelope.topic_partition, floor, f"got {envelope.offset}")
-        self._floor[envelope.topic_partition] = envelope.offset + 1
+        for number, some in groupby(envelopes, itemgetter(1)):
+            each = TopicPartition(self._topic, number)
+            floor = self._floor.get(each, 0)
+            for envelope in some:
+                if envelope.offset < floor:
+                    raise _lost(each, floor, f"got {envelope.offset}")
+                floor = envelope.offset + 1
+            self._floor[each] = floor
 
     def _seen_end(self, partition: TopicPartition) -> int | None:
         """The high-water mark of the last fetch; None before the first one, and of a partition not assigned."""
@@ -346,6 +351,8 @@ def _theirs(each: TopicPartition) -> Any:
     return kafka.TopicPartition(each.topic, each.partition)
 
 
-def _envelope(record: Any) -> Envelope:
-    headers = tuple((name, value or b"") for name, value in record.headers)
-    return Envelope(record.topic, record.partition, record.offset, record.key, record.value, headers, record.timestamp)
+def _envelopes(records: Iterable[Any]) -> Iterator[Envelope]:
+    for each in records:
+        # A header without a value is one with an empty one.
+        headers = tuple([(name, value or b"") for name, value in each.headers]) if each.headers else ()
+        yield Envelope(each.topic, each.partition, each.offset, each.key, each.value, headers, each.timestamp)

@@ -14,6 +14,7 @@ from typing import Any
 from streaming.errors import StreamError
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+CLIENTS = ("kafka-python",)
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -26,7 +27,7 @@ class KafkaOptions:
     BrokerUnavailable is raised; `session_timeout_ms`: a member silent for this long loses its partitions;
     `max_poll_interval_ms`: so does one that hasn't polled for this long; `delivery_timeout_ms`: how long an append is
     retried, so which outage a flush survives; `max_request_bytes`: the largest record sent, within what the topic
-    accepts. Raises StreamError where the options contradict each other.
+    accepts. `client`: what reads the stream, one of `CLIENTS`. Raises StreamError where the options contradict each other.
     """
 
     bootstrap: str
@@ -46,8 +47,11 @@ class KafkaOptions:
     bootstrap_timeout_ms: int = 7_000
     max_request_bytes: int = 1_048_576
     client_id: str = "anabranch"
+    client: str = "kafka-python"
 
     def __post_init__(self) -> None:
+        if self.client not in CLIENTS:
+            raise StreamError(f"unknown client {self.client!r}: expected one of {', '.join(CLIENTS)}")
         if self.security_protocol not in PROTOCOLS:
             raise StreamError(
                 f"unknown security_protocol {self.security_protocol!r}: expected one of {', '.join(PROTOCOLS)}"

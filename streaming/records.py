@@ -51,6 +51,20 @@ _CONVERSATION = ("prompt", "messages", "completion")
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
+def is_domain(value: str) -> bool:
+    """Whether this names a domain: a slug that is not reserved."""
+    return _SLUG.fullmatch(value) is not None and value not in RESERVED_DOMAINS
+
+
+def is_instant(value: str) -> bool:
+    """Whether this is an RFC 3339 time with an offset."""
+    try:
+        _instant(value)
+    except PydanticCustomError:
+        return False
+    return True
+
+
 def _domain(value: str) -> str:
     if not _SLUG.fullmatch(value):
         raise PydanticCustomError(

@@ -7,7 +7,6 @@ what the bytes mean.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from streaming.entries import EntryLimits
@@ -41,8 +40,7 @@ def from_beginning(_partition: TopicPartition) -> int | None:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Bytes as they lie in the log, with their place. `offset` grows within a partition; it may have gaps."""
 
     topic: str

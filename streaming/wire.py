@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import msgpack
 
 from streaming.errors import RecordError
+from streaming.plain_records import PlainRecord, read_plain
 from streaming.records import EndOfDomain, TaskRecord, from_mapping, parse_json
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -68,6 +70,19 @@ def decode(
     )
 
 
+def decode_plain(
+    value: bytes | None, headers: Sequence[tuple[str, bytes | None]], *, max_bytes: int = MAX_RECORD_BYTES
+) -> PlainRecord | None:
+    """What `decode` reads from these bytes, in a fraction of its time, where they are a common record with an id and a
+    domain; None where `decode` has to be asked."""
+    if value is None or len(value) > max_bytes:
+        return None
+    media_type = _media_type(headers) if headers else "application/json"
+    if media_type in _JSON_NAMES:
+        return read_plain(value, is_json=True)
+    return read_plain(value, is_json=False) if media_type in _MSGPACK_NAMES else None
+
+
 def entry_bytes(value: bytes | None, headers: Headers = (), key: bytes | None = None) -> int:
     """The bytes that an entry takes in Kafka's log, alone in its batch: what brokers and clients hold against their
     limits. An upper bound, by less than the 21 bytes of its offset, time and length."""
@@ -87,10 +102,15 @@ def _varint(number: int) -> int:
 
 def _media_type(headers: Sequence[tuple[str, bytes | None]]) -> str:
     for name, raw in reversed(headers):
-        if name.lower() == CONTENT_TYPE:
-            text = (raw or b"").decode("ascii", errors="replace").strip().strip('"')
-            return text.partition(";")[0].strip().strip('"').lower().encode(errors="replace").decode()
+        if name == CONTENT_TYPE or name.lower() == CONTENT_TYPE:
+            return _media_type_in(raw or b"")
     return "application/json"
+
+
+@lru_cache(256)
+def _media_type_in(raw: bytes) -> str:
+    text = raw.decode("ascii", errors="replace").strip().strip('"')
+    return text.partition(";")[0].strip().strip('"').lower().encode(errors="replace").decode()
 
 
 def _parse_msgpack(value: bytes) -> object:

@@ -85,7 +85,7 @@ def test_a_prompt_that_can_not_be_rendered_does_not_stop_the_router(
 # -- nothing lost, nothing twice --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["decode", "render"])
+@pytest.mark.parametrize("part", ["decode", "decode_plain", "render"])
 def test_what_nobody_foresaw_of_a_record_is_a_dead_letter_too(
     build: Build, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -93,17 +93,17 @@ def test_what_nobody_foresaw_of_a_record_is_a_dead_letter_too(
     records = records_of("alpha", 12)
     house.send(records)
     ingest = house.ingests[0]
-    act = decoding_module.decode if part == "decode" else ingest._template.render
+    place: Any = ingest._template if part == "render" else decoding_module
+    act = getattr(place, part)
 
     def fails(value: Any, *args: Any, **options: Any) -> Any:
         if str(records[5].prompt) in str(value):
             raise ZeroDivisionError("a mistake")
         return act(value, *args, **options)
 
+    monkeypatch.setattr(place, part, fails)
     if part == "decode":
-        monkeypatch.setattr(decoding_module, "decode", fails)
-    else:
-        monkeypatch.setattr(ingest._template, "render", fails)
+        monkeypatch.setattr(decoding_module, "decode_plain", lambda *_args, **_options: None)
     house.drain()
     (letter,) = house.letters.list()
     assert (letter.offset, letter.reason) == (5, "bad-record") and "can't be taken: a mistake" in letter.detail
