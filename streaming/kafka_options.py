@@ -27,7 +27,8 @@ class KafkaOptions:
     BrokerUnavailable is raised; `session_timeout_ms`: a member silent for this long loses its partitions;
     `max_poll_interval_ms`: so does one that hasn't polled for this long; `delivery_timeout_ms`: how long an append is
     retried, so which outage a flush survives; `max_request_bytes`: the largest record sent, within what the topic
-    accepts. `client`: what reads the stream, one of `CLIENTS`. Raises StreamError where the options contradict each other.
+    accepts; `client`: what reads the stream, one of `CLIENTS`. Raises StreamError where the options contradict each
+    other.
     """
 
     bootstrap: str
