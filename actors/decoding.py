@@ -71,10 +71,11 @@ class Decoding:
             )
         prompt = self._render(record)
         # What can't be encoded can't be spooled, and would take the others of its poll with it.
-        if not (prompt.isascii() and record.completion.isascii() and record.id.isascii()):
-            (prompt + record.completion + record.id).encode()
+        record_id, completion = record.id, record.completion
+        if not (prompt.isascii() and completion.isascii() and record_id.isascii()):
+            (prompt + completion + record_id).encode()
         held_out = is_held_out(record, self._held_out)
-        return SpooledRow(partition, envelope.offset, record.domain, record.id, held_out, prompt, record.completion)
+        return SpooledRow(partition, envelope.offset, record.domain, record_id, held_out, prompt, completion)
 
     def _render(self, record: TaskRecord | PlainRecord) -> str:
         """Return the prompt as it will be featured and trained; what can't be rendered is refused at the border."""

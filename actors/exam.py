@@ -33,8 +33,10 @@ def is_held_out(record: TaskRecord | PlainRecord, fraction: float) -> bool:
     """
     if record.split is not None:
         return record.split == "test"
-    said = [message.content for message in record.messages] if record.messages is not None else [record.prompt or ""]
-    text = normalised("\n".join(said))
+    said = record.prompt
+    if said is None:
+        said = "\n".join([message.content for message in record.messages or ()])
+    text = normalised(said)
     digest = blake2b(f"held-out\0{record.domain}\0{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,7 +252,9 @@ class Spool:
         What is there already stays; rows below a fence of the snapshot in force are not taken.
         """
         with self._lock:
-            kept = [row for row in rows if row.offset >= self._fence(row.domain, row.partition)]
+            kept = list(rows)
+            if not self._fences.keys().isdisjoint({row.domain for row in kept}):
+                kept = [row for row in kept if row.offset >= self._fence(row.domain, row.partition)]
             before = self._db.total_changes
             with Transaction(self._db):
                 self._db.executemany(
@@ -441,17 +444,17 @@ class Spool:
         return [Marker(partition, pos, domain) for pos, domain in found]
 
 
-def _more(tallies: Mapping[str, tuple[int, int]], rows: Iterable[SpooledRow]) -> dict[str, tuple[int, int]]:
+def _more(tallies: Mapping[str, tuple[int, int]], rows: Sequence[SpooledRow]) -> dict[str, tuple[int, int]]:
     """Return the tallies with further rows."""
+    counts, sizes = Counter([row.domain for row in rows]), dict.fromkeys([row.domain for row in rows], 0)
+    for _, _, domain, _, _, prompt, said in rows:
+        text = prompt + said
+        sizes[domain] += len(text) if text.isascii() else len(text.encode())
     found = dict(tallies)
-    for row in rows:
-        count, size = found.get(row.domain, (0, 0))
-        found[row.domain] = (count + 1, size + _bytes(row.prompt) + _bytes(row.completion))
+    for domain, count in counts.items():
+        rows_before, size_before = found.get(domain, (0, 0))
+        found[domain] = (rows_before + count, size_before + sizes[domain])
     return found
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _behind_markers(rows: Sequence[SpooledRow], markers: Sequence[Marker]) -> list[int]:

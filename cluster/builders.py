@@ -186,6 +186,7 @@ def kafka_options(settings: Settings) -> KafkaOptions | None:
         session_timeout_ms=stream.session_timeout_ms,
         max_poll_interval_ms=stream.max_poll_interval_ms,
         client_id=f"anabranch-{settings.name}",
+        client=settings.ingest.client,
     )
 
 

@@ -123,10 +123,13 @@ class IngestSettings(Section):
 
     workers: Count = 1
     """Workers, each with its share of the partitions; more than partitions leaves some idle."""
+    client: Literal["kafka-python", "librdkafka"] = "kafka-python"
+    """What reads Kafka: `librdkafka` takes a fraction of the processor time, and needs the package `confluent-kafka`.
+    The embedded stream is read by neither."""
     max_record_bytes: Annotated[int, Field(ge=256)] = 1_048_576
     """Bytes above which a record is a dead letter."""
-    poll_records: Count = 500
-    """Records fetched at most by one poll."""
+    poll_records: Count = 1_000
+    """Records fetched at most by one poll. More are written and committed at once, and cost less each."""
     block_rows: Count = 256
     """Examples folded into one statistics message to the router; fewer means fresher, more means cheaper."""
     spool_limit: Count = 200_000

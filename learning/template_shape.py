@@ -27,9 +27,12 @@ class Shapes:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str | None:
         """The messages rendered; None where the engine has to be asked."""
-        if not self._is_plain or not all(len(m) == 2 and isinstance(m.get("content"), str) for m in messages):
+        if not self._is_plain:
             return None
-        roles = tuple([m.get("role", "") for m in messages])
+        for message in messages:
+            if len(message) != 2 or not isinstance(message.get("content"), str) or "role" not in message:
+                return None
+        roles = tuple([message["role"] for message in messages])
         try:
             shape = self._known[roles]
         except KeyError:

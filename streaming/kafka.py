@@ -85,7 +85,7 @@ class KafkaSource:
         try:
             self._identity = self._described.identity()
             check_identity(self._where, self._identity, expected_identity)
-            self._consumer = self._build()
+            self._consumer: Any = self._build()
         except BaseException:
             self._described.close()
             raise
@@ -187,7 +187,7 @@ class KafkaSource:
     def _plain_errors(self, doing: str) -> AbstractContextManager[None]:
         return plain_errors(self._options, doing, connections_of(self._consumer))
 
-    def _build(self) -> KafkaConsumer:
+    def _build(self) -> Any:
         options = self._options
         return build(
             KafkaConsumer,
@@ -232,8 +232,7 @@ class KafkaSource:
         self._beginnings.settle(self._place)
         if not self._held:
             with self._plain_errors(f"polling {self._topic!r}"):
-                batches = self._poll(timeout_s, max_records)
-            self._held = [envelope for records in batches.values() for envelope in _envelopes(records)]
+                self._held = self._fetch(timeout_s, max_records)
         if not self._held:
             self._identify_if_due()
             self._check_ends()
@@ -246,6 +245,10 @@ class KafkaSource:
         found, self._held = self._held[:max_records], self._held[max_records:]
         self._check_floors(found)
         return found
+
+    def _fetch(self, timeout_s: float, max_records: int) -> list[Envelope]:
+        batches = self._poll(timeout_s, max_records)
+        return [envelope for records in batches.values() for envelope in _envelopes(records)]
 
     def _poll(self, timeout_s: float, max_records: int) -> Mapping[Any, Sequence[Any]]:
         leave_at = time.monotonic() + timeout_s

@@ -42,7 +42,7 @@ _connections: WeakKeyDictionary[Any, Connections] = WeakKeyDictionary()
 def build(kind: Callable[..., Client], options: KafkaOptions, **settings: Any) -> Client:
     """A kafka-python client with a session. Raises BrokerUnavailable with the likely cause, within ten seconds, and
     StreamError where a file that `options` name can't be used."""
-    _hush()
+    hush(logging.getLogger("kafka"), _murmur)
     options.check()
     made: list[tuple[Any, Connections]] = []
 
@@ -139,31 +139,30 @@ def _partition_count(admin: KafkaAdminClient, topic: str) -> int:
 
 
 class _Murmur(logging.Handler):
-    """Passes on one of kafka-python's error lines a minute: an outage is ten a second, and all say the same.
+    """Passes on one of a library's error lines a minute: an outage is ten a second, and all say the same.
 
     Lines are `held` back altogether while a client is being built, where an error is raised instead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: str) -> None:
         super().__init__(logging.ERROR)
         self.held = 0
-        self._next = 0.0
+        self._library, self._next = library, 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
         if not self.held and now >= self._next:
             self._next = now + _MURMUR_S
             text = " ".join(record.getMessage().split())[:300]
-            _log.warning("kafka-python keeps trying: %s (more of these are held back for %d s)", text, _MURMUR_S)
+            _log.warning("%s keeps trying: %s (more of these are held back for %d s)", self._library, text, _MURMUR_S)
 
 
-_murmur = _Murmur()
+_murmur = _Murmur("kafka-python")
 
 
-def _hush() -> None:
-    """Take over kafka-python's log, unless someone has set its level, who then wants to see it."""
-    library = logging.getLogger("kafka")
+def hush(library: logging.Logger, murmur: _Murmur | None = None) -> None:
+    """Take over a library's log, unless someone has set its level, who then wants to see it."""
     if library.level == logging.NOTSET:
         library.setLevel(logging.ERROR)
-        library.addHandler(_murmur)
+        library.addHandler(murmur or _Murmur(library.name))
         library.propagate = False

@@ -14,7 +14,7 @@ from typing import Any
 from streaming.errors import StreamError
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-CLIENTS = ("kafka-python",)
+CLIENTS = ("kafka-python", "librdkafka")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -82,6 +82,10 @@ class KafkaOptions:
         """The password as it is now. Raises StreamError where its file can't be read."""
         return _secret("sasl_password_file", self.sasl_password_file, self.sasl_password)
 
+    def key_password(self) -> str:
+        """The password of an encrypted `ssl_keyfile` as it is now, empty where there is none. Raises as `password`."""
+        return _secret("ssl_key_password_file", self.ssl_key_password_file, self.ssl_key_password)
+
     def tls_context(self) -> ssl.SSLContext:
         """What checks the broker's certificate and its host name, and shows our own certificate where there is one.
 
@@ -124,7 +128,7 @@ class KafkaOptions:
         return f"Kafka at {self.bootstrap} ({self.security_protocol}{login})"
 
     def _show(self, context: ssl.SSLContext, certfile: str) -> None:
-        word = _secret("ssl_key_password_file", self.ssl_key_password_file, self.ssl_key_password)
+        word = self.key_password()
         keyfile = self.ssl_keyfile or certfile
         for name, path in (("ssl_certfile", certfile), ("ssl_keyfile", keyfile)):
             if not Path(path).is_file():

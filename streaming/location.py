@@ -10,7 +10,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from streaming.dead_letters import DeadLetters
 from streaming.embedded import EmbeddedSink, EmbeddedSource
@@ -19,6 +19,9 @@ from streaming.errors import StreamError
 from streaming.kafka import KafkaOptions, KafkaSink, KafkaSource
 from streaming.kafka import ensure_topic as ensure_kafka_topic
 from streaming.source import RecordSink, RecordSource, StartAt, from_beginning, from_committed
+
+if TYPE_CHECKING:
+    from streaming.librdkafka import LibrdkafkaSource
 
 DEFAULT_TOPIC = "anabranch"
 DEAD_LETTERS_SUFFIX = ".dead-letters"
@@ -111,6 +114,9 @@ def open_source(
     """
     if location.kind == "kafka":
         kafka = _kafka(location, options)
+        if kafka.client == "librdkafka" and group is not None:
+            member_of = _librdkafka()
+            return member_of(kafka, location.topic, group=group, start_at=start_at, expected_identity=expected_identity)
         return KafkaSource(kafka, location.topic, group=group, start_at=start_at, expected_identity=expected_identity)
     log = _log(location)
     try:
@@ -167,6 +173,18 @@ def open_dead_letters(location: StreamLocation, *, options: KafkaOptions | None 
         open_sink(beside, options=options),
         lambda: open_source(beside, group=None, start_at=from_beginning, options=options),
     )
+
+
+def _librdkafka() -> type[LibrdkafkaSource]:
+    """The source that is imported where it is asked for: its library is an extra."""
+    try:
+        from streaming.librdkafka import LibrdkafkaSource
+    except ImportError as error:
+        raise StreamError(
+            f"ingest.client librdkafka needs the package confluent-kafka, which can't be imported ({error}); install"
+            " it, or set ingest.client to kafka-python"
+        ) from error
+    return LibrdkafkaSource
 
 
 def _kafka(location: StreamLocation, options: KafkaOptions | None) -> KafkaOptions:

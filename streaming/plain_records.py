@@ -8,7 +8,7 @@ a row of another layout, a record without an id or a domain, nested `meta`, a by
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ from streaming.records import MAX_MESSAGES, Split, is_domain, is_instant
 _MAX_META = 4_096
 """Entries of `meta`, as msgpack's reader counts them."""
 
-_Plain = str | bool | int | None
+_Plain = str | bool | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
 
 
 class PlainMessage(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):

@@ -2,6 +2,8 @@
 
 import graphlib
 
+import pytest
+
 from tests.architecture.sources import PACKAGES, graph, sources
 
 LAW = {
@@ -51,8 +53,9 @@ def test_vllm_only_in_serving() -> None:
     assert importers and all(place.startswith("serving/") for place in importers), importers
 
 
-def test_kafka_only_in_streaming() -> None:
-    importers = files_that_import("kafka")
+@pytest.mark.parametrize("client", ["kafka", "confluent_kafka"])
+def test_kafka_only_in_streaming(client: str) -> None:
+    importers = files_that_import(client)
     assert importers and all(place.startswith("streaming/") for place in importers), importers
 
 

@@ -59,14 +59,20 @@ KINDS = [
     "embedded",
     pytest.param("tansu", marks=pytest.mark.broker),
     pytest.param("apache", marks=pytest.mark.broker),
+    pytest.param("apache-librdkafka", marks=pytest.mark.broker),
 ]
+
+
+def _opened(request: pytest.FixtureRequest, folder: Path) -> Stream:
+    kind, _, client = request.param.partition("-")
+    bootstrap = None if kind == "embedded" else request.getfixturevalue(kind).bootstrap
+    return Stream(kind, folder, bootstrap, client or "kafka-python")
 
 
 @pytest.fixture(params=KINDS)
 def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
     """Each kind of stream in turn."""
-    bootstrap = None if request.param == "embedded" else request.getfixturevalue(request.param).bootstrap
-    opened = Stream(request.param, tmp_path, bootstrap)
+    opened = _opened(request, tmp_path)
     try:
         yield opened
     finally:
@@ -75,8 +81,8 @@ def stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
 
 @pytest.fixture(params=KINDS[1:])
 def kafka_stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stream]:
-    """Each broker in turn."""
-    opened = Stream(request.param, tmp_path, request.getfixturevalue(request.param).bootstrap)
+    """Each broker in turn, and each client."""
+    opened = _opened(request, tmp_path)
     try:
         yield opened
     finally:

@@ -22,11 +22,11 @@ _numbers = itertools.count()
 class Stream:
     """One kind of stream: new topics, and openers whose results are closed when the test ends, failed or not."""
 
-    def __init__(self, kind: str, folder: Path, bootstrap: str | None) -> None:
+    def __init__(self, kind: str, folder: Path, bootstrap: str | None, client: str = "kafka-python") -> None:
         self.kind = kind
         # Tansu lets a joining member wait for about half a session; Apache Kafka allows no session below six seconds.
         session_ms = 3_000 if kind == "tansu" else 6_000
-        self.options = KafkaOptions(bootstrap or "unused:1", session_timeout_ms=session_ms)
+        self.options = KafkaOptions(bootstrap or "unused:1", session_timeout_ms=session_ms, client=client)
         self._number = next(_numbers)
         self._folder = folder
         self._bootstrap = bootstrap
