@@ -34,6 +34,7 @@ from streaming.kafka_sink import KafkaSink
 from streaming.kafka_topic import KafkaTopic
 from streaming.kafka_trouble import plain_errors
 from streaming.source import Envelope, StartAt, TopicPartition, check_identity, from_committed
+from streaming.wire import Headers
 
 __all__ = ["KafkaOptions", "KafkaSink", "KafkaSource", "ensure_topic"]
 
@@ -354,8 +355,15 @@ def _theirs(each: TopicPartition) -> Any:
     return kafka.TopicPartition(each.topic, each.partition)
 
 
+def named(headers: Iterable[tuple[str, bytes | None]] | None) -> Headers:
+    """Headers as an envelope has them: one without a value has an empty one."""
+    return tuple([(name, value or b"") for name, value in headers]) if headers else ()
+
+
 def _envelopes(records: Iterable[Any]) -> Iterator[Envelope]:
+    raw: Any = None
+    headers: Headers = ()
     for each in records:
-        # A header without a value is one with an empty one.
-        headers = tuple([(name, value or b"") for name, value in each.headers]) if each.headers else ()
+        if each.headers != raw:  # Mostly they are those of the record before.
+            raw, headers = each.headers, named(each.headers)
         yield Envelope(each.topic, each.partition, each.offset, each.key, each.value, headers, each.timestamp)

@@ -19,11 +19,12 @@ import confluent_kafka
 from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException
 
 from streaming.errors import BrokerUnavailable, StreamError
-from streaming.kafka import KafkaSource
+from streaming.kafka import KafkaSource, named
 from streaming.kafka_client import hush
 from streaming.kafka_options import KafkaOptions
 from streaming.kafka_trouble import missing_right
 from streaming.source import Envelope, StartAt, TopicPartition, from_committed
+from streaming.wire import Headers
 
 _ANSWER_S = 2.0
 _SLICE_S = 0.5
@@ -132,17 +133,19 @@ class LibrdkafkaSource(KafkaSource):
     def _subscribe(self) -> None:
         self._consumer.subscribe([self._topic], on_assign=self._take, on_revoke=self._drop, on_lost=self._drop)
 
-    def _take(self, _consumer: Any, assigned: Sequence[Any]) -> None:
-        partitions = [TopicPartition(each.topic, each.partition) for each in assigned]
-        self._drop(_consumer, ())
-        self._assigned = frozenset(partitions)
-        self._beginnings.add(partitions)
+    def _take(self, consumer: Any, assigned: Sequence[Any]) -> None:
+        # Answered with nothing to be read yet; a rebalance brings all of this member's partitions anew.
+        consumer.assign([])
+        self._stand_on([TopicPartition(each.topic, each.partition) for each in assigned])
 
-    def _drop(self, _consumer: Any, _revoked: Sequence[Any]) -> None:
-        # One member after another, all at once: this group doesn't move single partitions.
-        self._consumer.assign([])
-        self._beginnings.add([])
-        self._assigned, self._standing, self._held = frozenset(), {}, []
+    def _drop(self, consumer: Any, _revoked: Sequence[Any]) -> None:
+        consumer.unassign()
+        self._stand_on([])
+
+    def _stand_on(self, partitions: Sequence[TopicPartition]) -> None:
+        self._beginnings.add(partitions)
+        self._assigned, self._standing, self._held = frozenset(partitions), {}, []
+        self._must_assign = False
 
     def _place(self, each: TopicPartition, wanted: int | None) -> None:
         self._floor.pop(each, None)
@@ -182,6 +185,8 @@ class LibrdkafkaSource(KafkaSource):
     def _envelopes(self, messages: Iterable[Any]) -> list[Envelope]:
         found: list[Envelope] = []
         topic, reached = self._topic, {}
+        raw: Any = None
+        headers: Headers = ()
         read = {each.partition for each in self._standing}
         for message in messages:
             number = message.partition()
@@ -189,11 +194,12 @@ class LibrdkafkaSource(KafkaSource):
                 self._heed(error, number, message.offset())
             # What is not placed was fetched for an assignment that is no more.
             elif number in read:
-                offset, headers = message.offset(), message.headers()
+                offset, written = message.offset(), message.headers()
                 reached[number] = offset + 1
-                named = tuple([(name, value or b"") for name, value in headers]) if headers else ()
+                if written != raw:  # Mostly they are those of the record before.
+                    raw, headers = written, named(written)
                 found.append(
-                    Envelope(topic, number, offset, message.key(), message.value(), named, message.timestamp()[1])
+                    Envelope(topic, number, offset, message.key(), message.value(), headers, message.timestamp()[1])
                 )
         for number, next_ in reached.items():
             each = TopicPartition(topic, number)
@@ -221,8 +227,8 @@ class LibrdkafkaSource(KafkaSource):
         self._renew_at = time.monotonic() + _RENEW_EVERY_S
         if _secrets(self._options) != self._built_of:
             self._options.check()
-            self._drop(self._consumer, ())
             self._consumer.close()
+            self._stand_on([])
             self._consumer = self._build()
             self._subscribe()
 

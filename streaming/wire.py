@@ -33,6 +33,7 @@ _BATCH_BYTES, _RECORD_BYTES = 61, 21
 _MAX_MAP = 4_096
 _MAX_ARRAY = 4_096
 
+_LONGEST_KEPT = 256
 _JSON_NAMES = frozenset({"application/json", "text/json"})
 _MSGPACK_NAMES = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
 
@@ -103,14 +104,17 @@ def _varint(number: int) -> int:
 def _media_type(headers: Sequence[tuple[str, bytes | None]]) -> str:
     for name, raw in reversed(headers):
         if name == CONTENT_TYPE or name.lower() == CONTENT_TYPE:
-            return _media_type_in(raw or b"")
+            # What is long is none, and not kept.
+            return _media_type_in(raw or b"") if len(raw or b"") <= _LONGEST_KEPT else _read_media_type(raw or b"")
     return "application/json"
 
 
-@lru_cache(256)
-def _media_type_in(raw: bytes) -> str:
+def _read_media_type(raw: bytes) -> str:
     text = raw.decode("ascii", errors="replace").strip().strip('"')
     return text.partition(";")[0].strip().strip('"').lower().encode(errors="replace").decode()
+
+
+_media_type_in = lru_cache(256)(_read_media_type)
 
 
 def _parse_msgpack(value: bytes) -> object:

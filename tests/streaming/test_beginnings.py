@@ -194,7 +194,8 @@ def test_a_slow_answer_costs_no_membership(kafka_stream: Stream) -> None:
         found += source.poll(0.2, 100)
     assert len(found) == 40 and len({(each.partition, each.offset) for each in found}) == 40
     assert sorted(asked) == sorted(source.partitions())
-    assert source._consumer.group_metadata().generation_id <= 2  # type: ignore[attr-defined]
+    if kafka_stream.options.client == "kafka-python":  # The other doesn't say.
+        assert source._consumer.group_metadata().generation_id <= 2  # type: ignore[attr-defined]
 
 
 def poll_through(source: RecordSource, done: Callable[[list[Envelope]], bool]) -> list[Envelope]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka.admin import ACLOperation, ResourceType, ScramMechanism, UserScramCredentialUpsertion
@@ -19,9 +20,9 @@ from kafka.errors import KafkaConnectionError
 from streaming.errors import BrokerUnavailable, RecordError, StreamError
 from streaming.kafka import KafkaSink, KafkaSource, ensure_topic
 from streaming.kafka_client import check_session, connections_of
-from streaming.kafka_options import KafkaOptions
+from streaming.kafka_options import CLIENTS, KafkaOptions
 from streaming.kafka_topic import KafkaTopic
-from streaming.location import StreamLocation, open_dead_letters, open_sink
+from streaming.location import StreamLocation, open_dead_letters, open_sink, open_source
 from streaming.records import TaskRecord
 from streaming.source import TopicPartition, from_beginning
 from tests.deploy.manifests import kubernetes
@@ -56,18 +57,18 @@ def refusal(options: KafkaOptions) -> str:
 
 @pytest.mark.broker
 class TestSound:
+    @pytest.mark.parametrize("client", CLIENTS)
     @pytest.mark.parametrize(("listener", "how"), EVERY_LOGIN, ids=lambda each: str(each))
-    def test_every_client_gets_through(self, secured: Secured, listener: str, how: dict[str, str]) -> None:
+    def test_every_client_gets_through(self, secured: Secured, listener: str, how: dict[str, str], client: str) -> None:
         """Consumer, producer, admin, dead letters: all by the same options."""
-        options = secured.options(listener, **how)
-        topic = "-".join(["sound", listener, *how.values()])
-        topic = "-".join(["sound", listener, *how.values()])
+        options = secured.options(listener, **how, client=client)
+        topic = "-".join(["sound", listener, *how.values(), client])
         location = StreamLocation("kafka", topic, bootstrap=options.bootstrap)
         ensure_topic(options, location.topic, 1)
         with closing(open_sink(location, options=options)) as sink:
             sink.append(example("r1"))
             sink.flush()
-        with closing(KafkaSource(options, location.topic, group="sound")) as source:
+        with closing(open_source(location, group="sound", options=options)) as source:
             (found,) = read(source, 1)
             assert found.key == b"r1"
             assert source.bounds(found.topic_partition) == (0, 1)
@@ -182,7 +183,7 @@ class TestWrong:
         described = KafkaTopic(options, location.topic)
         assert described.max_message_bytes() and described.identity()
         described.close()
-        with closing(KafkaSource(options, location.topic, group="anabranch")) as source:
+        with closing(open_source(location, group="anabranch", options=options)) as source:
             (found, *_) = read(source, 1)
             source.commit({found.topic_partition: 1})
             assert source.bounds(found.topic_partition)[0] == 0
@@ -238,6 +239,37 @@ class TestMended:
             file.write_text("second")
             eventually(lambda: (sink.append(example("r2")), sink.flush()), "session")
             assert read(source, 1)[0].key == b"r2"
+
+    def test_librdkafka_begins_anew_with_the_secrets_as_they_are(self, secured: Secured, tmp_path: Path) -> None:
+        """Once it is cut off: by a wrong password it says so, by the right one it goes on where it stood."""
+        file = tmp_path / "password"
+        file.write_text(PASSWORD)
+        login = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_password": None, "sasl_password_file": str(file)}
+        options = secured.options("SECURE", **login, client="librdkafka")
+        ensure_topic(options, "renewed", 1)
+        only, noted = TopicPartition("renewed", 0), {"next": 0}
+        location = StreamLocation("kafka", "renewed", bootstrap=options.bootstrap)
+        sink = KafkaSink(secured.options("PLAINTEXT"), "renewed")
+        source: Any = open_source(location, group="renewed", start_at=lambda _each: noted["next"], options=options)
+        with closing(source), closing(sink):
+            sink.append(example("r1"))
+            sink.flush()
+            noted["next"] = read(source, 1)[-1].offset + 1
+            first = source._consumer
+            file.write_text("guessed")
+            source._is_cut_off = True
+            assert source.poll(0.5, 10) == [] and source._consumer is not first
+            source._described._admin.close()  # Its session is older than the wrong password.
+            source._described = KafkaTopic(secured.options("SECURE", sasl_mechanism="SCRAM-SHA-512"), "renewed")
+            deadline = time.monotonic() + 20
+            while not source._is_cut_off and time.monotonic() < deadline:
+                assert source.poll(0.2, 10) == []
+            with pytest.raises(BrokerUnavailable, match=r"asking where renewed\[0\]"):
+                source.bounds(only)
+            file.write_text(PASSWORD + "\n")
+            sink.append(example("r2"))
+            sink.flush()
+            assert [each.key for each in read(source, 1)] == [b"r2"]
 
     def test_certificates_are_read_again_at_each_connection(self, secured: Secured, tmp_path: Path) -> None:
         trusted = tmp_path / "ca.pem"
