@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ class LibrdkafkaSource(KafkaSource):
         """Of each partition that is read, the next offset to be fetched; None: where its group stands."""
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._must_assign = False
+        self._failure: KafkaException | None = None
+        """What the library said behind records, to be raised once those are returned."""
         self._is_cut_off = False
         self._renew_at = 0.0
         super().__init__(options, topic, group=group, start_at=start_at, expected_identity=expected_identity)
@@ -124,9 +127,11 @@ class LibrdkafkaSource(KafkaSource):
 
     def _build(self) -> Any:
         hush(_log)
-        self._built_of = _secrets(self._options)
+        secrets = _secrets(self._options)
         try:
-            return Consumer(_settings(self._options, self._group or "", self._note), logger=_log)
+            made = Consumer(_settings(self._options, self._group or "", self._note), logger=_log)
+            self._built_of = secrets
+            return made
         except (KafkaException, ValueError, TypeError) as error:
             raise StreamError(f"{self._options}: the settings are refused: {_words(error)}") from error
 
@@ -167,6 +172,9 @@ class LibrdkafkaSource(KafkaSource):
 
     def _fetch(self, timeout_s: float, max_records: int) -> list[Envelope]:
         leave_at, left_s = time.monotonic() + timeout_s, 0.0
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         while True:
             if self._must_assign:
                 self._assign()
@@ -194,7 +202,7 @@ class LibrdkafkaSource(KafkaSource):
                 self._heed(error, number, message.offset())
             # What is not placed was fetched for an assignment that is no more.
             elif number in read:
-                offset, written = message.offset(), message.headers()
+                offset, written = message.offset(), _headers(message)
                 reached[number] = offset + 1
                 if written != raw:  # Mostly they are those of the record before.
                     raw, headers = written, named(written)
@@ -204,6 +212,9 @@ class LibrdkafkaSource(KafkaSource):
         for number, next_ in reached.items():
             each = TopicPartition(topic, number)
             self._standing[each] = max(next_, self._standing[each] or 0)
+        if self._failure is not None and not found:
+            failure, self._failure = self._failure, None
+            raise failure
         return found
 
     def _heed(self, error: Any, number: int, offset: int) -> None:
@@ -214,7 +225,7 @@ class LibrdkafkaSource(KafkaSource):
                 self._is_cut_off = False
                 self._standing[each] = max(offset, self._standing[each] or 0)
         elif error.code() not in _PASSING:
-            raise KafkaException(error)
+            self._failure = KafkaException(error)
 
     def _note(self, error: Any) -> None:
         """Called within `poll` with what happened to connections."""
@@ -227,9 +238,9 @@ class LibrdkafkaSource(KafkaSource):
         self._renew_at = time.monotonic() + _RENEW_EVERY_S
         if _secrets(self._options) != self._built_of:
             self._options.check()
-            self._consumer.close()
+            cut_off, self._consumer = self._consumer, self._build()
+            cut_off.close()
             self._stand_on([])
-            self._consumer = self._build()
             self._subscribe()
 
     def _seen_end(self, partition: TopicPartition) -> int | None:
@@ -260,6 +271,19 @@ class LibrdkafkaSource(KafkaSource):
                     f"{doing}: no answer from {self._options}: {_words(exception)}; see whether the broker is up"
                 ) from exception
             raise StreamError(f"{doing}: {self._options} answered: {_words(exception)}") from exception
+
+
+_ask_headers = methodcaller("headers")
+"""Never called directly: the library returns a broken list for a name that is no text, which only this way of calling
+turns into an error; touched, it would end the process."""
+
+
+def _headers(message: Any) -> Any:
+    """A record's headers; none where the name of one is no text."""
+    try:
+        return _ask_headers(message)
+    except (SystemError, UnicodeDecodeError):
+        return None
 
 
 def _settings(options: KafkaOptions, group: str, note: Any) -> dict[str, Any]:

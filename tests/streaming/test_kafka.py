@@ -299,6 +299,28 @@ def test_a_log_ends_behind_an_open_transaction_where_a_fetch_has_seen_it(kafka_s
     producer.close()
 
 
+class NoText(str):
+    """A name that goes out as bytes which are no UTF-8."""
+
+    def encode(self, *_how: str) -> bytes:  # type: ignore[override]
+        return b"\xff\xfe"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("kafka_stream", ["apache-librdkafka"], indirect=True)
+def test_a_header_whose_name_is_no_text_is_left_out_and_stops_nothing(kafka_stream: Stream) -> None:
+    """As often as it takes for CPython to call the library the short way, which would end the process."""
+    location = kafka_stream.new_topic()
+    fill(kafka_stream, location, 300)
+    sink = kafka_stream.sink(location)
+    sink._producer.send(location.topic, b"odd", key=b"odd", headers=[(NoText("xx"), b"v")])  # type: ignore[attr-defined]
+    fill(kafka_stream, location, 300)
+    sink._producer.flush()  # type: ignore[attr-defined]
+    found = read(kafka_stream.source(location), 601)
+    (odd,) = [each for each in found if each.key == b"odd"]
+    assert (odd.value, odd.headers) == (b"odd", ())
+
+
 @pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
