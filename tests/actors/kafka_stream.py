@@ -44,10 +44,17 @@ class KafkaStream:
     """A topic, and its dead letters; members say which they are by their order."""
 
     def __init__(
-        self, broker: ApacheKafkaBroker, topic: str, partitions: int, config: dict[str, str] | None = None, **times: int
+        self,
+        broker: ApacheKafkaBroker,
+        topic: str,
+        partitions: int,
+        config: dict[str, str] | None = None,
+        *,
+        client: str = "kafka-python",
+        **times: int,
     ) -> None:
         self.location = StreamLocation("kafka", topic, bootstrap=broker.bootstrap)
-        self.options = KafkaOptions(broker.bootstrap, **{"session_timeout_ms": 1_500, **times})  # type: ignore[arg-type]
+        self.options = KafkaOptions(broker.bootstrap, client=client, **{"session_timeout_ms": 1_500, **times})  # type: ignore[arg-type]
         if config is not None:
             admin = build(KafkaAdminClient, self.options)
             admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1, "configs": config}})

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from streaming.kafka_options import CLIENTS
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import House, records_of, training
 from tests.actors.kafka_stream import KafkaStream, at_work, broker_in, until
@@ -23,8 +24,10 @@ MAX_POLL_S = 3.0
 """`max.poll.interval.ms` of these workers, in seconds."""
 
 
-def generation(ingest: Any) -> int:
-    return int(ingest._source._consumer.group_metadata().generation_id)
+def generation(ingest: Any) -> int | None:
+    """How often the group has been shared out; librdkafka doesn't say."""
+    consumer = ingest._source._consumer
+    return int(consumer.group_metadata().generation_id) if hasattr(consumer, "group_metadata") else None
 
 
 def shared_out(house: House, members: int) -> bool:
@@ -61,17 +64,19 @@ class Feeder(threading.Thread):
         return self.sent
 
 
-def test_twenty_rebalances_and_a_dead_broker(build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_twenty_rebalances_and_a_dead_broker(build: Build, tmp_path: Path, client: str) -> None:
     """Each turn a second worker joins or leaves; halfway the broker is killed, and comes back."""
     with broker_in(tmp_path / "broker") as broker:
-        stream = KafkaStream(broker, "rebalanced", 4, delivery_timeout_ms=200_000)
+        stream = KafkaStream(broker, "rebalanced", 4, client=client, delivery_timeout_ms=200_000)
         house = build(partitions=4, workers=2, stream=stream)
         feeder = Feeder(house, ("alpha", "beta"))
         feeder.start()
         first, second = house.ingests
         house._close(second)
         with at_work([first]):
-            first_generation, turns = 0, 0
+            first_generation: int | None = None
+            turns = 0
             while turns < REBALANCES:
                 if turns == REBALANCES // 2:
                     broker.kill()
@@ -85,16 +90,18 @@ def test_twenty_rebalances_and_a_dead_broker(build: Build, tmp_path: Path) -> No
                 turns += 2
             records = feeder.end()
             until(house.is_drained, 120.0)
-            assert generation(first) - first_generation >= REBALANCES - 2
+            if (last_generation := generation(first)) is not None:
+                assert last_generation - (first_generation or 0) >= REBALANCES - 2
             assert first.report().trouble == {} and len(records) == len({(r.domain, r.id) for r in records})
         house.ingests[1] = house._ingest(1)
         assert sum(sum(ingest.report().rows.values()) for ingest in house.ingests) >= len(records)
         house.check_exact(training(records))
 
 
-def test_a_training_ten_times_as_long_as_the_pause_between_polls(build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_training_ten_times_as_long_as_the_pause_between_polls(build: Build, tmp_path: Path, client: str) -> None:
     with broker_in(tmp_path / "broker") as broker:
-        stream = KafkaStream(broker, "long", 2, max_poll_interval_ms=int(MAX_POLL_S * 1000))
+        stream = KafkaStream(broker, "long", 2, client=client, max_poll_interval_ms=int(MAX_POLL_S * 1000))
         house = build(partitions=2, stream=stream)
         (ingest,) = house.ingests
         trained: list[int] = []

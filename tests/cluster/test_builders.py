@@ -56,3 +56,6 @@ def test_the_brokers_secrets_come_from_the_environment_and_from_files(
     assert (options.ssl_cafile, options.ssl_certfile) == (f"{tmp_path}/ca.pem", f"{tmp_path}/c")
     (tmp_path / "word").write_text("new\n")
     assert options.password() == "new"
+    assert options.client == "kafka-python"
+    chosen = builders.kafka_options(load("demo", [f"home={tmp_path}", *sets, "ingest.client=librdkafka"]))
+    assert chosen is not None and chosen.client == "librdkafka"
