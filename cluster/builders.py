@@ -18,6 +18,7 @@ from actors.late import late
 from actors.spool_folder import make_spool_folder, private_folder
 from actors.unfinished import Unfinished
 from configs.settings import Settings
+from learning.adapter_check import AdapterCheck
 from learning.checkpoint import base_digest
 from learning.contract import Learner
 from registry.disk import Disk
@@ -74,6 +75,11 @@ def spool_path(settings: Settings, index: int) -> Path:
 def unfinished(settings: Settings) -> Unfinished:
     """Return where learners keep trainings on their way: any of them finds what another one began."""
     return Unfinished(storage(settings), settings.learner.checkpoint_bytes)
+
+
+def adapter_check(settings: Settings) -> AdapterCheck:
+    """Return what adapters made elsewhere have to pass; of the base nothing is read before it is used."""
+    return AdapterCheck(settings.base.model, settings.serving.max_lora_rank)
 
 
 def template(settings: Settings) -> PromptTemplate:

@@ -37,6 +37,7 @@ from learning.cpu_threads import cpu_threads
 from learning.evaluation import evaluate
 from learning.low_rank_options import LowRankOptions
 from learning.material import JobMaterial
+from learning.offered import judged
 from learning.optimiser import rate_groups
 from learning.output_layer import OutputLayer
 from learning.paired_bootstrap import lower_bound
@@ -96,6 +97,8 @@ class LowRankLearner:
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
         material = JobMaterial.of(job, self._template, self._options)
+        if job.offered is not None:
+            return judged(job, job.offered, material, self._base, self._loss, self._options)
         with cpu_threads(self._options.threads), torch.random.fork_rng():
             budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
             base = evaluate(self._loss, budget, self._base, material.judged)
