@@ -54,8 +54,9 @@ def _examples(file: Path, domain: str) -> list[TaskRecord | EndOfDomain]:
     """The file's examples, of the domain all of them, and its end behind them."""
     from cluster.errors import ClusterError
     from streaming.feeding import counts
-    from streaming.records import EndOfDomain, TaskRecord, read_jsonl
+    from streaming.records import TaskRecord, from_mapping, read_jsonl
 
+    end = from_mapping({"kind": "end_of_domain", "domain": domain})
     if not file.is_file():
         raise ClusterError(f"{file}: expected a JSONL file, got nothing there; check the path")
     records = [each for each in read_jsonl(file) if isinstance(each, TaskRecord)]
@@ -63,7 +64,7 @@ def _examples(file: Path, domain: str) -> list[TaskRecord | EndOfDomain]:
         raise ClusterError(f"{file}: expected examples of {domain}, got some of {', '.join(others)}; leave those out")
     if not records:
         raise ClusterError(f"{file}: expected examples, got none")
-    return [*(each.model_copy(update={"domain": domain}) for each in records), EndOfDomain(domain=domain)]
+    return [*(each.model_copy(update={"domain": domain}) for each in records), end]
 
 
 @adapters_app.command("list")

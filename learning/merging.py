@@ -49,8 +49,8 @@ def merge(model: str, adapter: Path | None, delta: Path | None, dtype: str | Non
         save_file(tensors, target / path.name, metadata)
     if left:
         raise LearningError(
-            f"merging into {model}: expected tensors of this base, got {len(left)} others, first {min(left)!r}; take the "
-            "base that the version was trained on"
+            f"merging into {model}: expected tensors of this base, got {len(left)} others, first {min(left)!r}; take "
+            "the base that the version was trained on"
         )
     _copy(base, target, dtype, sizes)
 
@@ -95,9 +95,8 @@ def _copy(base: Path, target: Path, dtype: str | None, sizes: int) -> None:
     config = read_config(base)
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
-            part |= {
-                key: dtype for key in ("dtype", "torch_dtype") if key in part or (key == "dtype" and part is config)
-            }
+            part.update({key: dtype for key in ("dtype", "torch_dtype") if key in part})
+    config["dtype"] = dtype
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if (target / _INDEX).exists():
         index = json.loads((target / _INDEX).read_text())
