@@ -170,6 +170,8 @@ class OfferedAdapters:
         known = self.waiting(offer.domain)
         if known is None or known.digest == offer.digest:
             offers.decide(offer.model_copy(update={"state": "refused", "reason": reason}))
+        else:
+            offers.drop(offer.name)
 
 
 def peer_norms(registry: Registry, current: Manifest | None) -> list[Mapping[str, float]]:

@@ -108,8 +108,8 @@ def merge(home: Home, version: str, target: Path, model: str | None, dtype: str 
             raise ClusterError(f"{adapter.name}: nothing is published, so that no base is known; name it with --base")
         if (found := base_digest(model)) != adapter.facts.base_digest:
             raise ClusterError(
-                f"{adapter.name}: expected its base {adapter.facts.base_digest:.8}, got {found:.8} in {model}; name its "
-                "own with --base"
+                f"{adapter.name}: expected its base {adapter.facts.base_digest:.8}, got {found:.8} in {model}; name "
+                "its own with --base"
             )
         from learning.merging import merge as merged
 

@@ -3,8 +3,9 @@
     |s B A|_F = s sqrt(tr((B'B)(A A')))        of two r x r matrices, exact in float64
 
 A layer's norm is that of all its modules together. Adapters in service bound it by their median m and the spread of
-their logarithms d (median absolute deviation, scaled to a normal's): log m + max(log 10, 6 d). Where there is none, a
-module may change by four times its weight: small bases at high rates were seen to change by 1.5 times. Knows no file.
+their logarithms d (median absolute deviation, scaled to a normal's): by exp(6 d), at least 10 and at most 100 times m.
+Where there is none, a module may change by four times its weight: by 1.5 times small bases at high rates were seen to.
+Knows no file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from learning.errors import LearningError
 
-_TIMES = 10.0
+_FEWEST_TIMES, _MOST_TIMES = 10.0, 100.0
 _SPREADS = 6.0
 _OF_WEIGHT = 4.0
 _TO_NORMAL = 1.4826
@@ -51,7 +52,7 @@ def most_norm(peers: Sequence[float]) -> float:
     logs = np.log(peers)
     middle = float(np.median(logs))
     spread = _TO_NORMAL * float(np.median(np.abs(logs - middle)))
-    return math.exp(middle + max(math.log(_TIMES), _SPREADS * spread))
+    return math.exp(middle + min(max(_SPREADS * spread, math.log(_FEWEST_TIMES)), math.log(_MOST_TIMES)))
 
 
 def check_norms(norms: Mapping[str, float], peers: Sequence[Mapping[str, float]], weights: Weights) -> None:

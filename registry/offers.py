@@ -93,6 +93,11 @@ class Offers:
         """Where an upload lies."""
         return Place(self._storage, _key(name))
 
+    def drop(self, name: str) -> None:
+        """Remove an upload; it may be gone already."""
+        with self._storage.exclusive():
+            self._drop_upload(name)
+
     # What was decided
 
     def get(self, domain: str) -> Offer | None:
