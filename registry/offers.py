@@ -20,7 +20,7 @@ from registry.records import sealed, unsealed
 from registry.storage import Place, Storage
 
 _UPLOADS, _RECORDS = "offered", "offers"
-_NAME = re.compile(r"^(?P<domain>[a-z0-9][a-z0-9_-]{0,62})@offer-[0-9a-f]{16}$")
+_NAME = re.compile(r"(?P<domain>[a-z0-9][a-z0-9_-]{0,62})@offer-[0-9a-f]{16}")
 _FILES = {CONFIG, WEIGHTS}
 _UNTAKEN_SECONDS = 24 * 3600.0
 
@@ -70,7 +70,7 @@ class Offers:
     def read(self, domain: str, name: str, most_bytes: int) -> tuple[bytes, bytes]:
         """Configuration and weights of an upload for that domain; RegistryError unless it is there, of bounded size,
         and what its name says."""
-        if (match := _NAME.match(name)) is None or match["domain"] != domain:
+        if (match := _NAME.fullmatch(name)) is None or match["domain"] != domain:
             raise RegistryError(
                 f"offer {name!r:.100}: expected one for {domain}, such as {domain}@offer-0123456789abcdef"
             )
@@ -160,7 +160,7 @@ class Offers:
 def offer_name(domain: str, digest: str) -> str:
     """Name of an upload of that content; RegistryError for what is no domain's name."""
     name = f"{domain}@offer-{digest[:16]}"
-    if _NAME.match(name) is None:
+    if _NAME.fullmatch(name) is None:
         raise RegistryError(f"domain {domain!r:.100}: expected a name of a-z, 0-9, _ and -, at most 63 long")
     return name
 
