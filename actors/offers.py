@@ -24,9 +24,11 @@ from learning.adapter_check import AdapterCheck, norms_of
 from learning.errors import CheckpointError, LearningError
 from registry.adapters import CONFIG, WEIGHTS, Adapter, content_digest
 from registry.errors import DigestMismatch, RegistryError, StoreAway
-from registry.manifest import BaseRevision, Manifest
+from registry.manifest import Manifest
 from registry.offers import Offer, Offers
 from registry.registry import Registry
+from streaming.errors import RecordError
+from streaming.records import from_mapping
 
 LEARNER = "imported"
 """What the facts of such a version name as its learner."""
@@ -57,6 +59,10 @@ class OfferedAdapters:
         """
         if self._check is None:
             raise OfferRefused("this system takes no adapters made elsewhere")
+        try:
+            from_mapping({"kind": "end_of_domain", "domain": domain})
+        except RecordError as error:
+            raise OfferRefused(in_words(error)) from error
         offers, current = Offers(self._registry.storage), self._registry.current()
         try:
             config, weights = offers.read(domain, name, self._check.most_bytes)
@@ -186,8 +192,3 @@ def peer_norms(registry: Registry, current: Manifest | None) -> list[Mapping[str
         except (LearningError, RegistryError, OSError) as error:
             _log.info("norms of %s: %s", name, in_words(error))
     return found
-
-
-def weights_of(base: BaseRevision, current: Manifest | None) -> tuple[str, str]:
-    """Digests of the base and of the change of it that an adapter has to stand on."""
-    return base.digest, current.base.delta if current else ""

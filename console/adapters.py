@@ -37,10 +37,10 @@ def adapters_add(
     Without examples it waits until the domain's next ones are complete. The same again does no harm.
     """
     with one_line():
-        from cluster.adapters import offer
+        from cluster.builders import upload_adapter
 
-        records = _examples(examples, domain) if examples is not None else []
-        name, notes = offer(load_checked(config, list(set_)), folder, domain)
+        records = _examples(examples, domain)
+        name, notes = upload_adapter(load_checked(config, list(set_)), folder, domain)
         for each in notes:
             err.print(each, soft_wrap=True)
         asked = client(url)
@@ -50,13 +50,15 @@ def adapters_add(
             out.print(f"{domain}: {len(records) - 1} examples sent, closed; see `anabranch domains show {domain}`")
 
 
-def _examples(file: Path, domain: str) -> list[TaskRecord | EndOfDomain]:
+def _examples(file: Path | None, domain: str) -> list[TaskRecord | EndOfDomain]:
     """The file's examples, of the domain all of them, and its end behind them."""
     from cluster.errors import ClusterError
     from streaming.feeding import counts
     from streaming.records import TaskRecord, from_mapping, read_jsonl
 
     end = from_mapping({"kind": "end_of_domain", "domain": domain})
+    if file is None:
+        return []
     if not file.is_file():
         raise ClusterError(f"{file}: expected a JSONL file, got nothing there; check the path")
     records = [each for each in read_jsonl(file) if isinstance(each, TaskRecord)]
@@ -73,7 +75,7 @@ def adapters_list(home: Place, set_: Sets = []) -> None:  # noqa: B006
     with one_line():
         from rich.table import Table
 
-        from cluster.adapters import listed
+        from console.versions import listed
 
         lines, offers, damaged = listed(named_home(home, set_))
         table = Table("version", "status", "origin", "in service", "rank", "norm", "the gate's words")
@@ -94,7 +96,7 @@ def adapters_list(home: Place, set_: Sets = []) -> None:  # noqa: B006
 def adapters_export(version: Version, target: Target, home: Place, set_: Sets = []) -> None:  # noqa: B006
     """Write a version as a plain PEFT folder."""
     with one_line():
-        from cluster.adapters import export
+        from console.versions import export
 
         out.print(f"{export(named_home(home, set_), version, target)}: exported to {target}")
 
@@ -112,8 +114,8 @@ def adapters_merge(
 ) -> None:
     """Write a version and its base as one model in the Hugging Face layout."""
     with one_line():
-        from cluster.adapters import merge
         from cluster.errors import ClusterError
+        from console.versions import merge
 
         if dtype not in (None, "float32", "bfloat16", "float16"):
             raise ClusterError(f"--dtype: expected float32, bfloat16 or float16, got {dtype!r}")

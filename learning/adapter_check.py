@@ -25,7 +25,7 @@ import numpy as np
 from learning.adapter_norms import check_norms, effective_norm
 from learning.base_modules import BaseModules
 from learning.errors import LearningError
-from learning.tensor_file import Entry, matrix, read_entries, strict_json
+from learning.tensor_file import TensorPlace, matrix, read_entries, strict_json
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "anabranch.json"
 _PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
@@ -104,7 +104,7 @@ class AdapterCheck:
         if max(len(config) / _MOST_TEXT_BYTES, len(weights) / self.most_bytes) > 1:
             raise LearningError(f"expected files that an adapter of this base can have, got {len(weights)} bytes")
         document = _document(config)
-        scale, notes = _scale(document), _notes(document)
+        scale, notes = _scale(document), _notes(document, self._model)
         rank = document["r"]
         if rank > self._max_rank:
             raise LearningError(
@@ -124,7 +124,7 @@ class AdapterCheck:
             raise LearningError(f"{CONFIG}: expected it as a check writes it, got another; offer the folder again")
         return CheckedAdapter(written, weights, rank, norms, notes)
 
-    def _modules(self, entries: Mapping[str, Entry], rank: int) -> list[str]:
+    def _modules(self, entries: Mapping[str, TensorPlace], rank: int) -> list[str]:
         """The adapted modules, by their names in the base; each has an A and a B of its widths."""
         modules = sorted({_module(name) for name in entries})
         if not modules:
@@ -161,7 +161,7 @@ def norms_of(config: bytes, weights: bytes) -> dict[str, float]:
         raise LearningError(f"expected pairs of A and B, got {type(error).__name__}: {error}") from error
 
 
-def _norm(file: io.BytesIO, entries: Mapping[str, Entry], module: str, scale: float) -> float:
+def _norm(file: io.BytesIO, entries: Mapping[str, TensorPlace], module: str, scale: float) -> float:
     a_RI, b_OR = (matrix(file, entries[_PREFIX + module + end]) for end in (_A, _B))
     if not (np.isfinite(a_RI).all() and np.isfinite(b_OR).all()):
         raise LearningError(f"{module}: expected finite numbers, got NaN or infinity")
@@ -282,9 +282,11 @@ def _scale(document: Mapping[str, Any]) -> float:
     return float(alpha / (math.sqrt(rank) if document.get("use_rslora") else rank))
 
 
-def _notes(document: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(document: Mapping[str, Any], model: str) -> tuple[str, ...]:
     hint = document.get("base_model_name_or_path")
-    return (f"it says that it was trained on {hint}: a name, which proves nothing",) if isinstance(hint, str) else ()
+    if not isinstance(hint, str) or not hint or Path(hint).name == Path(model).name:
+        return ()
+    return (f"it says that it was trained on {hint:.200}, here the base is {model}: names, which prove nothing",)
 
 
 def _check_targets(document: Mapping[str, Any], modules: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from learning.checkpoint import resolve, weight_files
 from learning.errors import CheckpointError, LearningError
-from learning.tensor_file import Entry, norm, read_entries
+from learning.tensor_file import TensorPlace, norm, read_entries
 
 _MOST_HEADER_BYTES = 100_000_000
 _LINEAR = re.compile(r"^(?P<module>.*\.layers\.\d+\..+)\.weight$")
@@ -23,12 +23,12 @@ class BaseModules:
 
     widths: dict[str, tuple[int, int]]
     """Inputs and outputs."""
-    _places: dict[str, tuple[Path, Entry]]
+    _places: dict[str, tuple[Path, TensorPlace]]
 
     @classmethod
     def of(cls, model: str) -> BaseModules:
         """Those of a base given as a folder or by its name. Raises `CheckpointError`."""
-        places: dict[str, tuple[Path, Entry]] = {}
+        places: dict[str, tuple[Path, TensorPlace]] = {}
         for path in weight_files(resolve(model)):
             try:
                 with path.open("rb") as file:

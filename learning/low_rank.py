@@ -91,8 +91,7 @@ class LowRankLearner:
         """Trains, keeps the state with the lowest held-out loss, writes the PEFT folder and reports.
 
         The same job, seed and thread count give the same adapter on a CPU, in one process or several. Raises
-        `LearningError` when no example is left to train on, an incumbent does not fit this base, or memory runs out
-        with a single example.
+        `LearningError` when no example is left to train on, an adapter does not fit this base, or memory runs out.
         """
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
@@ -119,7 +118,7 @@ class LowRankLearner:
                 after = evaluate(self._loss, budget, model, start.exam if start else ())
                 save_adapter(model, job.output)
                 more = None if training.failure else self._finish(model, shape, start, job, material.train)
-            beyond = more(budget) if more is not None else Beyond()
+            beyond = more(budget) if more else Beyond()
         return TrainingResult(
             adapters=(
                 NewAdapter(

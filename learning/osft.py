@@ -103,9 +103,7 @@ class OsftLearner:
                     continues=continued.segment if continued else None,
                     candidate=candidate,
                     base=base,
-                    incumbent=min(
-                        (each for each in own if math.isfinite(each.loss)), key=lambda each: each.loss, default=None
-                    ),
+                    incumbent=_best(own),
                 ),
                 *(
                     place.carried_on(job.output / "beside" / str(number), was, now)
@@ -211,6 +209,10 @@ class OsftLearner:
             return None
         kept.save(job.output / "state")
         return job.output / "state"
+
+
+def _best(figures: Sequence[Evaluation]) -> Evaluation | None:
+    return min((each for each in figures if math.isfinite(each.loss)), key=lambda each: each.loss, default=None)
 
 
 @dataclass(frozen=True)

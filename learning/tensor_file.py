@@ -25,7 +25,7 @@ _OTHERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F8_E4M
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorPlace:
     """Where a tensor lies in its file."""
 
     dtype: str
@@ -41,7 +41,7 @@ class Entry:
         return self.dtype in _WIDTHS
 
 
-def read_entries(file: BinaryIO, most_header_bytes: int) -> dict[str, Entry]:
+def read_entries(file: BinaryIO, most_header_bytes: int) -> dict[str, TensorPlace]:
     """The tensors of a file by name. Raises `LearningError`, which says what is wrong but not where the file is."""
     size = file.seek(0, 2)
     file.seek(0)
@@ -77,18 +77,18 @@ def strict_json(content: bytes, what: str) -> Any:
         raise LearningError(f"expected {what} to be JSON, got {str(error) or type(error).__name__:.120}") from error
 
 
-def matrix(file: BinaryIO, entry: Entry) -> NDArray[np.float64]:
+def matrix(file: BinaryIO, entry: TensorPlace) -> NDArray[np.float64]:
     """A tensor whole, in float64 and its own shape."""
     whole: NDArray[np.float64] = np.concatenate([*pieces(file, entry), np.empty(0)])
     return whole.reshape(entry.shape)
 
 
-def norm(file: BinaryIO, entry: Entry) -> float:
+def norm(file: BinaryIO, entry: TensorPlace) -> float:
     """The Frobenius norm of a tensor, of which a piece at a time is in memory."""
     return math.sqrt(sum(float(np.dot(piece, piece)) for piece in pieces(file, entry)))
 
 
-def pieces(file: BinaryIO, entry: Entry) -> Iterator[NDArray[np.float64]]:
+def pieces(file: BinaryIO, entry: TensorPlace) -> Iterator[NDArray[np.float64]]:
     """A tensor's values in order, some at a time."""
     file.seek(entry.start)
     left, width = entry.bytes, _WIDTHS[entry.dtype]
@@ -107,7 +107,7 @@ def _numbers(content: bytes, dtype: str) -> NDArray[np.float64]:
     return np.frombuffer(content, f"<f{_WIDTHS[dtype]}").astype(np.float64)
 
 
-def _entry(name: str, found: Any, start: int, size: int) -> Entry:
+def _entry(name: str, found: Any, start: int, size: int) -> TensorPlace:
     wrong = LearningError(f"expected dtype, shape and data_offsets of {name!r:.80}, got {found!s:.80}")
     if not isinstance(found, dict) or found.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong
@@ -121,7 +121,7 @@ def _entry(name: str, found: Any, start: int, size: int) -> Entry:
         raise LearningError(f"expected a known type of {name!r:.80}, got {dtype!r:.40}")
     if dtype in _WIDTHS and math.prod(shape) * _WIDTHS[dtype] != end - first:
         raise LearningError(f"expected {shape} values of {dtype} in {name!r:.80}, got {end - first} bytes")
-    return Entry(dtype, tuple(shape), start + first, end - first)
+    return TensorPlace(dtype, tuple(shape), start + first, end - first)
 
 
 def _are_counts(values: Any) -> bool:

@@ -169,7 +169,6 @@ class House:
     exams = EXAMS
     job_seconds = 60.0
     check: AdapterCheck | None = None
-    """Of adapters made elsewhere; without one none is taken."""
 
     def __init__(
         self,
@@ -386,8 +385,6 @@ class House:
     def learn(self, domain: str, version: int = 1) -> None:
         """Move everybody until this version is in service and nothing of the domain waits."""
         self.settle(lambda: self.version(domain) == version and not self.waiting(domain))
-
-    # -- looking ------------------------------------------------------------------------------------------------------
 
     @property
     def sink(self) -> Any:

@@ -326,6 +326,13 @@ def test_names_of_no_upload(build: Build, name: str) -> None:
         build().coordinator.add_adapter("alpha", name)
 
 
+def test_names_that_no_domain_has(build: Build, brought: Path) -> None:
+    house = build()
+    with pytest.raises(OfferRefused, match="base"):
+        take(house, brought, "base")
+    assert Offers(house.registry.storage).all() == []
+
+
 def test_another_configuration_than_the_check_writes(build: Build, brought: Path) -> None:
     house = build()
     config = json.loads((brought / CONFIG).read_text())

@@ -262,7 +262,7 @@ def test_what_else_is_refused_before_anything_is_sent(
     assert "some of sport" in door.refused("adapters", "add", str(adapter), "--domain", "news", *with_file, *to)
     file.write_text("\n")
     assert "got none" in door.refused("adapters", "add", str(adapter), "--domain", "news", *with_file, *to)
-    for domain in ("../news", "News", ""):
+    for domain in ("../news", "News", "", "base"):
         door.refused("adapters", "add", str(adapter), "--domain", domain, *to)
         door.refused("adapters", "add", str(adapter), "--domain", domain, *with_file, *to)
     door.refused("adapters", "add", str(tmp_path / "nowhere"), "--domain", "news", *to)

@@ -117,6 +117,12 @@ def test_an_adapter_of_a_wider_base_is_refused(check: AdapterCheck, tmp_path: Pa
         check.folder(folder, OURS, [])
 
 
+def test_another_base_by_its_name_alone_is_told(check: AdapterCheck, adapter: Path) -> None:
+    assert check.folder(adapter, OURS, []).notes == ()
+    configured(base_model_name_or_path="owner/other")(adapter)
+    assert "owner/other" in check.folder(adapter, OURS, []).notes[0]
+
+
 def test_its_own_facts_let_it_pass(check: AdapterCheck, adapter: Path) -> None:
     facts("b" * 64)(adapter)
     assert check.folder(adapter, OURS, []).rank == 4

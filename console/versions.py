@@ -1,24 +1,18 @@
-"""Adapters as a person at a terminal handles them: offered to a system, listed, exported, merged into their base.
-
-All but offering works from the registry alone, whether a system runs on it or not. What can't be done is a
-`ClusterError` or a `LearningError`, one line.
+"""The versions in a home's registry: listed, exported as PEFT folders, merged into their base, whether a system runs on
+it or not. What can't be done is a `ClusterError` or a `LearningError`, one line.
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.errors import in_words
-from actors.offers import peer_norms, weights_of
-from cluster import builders
 from cluster.errors import ClusterError
 from cluster.home import Home
-from configs.settings import Settings
 from learning.adapter_check import CONFIG, FACTS, WEIGHTS, norms_of
 from learning.adapter_norms import layer_norms
 from learning.checkpoint import base_digest
@@ -45,21 +39,10 @@ class AdapterLine:
     reason: str
 
 
-def offer(settings: Settings, folder: Path, domain: str) -> tuple[str, tuple[str, ...]]:
-    """Check a PEFT folder and put a copy where the system's registry lies; returns the name that it is known by there,
-    and what of the folder was passed over."""
-    with _said():
-        registry = builders.registry(settings)
-        current = registry.current()
-        base = weights_of(builders.base_revision(settings), current)
-        checked = builders.adapter_check(settings).folder(folder, base, peer_norms(registry, current))
-        return Offers(registry.storage).put(domain, checked.config, checked.weights), checked.notes
-
-
 def listed(home: Home) -> tuple[list[AdapterLine], list[Offer], dict[str, str]]:
     """All versions that can be read, what was decided of adapters that were offered, and by name what is wrong with
     versions that can't be."""
-    with home.registry() as registry, _said():
+    with home.registry() as registry:
         current = registry.current()
         served = {name for route in (current.routes.values() if current else ()) for name in route.names}
         adapters, damaged = registry.survey()
@@ -75,12 +58,12 @@ def listed(home: Home) -> tuple[list[AdapterLine], list[Offer], dict[str, str]]:
             )
             for each in adapters
         ]
-        return lines, Offers(registry.storage).all(), {name: in_words(error) for name, error in damaged.items()}
+        return lines, Offers(registry.storage).all(), {name: str(error) for name, error in damaged.items()}
 
 
 def export(home: Home, version: str, target: Path) -> str:
     """Write a version as a plain PEFT folder, with the facts of its training; returns its full name."""
-    with home.registry() as registry, _said():
+    with home.registry() as registry:
         adapter = _version(registry, version)
         if adapter.facts.rank == 0:
             raise ClusterError(
@@ -100,7 +83,7 @@ def export(home: Home, version: str, target: Path) -> str:
 def merge(home: Home, version: str, target: Path, model: str | None, dtype: str | None) -> str:
     """Write a version as a model of its own, with the base's tokenizer and template; returns its full name. `model` is
     where the base lies, where the registry does not know or it has moved."""
-    with home.registry() as registry, _said():
+    with home.registry() as registry:
         adapter = _version(registry, version)
         current = registry.current()
         model = model or (current.base.model if current else None)
@@ -148,11 +131,3 @@ def _place(target: Path, write: Callable[[Path], None]) -> None:
         place_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-
-
-@contextmanager
-def _said() -> Iterator[None]:
-    try:
-        yield
-    except RegistryError as error:
-        raise ClusterError(str(error)) from error
