@@ -54,22 +54,28 @@ class OfferedAdapters:
     def take(self, domain: str, name: str, note: str = "") -> str:
         """Take an upload as the candidate of the domain's next version; returns in words what becomes of it.
 
-        The same again changes nothing. Raises `OfferRefused` for what can't be served, after that was written down, and
-        `DomainTaken` where the domain takes none now.
+        The same again changes nothing. Raises `OfferRefused` for what can't be served, after that was written down,
+        `DomainTaken` where the domain takes none now, and `ActorError` where storage or base can't be read.
         """
-        if self._check is None:
-            raise OfferRefused("this system takes no adapters made elsewhere")
         try:
             from_mapping({"kind": "end_of_domain", "domain": domain})
+            offer = self._checked(domain, name, note)
+            with self._publisher.numbering:
+                return self._take(Offers(self._registry.storage), offer)
         except RecordError as error:
             raise OfferRefused(in_words(error)) from error
-        offers, current = Offers(self._registry.storage), self._registry.current()
+        except (CheckpointError, StoreAway, OSError) as error:
+            raise ActorError(in_words(error)) from error
+
+    def _checked(self, domain: str, name: str, note: str) -> Offer:
+        """Read and check an upload."""
+        if self._check is None:
+            raise OfferRefused("this system takes no adapters made elsewhere")
+        offers = Offers(self._registry.storage)
         try:
             config, weights = offers.read(domain, name, self._check.most_bytes)
         except StoreAway:
             raise
-        except CheckpointError as error:
-            raise ActorError(in_words(error)) from error
         except RegistryError as error:
             raise OfferRefused(in_words(error)) from error
         offer = Offer(
@@ -81,14 +87,13 @@ class OfferedAdapters:
             created_at=datetime.now(UTC),
         )
         try:
-            self._check.content(config, weights, peer_norms(self._registry, current), as_written=True)
-        except CheckpointError as error:
-            raise ActorError(in_words(error)) from error
+            self._check.content(config, weights, peer_norms(self._registry, self._registry.current()), as_written=True)
+        except CheckpointError:
+            raise
         except LearningError as error:
             self._write_refusal(offers, offer, in_words(error))
             raise OfferRefused(in_words(error)) from error
-        with self._publisher.numbering:
-            return self._take(offers, offer)
+        return offer
 
     def _take(self, offers: Offers, offer: Offer) -> str:
         """Decide under the lock that numbers are given under: no version of the domain begins meanwhile."""

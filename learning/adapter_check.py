@@ -121,7 +121,7 @@ class AdapterCheck:
         check_norms(norms, peers, self._base)
         written = _config(document, modules)
         if as_written and config != written:
-            raise LearningError(f"{CONFIG}: expected it as a check writes it, got another; offer the folder again")
+            raise LearningError(f"{CONFIG}: expected it as this check writes it, got another; add the folder again")
         return CheckedAdapter(written, weights, rank, norms, notes)
 
     def _modules(self, entries: Mapping[str, TensorPlace], rank: int) -> list[str]:
@@ -182,7 +182,10 @@ def _module(name: str) -> str:
 
 def _read(folder: Path, most_bytes: int) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The files that matter, by name, and what of the folder was passed over."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise LearningError(f"{folder}: expected a PEFT folder, got {error}; check the path") from error
     try:
         names = sorted(os.listdir(opened))
         if len(names) > _MOST_FILES:

@@ -13,15 +13,17 @@ import safetensors.numpy
 import torch
 from safetensors.torch import load_file, save_file
 
-from actors.errors import DomainTaken, OfferRefused, UnknownDomain
+from actors.errors import ActorError, DomainTaken, OfferRefused, UnknownDomain
 from actors.offers import LEARNER
 from learning.adapter_check import AdapterCheck
-from learning.contract import Example, Learner, TrainingJob
-from learning.errors import LearningError
+from learning.contract import Example, Learner, Progress, TrainingJob, TrainingResult
+from learning.errors import CheckpointError, LearningError
 from learning.template import PromptTemplate
+from registry.errors import StoreAway
 from registry.offers import Offers
 from streaming.records import EndOfDomain
 from tests.actors.house import Crash, House, records_of, training
+from tests.actors.lane import LaneHouse
 from tests.learning.elsewhere import CONFIG, CORRUPT, WEIGHTS
 
 Build = Callable[..., House]
@@ -339,7 +341,7 @@ def test_another_configuration_than_the_check_writes(build: Build, brought: Path
     upload = Offers(house.registry.storage).put(
         "alpha", json.dumps({**config, "revision": "x"}).encode(), (brought / WEIGHTS).read_bytes()
     )
-    with pytest.raises(OfferRefused, match="as a check writes it"):
+    with pytest.raises(OfferRefused, match="as this check writes it"):
         house.coordinator.add_adapter("alpha", upload)
 
 
@@ -352,3 +354,95 @@ def test_a_later_offer_takes_the_place_of_one_that_waits(build: Build, brought: 
     house.send(ROWS)
     house.learn("alpha")
     check_served(house, brought)
+
+
+@pytest.mark.parametrize(
+    "error", [StoreAway("the bucket is away"), OSError("a stale handle"), CheckpointError("no base")]
+)
+def test_what_cannot_be_read_now_is_no_refusal(
+    build: Build, brought: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    house = build()
+    name = offer(house, brought)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        if isinstance(error, CheckpointError):
+            patched.setattr(AdapterCheck, "content", fail)
+        else:
+            patched.setattr(Offers, "read", fail)
+        with pytest.raises(ActorError) as caught:
+            house.coordinator.add_adapter("alpha", name)
+        assert not isinstance(caught.value, OfferRefused)
+    assert Offers(house.registry.storage).all() == []
+    assert "is taken" in house.coordinator.add_adapter("alpha", name).reason
+
+
+def test_storage_that_is_away_when_it_is_judged_is_waited_for(
+    build: Build, brought: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = build()
+    take(house, brought)
+    read, left = Offers.read, [2]
+
+    def away(offers: Offers, *args: object) -> object:
+        if left[0]:
+            left[0] -= 1
+            raise StoreAway("the bucket is away")
+        return read(offers, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Offers, "read", away)
+    house.send(ROWS)
+    house.learn("alpha")
+    check_served(house, brought)
+
+
+# -- one lane ---------------------------------------------------------------------------------------------------------
+
+
+class Judging:
+    """A method of one lane that also judges what is offered."""
+
+    name = "sharing"
+
+    def __init__(self, sharing: Learner, judging: Learner) -> None:
+        self._sharing, self._judging = sharing, judging
+
+    def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
+        return (self._judging if job.offered else self._sharing).train(job, on_progress)
+
+
+def test_what_was_judged_beside_something_else_is_judged_again(
+    lane: Callable[..., LaneHouse], learner: Learner, brought: Path
+) -> None:
+    house = lane()
+    House.employ(house, Judging(house.learner, learner))
+    house.feed("beta")
+    house.settle(lambda: house.version("beta") == 1)
+    take(house, brought)
+    removed: list[str] = []
+
+    def remove_once(domain: str) -> None:
+        if not removed:
+            removed.append("beta")
+            house.coordinator.remove("beta")
+
+    house.trainer.before = remove_once
+    house.send(ROWS)
+    house.learn("alpha", 2)
+    check_served(house, brought, 2)
+    assert removed == ["beta"] and house.trainer.asked[-1][:2] == ("alpha", 2)
+
+
+def test_a_method_that_knows_nothing_of_offers_trains_after_a_refusal(
+    lane: Callable[..., LaneHouse], brought: Path
+) -> None:
+    house = lane()
+    take(house, brought)
+    house.feed("alpha")
+    house.settle(lambda: house.version("alpha") is not None)
+    found = Offers(house.registry.storage).get("alpha")
+    assert found is not None and found.state == "refused" and "expected the adapter that was offered" in found.reason
+    assert house.registry.adapters("alpha")[-1].facts.learner == "sharing"

@@ -58,7 +58,7 @@ def test_what_peft_writes_is_taken_and_kept_byte_for_byte(check: AdapterCheck, a
     assert StoredAdapter.read(adapter).shape.scale == 2.0
     assert check.content(checked.config, checked.weights, [], as_written=True).config == checked.config
     assert norms_of(checked.config, checked.weights) == checked.norms
-    with pytest.raises(LearningError, match="as a check writes it"):
+    with pytest.raises(LearningError, match="as this check writes it"):
         check.content(checked.config + b" ", checked.weights, [], as_written=True)
 
 
