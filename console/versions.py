@@ -4,6 +4,7 @@ it or not. What can't be done is a `ClusterError` or a `LearningError`, one line
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,20 @@ from registry.atomic import place_folder
 from registry.errors import RegistryError
 from registry.offers import Offer, Offers
 from registry.registry import Registry
+
+_TOLD = {
+    "domain",
+    "version",
+    "status",
+    "reason",
+    "rank",
+    "base_digest",
+    "base_delta",
+    "learner",
+    "figures",
+    "created_at",
+}
+"""Of a version's facts those that go along with it: nothing of its examples does."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +88,10 @@ def export(home: Home, version: str, target: Path) -> str:
         def write(folder: Path) -> None:
             fetched = adapter.fetch()
             folder.mkdir()
-            for name in (CONFIG, WEIGHTS, FACTS):
+            for name in (CONFIG, WEIGHTS):
                 shutil.copyfile(fetched / name, folder / name)
+            facts = json.loads(adapter.facts.model_dump_json(include=_TOLD))
+            (folder / FACTS).write_text(json.dumps({"name": adapter.name, "facts": facts}, indent=2) + "\n")
 
         _place(target, write)
         return adapter.name

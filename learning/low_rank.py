@@ -118,7 +118,8 @@ class LowRankLearner:
                 after = evaluate(self._loss, budget, model, start.exam if start else ())
                 save_adapter(model, job.output)
                 more = None if training.failure else self._finish(model, shape, start, job, material.train)
-            beyond = more(budget) if more else Beyond()
+            beyond = more(budget) if more is not None else Beyond()
+        touched = [Comparison(job.domain, start.segment, start.before, after)] if start and after.examples else []
         return TrainingResult(
             adapters=(
                 NewAdapter(
@@ -137,10 +138,7 @@ class LowRankLearner:
             epochs=training.examples_seen / len(material.train),
             seconds=training.earlier_seconds + time.perf_counter() - started,
             train_loss=training.train_loss,
-            touched=(
-                *([Comparison(job.domain, start.segment, start.before, after)] if start and after.examples else ()),
-                *beyond.touched,
-            ),
+            touched=(*touched, *beyond.touched),
             state=beyond.state,
             skipped=material.skipped,
             shortened=material.shortened,

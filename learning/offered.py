@@ -23,6 +23,7 @@ from learning.contract import ADAPTER_FILES, Comparison, Evaluation, Incumbent, 
 from learning.cpu_threads import cpu_threads
 from learning.evaluation import evaluate
 from learning.material import JobMaterial
+from learning.parity import parity_rows
 from learning.token_budget import TokenBudget
 from learning.training_options import TrainingOptions
 
@@ -62,9 +63,9 @@ def judged(
     for name in ADAPTER_FILES:
         shutil.copyfile(offered / name, job.output / name)
     continued, incumbent_figures = (best[1].segment, best[0]) if best else (None, None)
-    new = NewAdapter(
-        job.domain, job.output, adapter.shape.rank, continued, candidate, base=base, incumbent=incumbent_figures
-    )
+    parity = parity_rows(material.judged, candidate, base)
+    rank = adapter.shape.rank
+    new = NewAdapter(job.domain, job.output, rank, continued, candidate, base, incumbent_figures, parity)
     return TrainingResult(
         adapters=(new,),
         steps=0,

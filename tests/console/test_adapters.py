@@ -19,7 +19,7 @@ from learning.adapter_check import AdapterCheck
 from learning.base_delta import save_base_delta
 from learning.checkpoint import base_digest
 from learning.errors import LearningError
-from registry.adapters import Adapter, AdapterFacts
+from registry.adapters import Adapter, AdapterFacts, Parity
 from registry.disk import Disk
 from registry.manifest import BaseRevision, Manifest
 from registry.offers import Offers
@@ -68,6 +68,7 @@ class Life:
             base_digest=self.digest,
             base_delta=self.registry.bases.put(delta) if delta else "",
             learner="lora",
+            parity=(Parity(ids=(7, 8), prompt_tokens=1, loss=0.5),),
             train_examples=9,
             held_out_examples=3,
             created_at=datetime.now(UTC),
@@ -130,6 +131,8 @@ def test_an_exported_version_loads_with_peft_and_may_be_added_again(
     out = tmp_path / "out"
     assert version.name in done("export", version.name, str(out), "--home", str(life.home))
     assert {path.name for path in out.iterdir()} == {CONFIG, WEIGHTS, "anabranch.json"}, "the exam stays"
+    facts = json.loads((out / "anabranch.json").read_text())["facts"]
+    assert facts["base_digest"] == life.digest and not {"parity", "exam_digest"} & facts.keys()
     expected = tokens(PeftModel.from_pretrained(plain(base), made))
     assert tokens(PeftModel.from_pretrained(plain(base), out)) == expected != tokens(plain(base))
     check = AdapterCheck(str(base), 8)

@@ -76,6 +76,7 @@ def test_its_figures_are_those_of_the_adapter_as_it_is(
         expected = evaluate(loss, TokenBudget(8, None), carrier, encoded)
     assert new.candidate.loss == pytest.approx(expected.loss, rel=1e-5)
     assert Gate().decide(result).accepted, new
+    assert len(new.parity) == 4 and {row.loss for row in new.parity} <= set(new.candidate.row_losses)
 
 
 def test_it_is_held_against_the_best_segment_and_sits_its_exam(
