@@ -76,6 +76,7 @@ class Candidates:
             troubles.append(in_words(error))
         delta = delta_gone_on_from(current, self._registry)
         offer = self._offers.waiting(domain)
+        offered = self._offers.folder(offer) if offer else None
         return TrainingOrder(
             domain,
             seal,
@@ -86,8 +87,8 @@ class Candidates:
             base_delta=self._registry.bases.path(delta) if delta else None,
             trouble="; ".join(f"trained without: {trouble}" for trouble in troubles),
             left_out=tuple(sorted(left_out)) if self._method.one_lane else (),
-            offered=self._offers.folder(offer) if offer else None,
-            note=offer.note if offer else "",
+            offered=offered,
+            note=offer.note if offer and offered else "",
         )
 
     def take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:

@@ -251,14 +251,15 @@ def test_what_the_learner_refuses_is_written_down_and_the_domain_learned(build: 
 def test_files_that_rot_before_they_are_judged(build: Build, brought: Path) -> None:
     house = build()
     name = offer(house, brought)
-    house.coordinator.add_adapter("alpha", name)
+    house.coordinator.add_adapter("alpha", name, "from the other team")
     path = house.home / "registry" / "offered" / name / WEIGHTS
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     house.send(ROWS)
     house.learn("alpha")
     found = Offers(house.registry.storage).get("alpha")
     assert found is not None and found.state == "refused" and "not what its name says" in found.reason
-    assert house.registry.adapters("alpha")[0].facts.learner == "lora"
+    facts = house.registry.adapters("alpha")[0].facts
+    assert facts.learner == "lora" and "other team" not in facts.reason
 
 
 def test_a_decision_that_rots_stops_nobody(build: Build, brought: Path) -> None:
