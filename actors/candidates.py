@@ -17,6 +17,8 @@ from actors.facts import figures_of
 from actors.handover import Handover
 from actors.labels import domain_of, segment_of
 from actors.observation import Seal
+from actors.offers import LEARNER as IMPORTED
+from actors.offers import OfferedAdapters
 from actors.ports import ManifestPort
 from actors.publisher import Publisher
 from actors.training import Segment, Trained, TrainingOrder
@@ -48,11 +50,12 @@ class Candidates:
         router: ManifestPort,
         publisher: Publisher,
         commands: Commands,
+        offers: OfferedAdapters,
         gate: Gate,
         method: Method,
     ) -> None:
         self._registry, self._base, self._router = registry, base, router
-        self._publisher, self._commands = publisher, commands
+        self._publisher, self._commands, self._offers = publisher, commands, offers
         self._gate, self._method = gate, method
 
     def order(self, domain: str, seal: Seal) -> TrainingOrder:
@@ -72,6 +75,8 @@ class Candidates:
         except RegistryError as error:
             troubles.append(in_words(error))
         delta = delta_gone_on_from(current, self._registry)
+        offer = self._offers.waiting(domain)
+        offered = self._offers.folder(offer) if offer else None
         return TrainingOrder(
             domain,
             seal,
@@ -82,6 +87,8 @@ class Candidates:
             base_delta=self._registry.bases.path(delta) if delta else None,
             trouble="; ".join(f"trained without: {trouble}" for trouble in troubles),
             left_out=tuple(sorted(left_out)) if self._method.one_lane else (),
+            offered=offered,
+            note=offer.note if offer and offered else "",
         )
 
     def take_in(self, order: TrainingOrder, trained: Trained) -> Adapter:
@@ -105,11 +112,11 @@ class Candidates:
             domain=order.domain,
             version=order.seal.version,
             status="accepted" if verdict.accepted else "rejected",
-            reason="; ".join(filter(None, [verdict.reason, trained.trouble, order.trouble])),
+            reason="; ".join(filter(None, [verdict.reason, order.note, trained.trouble, order.trouble])),
             rank=new.rank,
             base_digest=self._base.digest,
             base_delta=self._delta(order, result) if verdict.accepted else "",
-            learner=self._method.name,
+            learner=IMPORTED if order.offered else self._method.name,
             state=self._registry.states.put(result.state) if verdict.accepted and result.state else "",
             trained_on=order.manifest,
             train_examples=trained.train_examples,

@@ -29,6 +29,8 @@ from actors.learners import Learners
 from actors.loop import Loop
 from actors.losses import Losses
 from actors.observation import OpenDomain, Seal, Watermarks
+from actors.offers import LEARNER as IMPORTED
+from actors.offers import OfferedAdapters
 from actors.overview import Overview
 from actors.ports import LearnerPort, ManifestPort, ReplicasPort, SpoolPort
 from actors.publisher import Publisher
@@ -38,6 +40,8 @@ from actors.stage import Stage
 from actors.unfinished import Unfinished
 from actors.upkeep import Keep, Upkeep
 from actors.vitals import Vitals, vitals_of
+from learning.adapter_check import AdapterCheck
+from learning.errors import LearningError
 from learning.gate import Gate
 from registry.adapters import Adapter
 from registry.manifest import BaseRevision, Manifest
@@ -80,6 +84,7 @@ class Coordinator:
         directory: ReplicasPort,
         options: CoordinatorOptions,
         unfinished: Unfinished | None = None,
+        check: AdapterCheck | None = None,
     ) -> None:
         self._registry, self._base, self._router, self._directory = registry, base, router, directory
         self._peers, self._asked = FanOut(), FanOut(_STATUS_PATIENCE_S)
@@ -87,8 +92,9 @@ class Coordinator:
         self._losses = Losses(self._spools, router)
         self.publisher = Publisher(registry, router, directory)
         self._commands = Commands(registry, router, self._spools, self.publisher)
+        self._offers = OfferedAdapters(registry, router, self.publisher, self._commands, check)
         self._candidates = Candidates(
-            registry, base, router, self.publisher, self._commands, options.gate, options.method
+            registry, base, router, self.publisher, self._commands, self._offers, options.gate, options.method
         )
         keep = Keep(options.keep_snapshots, options.keep_manifests, options.keep_versions)
         self._upkeep = Upkeep(registry, router, directory, self.publisher, keep, unfinished)
@@ -298,11 +304,14 @@ class Coordinator:
                 stage.succeed("rejected", f"{adapter.name} was made of other examples than are sealed for it")
                 return
             if adapter.facts.status == "rejected":
+                self._offers.done(adapter)
                 self._router.reopen(domain, seal.version)
                 stage.reject(adapter.facts.reason)
                 return
             try:
-                self._publish(adapter, f"{adapter.name} learned", stage)
+                what = "learned" if adapter.facts.learner != IMPORTED else "added"
+                self._publish(adapter, f"{adapter.name} {what}", stage)
+                self._offers.done(adapter)
             except OutOfDate as error:
                 self._renumber(domain, seal)
                 stage.succeed("closed", f"{in_words(error)}; it is trained again")
@@ -339,6 +348,10 @@ class Coordinator:
                 stage.timings["learning_seconds"] = time.monotonic() - started
                 # Before anybody else has the learner: the next training empties its folder.
                 return self._candidates.take_in(order, trained)
+            except LearningError as error:
+                if order.offered:
+                    self._offers.refuse(domain, in_words(error))
+                raise
             finally:
                 # Where the domain was removed meanwhile, its files were deleted before these came.
                 self._upkeep.prune_again()
@@ -364,10 +377,24 @@ class Coordinator:
 
     def remove(self, domain: str) -> Manifest:
         """Take a domain out of service and out of all that was learned; see `Commands.remove`."""
-        manifest = self._commands.remove(domain)
+        try:
+            manifest = self._commands.remove(domain)
+        except UnknownDomain:
+            # It may have been offered an adapter, and nothing else.
+            current = self._registry.current()
+            if not self._offers.forget(domain) or current is None:
+                raise
+            return current
+        self._offers.forget(domain)
         self._stages.pop(domain, None)
         self._wished.discard(domain)
         return manifest
+
+    def add_adapter(self, domain: str, name: str, note: str = "") -> CommandResult:
+        """Take an adapter made elsewhere as the candidate of a domain's next version; see `OfferedAdapters.take`."""
+        reason = self._offers.take(domain, name, note)
+        current = self._registry.current()
+        return CommandResult(domain=domain, manifest=current.number if current else 0, reason=reason)
 
     def rollback(self, domain: str, version: str | None = None) -> Manifest:
         """Put an earlier version back in service and pin it; without `version`, the accepted one before the present."""

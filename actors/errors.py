@@ -33,6 +33,14 @@ class Unreachable(ActorError):
     """A remote actor is not there, or does not answer; it may again."""
 
 
+class OfferRefused(ActorError):
+    """An adapter that was made elsewhere is none that can be served here; the message says why."""
+
+
+class DomainTaken(ActorError):
+    """A domain takes no adapter made elsewhere now: it is pinned, or a version of it is being made."""
+
+
 class NoLongerSealed(ActorError):
     """A version was trained on rows that the ledger does not hold sealed for it: the domain was removed meanwhile."""
 

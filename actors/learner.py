@@ -63,7 +63,9 @@ class LearnerWorker:
             _empty(self._work)
             if self._handover:
                 self._handover.empty(self._work.name)
-                self._handover.present((*(each.folder for each in order.segments), order.state, order.base_delta))
+                self._handover.present(
+                    (*(each.folder for each in order.segments), order.state, order.base_delta, order.offered)
+                )
             train, held_out = merged_examples(self._ingests, order)
             output = self._work / f"{order.domain}@v{order.seal.version}"
             output.mkdir(parents=True)
@@ -78,6 +80,7 @@ class LearnerWorker:
                 incumbents=incumbents,
                 state=order.state,
                 base_delta=order.base_delta,
+                offered=order.offered,
                 checkpoints=self._unfinished.of(order.domain, order.seal.version) if self._unfinished else None,
             )
             try:

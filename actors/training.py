@@ -48,6 +48,11 @@ class TrainingOrder:
     base_delta: Path | None = None
     """Folder of the change of the base's weights that the segments were judged on."""
 
+    offered: Path | None = None
+    """Folder of an adapter made elsewhere that is to be judged, in the place of a training; None to train."""
+    note: str = ""
+    """Words of whoever offered it."""
+
     def of_domain(self) -> tuple[Segment, ...]:
         """The segments of its own domain."""
         return tuple(each for each in self.segments if each.domain == self.domain)

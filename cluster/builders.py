@@ -15,14 +15,19 @@ from actors.candidates import Method
 from actors.closing import ClosingRule
 from actors.coordinator import CoordinatorOptions
 from actors.late import late
+from actors.offers import peer_norms
 from actors.spool_folder import make_spool_folder, private_folder
 from actors.unfinished import Unfinished
+from cluster.errors import ClusterError
 from configs.settings import Settings
+from learning.adapter_check import AdapterCheck
 from learning.checkpoint import base_digest
 from learning.contract import Learner
 from registry.disk import Disk
+from registry.errors import RegistryError
 from registry.location import storage_at
 from registry.manifest import BaseRevision, Manifest
+from registry.offers import Offers
 from registry.registry import Registry
 from registry.storage import Storage
 from serving.options import EngineKnobs, EngineOptions
@@ -74,6 +79,24 @@ def spool_path(settings: Settings, index: int) -> Path:
 def unfinished(settings: Settings) -> Unfinished:
     """Return where learners keep trainings on their way: any of them finds what another one began."""
     return Unfinished(storage(settings), settings.learner.checkpoint_bytes)
+
+
+def adapter_check(settings: Settings) -> AdapterCheck:
+    """Return what adapters made elsewhere have to pass; of the base nothing is read before it is used."""
+    return AdapterCheck(settings.base.model, settings.serving.max_lora_rank)
+
+
+def upload_adapter(settings: Settings, folder: Path, domain: str) -> tuple[str, tuple[str, ...]]:
+    """Check an adapter made elsewhere and copy it to where the registry lies; returns by what name it is known there,
+    and what of its folder was passed over."""
+    try:
+        found = registry(settings)
+        current = found.current()
+        base = base_revision(settings).digest, current.base.delta if current else ""
+        checked = adapter_check(settings).folder(folder, base, peer_norms(found, current))
+        return Offers(found.storage).put(domain, checked.config, checked.weights), checked.notes
+    except RegistryError as error:
+        raise ClusterError(str(error)) from error
 
 
 def template(settings: Settings) -> PromptTemplate:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.errors import ActorError, UnknownDomain
+from actors.errors import ActorError, DomainTaken, OfferRefused, UnknownDomain
 from actors.intake import Intake
 from cluster import builders
 from cluster.remote import AsyncRemote
 from configs.settings import Settings
 from serving.api import CommandResult, DomainStatus, SystemStatus
-from serving.errors import ControlUnavailable, UnknownName
+from serving.errors import ControlUnavailable, Refused, UnknownName
+from serving.openai_body import bad_request, error_body
 
 _PATIENCE_S = 4.0
 """How long an append waits for the stream, in seconds, before its client is told to come back."""
@@ -58,6 +59,11 @@ class ClusterControl:
         found: CommandResult = await self._ask("learn", domain)
         return found
 
+    async def add_adapter(self, domain: str, offer: str, note: str) -> CommandResult:
+        """Take an adapter made elsewhere as the candidate of a domain's next version."""
+        found: CommandResult = await self._ask("add_adapter", domain, offer, note)
+        return found
+
     async def _command(self, name: str, domain: str, *args: Any) -> CommandResult:
         manifest = await self._ask(name, domain, *args)
         return CommandResult(domain=domain, manifest=manifest.number, reason=manifest.reason)
@@ -67,5 +73,9 @@ class ClusterControl:
             return await getattr(self._coordinator, name)(*args)
         except UnknownDomain as error:
             raise UnknownName(str(error)) from error
+        except OfferRefused as error:
+            raise bad_request(str(error), "offer") from error
+        except DomainTaken as error:
+            raise Refused(409, error_body(str(error), "ConflictError", 409)) from error
         except ActorError as error:
             raise ControlUnavailable(f"{error}; try again in a moment") from error

@@ -39,6 +39,7 @@ def coordinator(settings: Settings) -> Coordinator:
         Remote.named(names.DIRECTORY),
         builders.coordinator_options(settings),
         builders.unfinished(settings),
+        builders.adapter_check(settings),
     )
     made.start()
     return made

@@ -44,7 +44,7 @@ class Home:
         """Read and verify everything; returns what there is and what is wrong, in lines."""
         there, wrong = [f"home {self.folder}"], []
         try:
-            with self._registry() as registry:
+            with self.registry() as registry:
                 wrong += verify(registry)
                 snapshot = registry.snapshot()
                 number, segments = (snapshot.number, len(snapshot.segments)) if snapshot else (0, 0)
@@ -69,7 +69,7 @@ class Home:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ClusterError(f"backup to {target}: expected a new or an empty folder, got something in it")
         target.mkdir(parents=True, exist_ok=True)
-        with self._registry() as registry:
+        with self.registry() as registry:
             # The log last: then it holds everything that the snapshot says was counted.
             wrong = back_up(registry, registry_storage(target.absolute(), url))
         if stream_file(self.folder).exists():
@@ -78,22 +78,23 @@ class Home:
 
     def go_back(self, to: int | None) -> list[str]:
         """Put an earlier whole snapshot in force: `to`, or the newest there is; returns what that means, in lines."""
-        with self._registry(at_rest=True) as registry:
+        with self.registry(at_rest=True) as registry:
             return home.go_back(registry, to)
 
     def reread(self) -> list[Path]:
         """Delete this machine's spools of the home; returns them."""
-        with self._registry(at_rest=True) as registry:
+        with self.registry(at_rest=True) as registry:
             folders = spool_folder.known_folders(self.folder, registry.lineage, self.spools)
             return [path for folder in folders for path in spool_folder.drop(folder)]
 
     def take_log(self, topic: str) -> list[str]:
         """Accept that another log stands under a topic's name; returns what that means, in lines."""
-        with self._registry(at_rest=True) as registry:
+        with self.registry(at_rest=True) as registry:
             return home.take_log(registry, topic)
 
     @contextmanager
-    def _registry(self, *, at_rest: bool = False) -> Iterator[Registry]:
+    def registry(self, *, at_rest: bool = False) -> Iterator[Registry]:
+        """The registry while it is looked at; `at_rest` holds the lock on the home, so that nobody runs on it."""
         lock = HomeLock(self.folder) if at_rest else None
         try:
             yield Registry(registry_storage(self.folder, self.url))

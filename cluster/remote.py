@@ -26,7 +26,7 @@ _DEADLINES_S: dict[str, float | None] = {
     "publish": 3600.0,
     **dict.fromkeys(("remove", "rollback", "pin", "unpin"), 3600.0),
     # What reads or writes as much as there is.
-    **dict.fromkeys(("tidy", "examples", "take_background", "view"), 600.0),
+    **dict.fromkeys(("tidy", "examples", "take_background", "view", "add_adapter"), 600.0),
     **dict.fromkeys(("observe", "seal", "renumber", "reopen", "lose", "skip", "give_up", "survey", "fates"), 120.0),
 }
 """Seconds in which a call is to be answered, by its method; None waits for as long as the peer lives."""

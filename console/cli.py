@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console import service
+from console.adapters import adapters_app
 from console.bases import PRESET_OF, DemoBase, base_app
 from console.configuration import config_app
 from console.home import home_app
@@ -141,6 +142,7 @@ def bench(
 app.command()(service.status)
 app.command()(service.route)
 app.command()(service.chat)
+app.add_typer(adapters_app, name="adapters")
 app.add_typer(service.domains_app, name="domains")
 app.add_typer(base_app, name="base")
 app.add_typer(config_app, name="config")

@@ -66,6 +66,11 @@ class Client:
             return self._ask(CommandResult, "DELETE", path)
         return self._ask(CommandResult, "POST", f"{path}/{name}", {"version": version})
 
+    def add_adapter(self, domain: str, offer: str, note: str) -> CommandResult:
+        """Have an uploaded adapter taken as a domain's next version, once it is judged."""
+        path = f"/v1/domains/{quote(domain, safe='')}/adapters"
+        return self._ask(CommandResult, "POST", path, {"offer": offer, "note": note})
+
     def append(self, records: Sequence[TaskRecord | EndOfDomain]) -> list[str]:
         """Send records in order, in requests of bounded size, each durable when it returns; returns their ids."""
         ids: list[str] = []

@@ -22,7 +22,7 @@ Place = Annotated[str, typer.Argument(metavar="HOME", help="Home folder, or the 
 def home_check(home: Place, set_: Sets = []) -> None:  # noqa: B006
     """Read and verify everything in it; exit code 1 if something is wrong."""
     with one_line():
-        there, wrong = _home(home, set_).check()
+        there, wrong = named_home(home, set_).check()
         for line in there:
             out.print(line)
         _say(wrong)
@@ -42,7 +42,7 @@ def home_backup(
     Start on the copy with `anabranch up CONFIG --set home=DIR`, and `--set registry.url=URL` or `registry.url=null`.
     """
     with one_line():
-        wrong = _home(home, set_).backup(folder, registry)
+        wrong = named_home(home, set_).backup(folder, registry)
         where = f"{folder} and {registry}" if registry else str(folder)
         out.print(f"backed up to {where}; spools are left out, they are read again from the stream")
         _say(wrong)
@@ -56,7 +56,7 @@ def home_back(
 ) -> None:
     """Put an earlier snapshot in force, on purpose, and say what is lost by it."""
     with one_line():
-        for line in _home(home, set_).go_back(to):
+        for line in named_home(home, set_).go_back(to):
             out.print(line)
         out.print(
             "spools that were led after a later snapshot are refused at the start: "
@@ -68,7 +68,7 @@ def home_back(
 def home_reread(home: Place, set_: Sets = []) -> None:  # noqa: B006
     """Delete this node's spools: what waits in them is read again from the stream."""
     with one_line():
-        for path in (dropped := _home(home, set_).reread()):
+        for path in (dropped := named_home(home, set_).reread()):
             out.print(f"deleted {path}")
         out.print(f"{len(dropped)} files of spools deleted")
 
@@ -77,7 +77,7 @@ def home_reread(home: Place, set_: Sets = []) -> None:  # noqa: B006
 def home_take_log(home: Place, topic: str, set_: Sets = []) -> None:  # noqa: B006
     """Accept that another log stands under a topic's name, which is then read from its beginning."""
     with one_line():
-        for line in _home(home, set_).take_log(topic):
+        for line in named_home(home, set_).take_log(topic):
             out.print(line)
 
 
@@ -90,7 +90,7 @@ def _say(wrong: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _home(name: str, sets: list[str]) -> Home:
+def named_home(name: str, sets: list[str]) -> Home:
     """The home in a folder, or the one that a preset or file names."""
     from cluster.home import Home
     from configs.loader import load, presets

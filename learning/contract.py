@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from filecmp import cmpfiles
 from pathlib import Path
 from typing import Protocol
 
 from learning.errors import LearningError
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What a PEFT folder of an adapter has."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class TrainingJob:
     what it had of the removed domain can't be told from the rest."""
     base_delta: Path | None = None
     """Folder of the change of the base's weights that is in service; None where that is the model as it is."""
+    offered: Path | None = None
+    """Folder of a PEFT adapter that was made elsewhere: it is to be judged as it is, and nothing is trained."""
     checkpoints: Checkpoints | None = field(default=None, compare=False)
     """Where a process that was ended may have left this training half done; None where nobody keeps any."""
 
@@ -195,6 +201,8 @@ class TrainingResult:
             raise LearningError(f"{what}: expected rank 0 where there is no adapter and only there, got {wrong}")
         if self.base_delta is None and any(each.folder is None for each in self.adapters):
             raise LearningError(f"{what}: it neither changes the base nor gives an adapter")
+        if job.offered is not None and not _are_same(self.adapters[0].folder, job.offered):
+            raise LearningError(f"{what}: expected the adapter that was offered, judged as it is, got another")
         inside = job.output.resolve()
         if elsewhere := [str(each) for each in self.folders if not each.resolve().is_relative_to(inside)]:
             # Whoever takes it in takes it away.
@@ -205,6 +213,11 @@ class TrainingResult:
         }
         if unseen := sorted(place for place in others - touched if exams[place]):
             raise LearningError(f"{what}: the exam of {_named(unseen)} was not sat")
+
+
+def _are_same(folder: Path | None, offered: Path) -> bool:
+    _, other, missing = cmpfiles(folder or offered.parent, offered, ADAPTER_FILES, shallow=False)
+    return not other and not missing
 
 
 def _named(places: Sequence[tuple[str, int]]) -> str:

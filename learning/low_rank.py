@@ -37,6 +37,7 @@ from learning.cpu_threads import cpu_threads
 from learning.evaluation import evaluate
 from learning.low_rank_options import LowRankOptions
 from learning.material import JobMaterial
+from learning.offered import judged
 from learning.optimiser import rate_groups
 from learning.output_layer import OutputLayer
 from learning.paired_bootstrap import lower_bound
@@ -90,12 +91,13 @@ class LowRankLearner:
         """Trains, keeps the state with the lowest held-out loss, writes the PEFT folder and reports.
 
         The same job, seed and thread count give the same adapter on a CPU, in one process or several. Raises
-        `LearningError` when no example is left to train on, an incumbent does not fit this base, or memory runs out
-        with a single example.
+        `LearningError` when no example is left to train on, an adapter does not fit this base, or memory runs out.
         """
         started = time.perf_counter()
         self._revisable.stand_on(job.base_delta)
         material = JobMaterial.of(job, self._template, self._options)
+        if job.offered is not None:
+            return judged(job, job.offered, material, self._base, self._loss, self._options)
         with cpu_threads(self._options.threads), torch.random.fork_rng():
             budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
             base = evaluate(self._loss, budget, self._base, material.judged)
@@ -117,6 +119,7 @@ class LowRankLearner:
                 save_adapter(model, job.output)
                 more = None if training.failure else self._finish(model, shape, start, job, material.train)
             beyond = more(budget) if more is not None else Beyond()
+        touched = [Comparison(job.domain, start.segment, start.before, after)] if start and after.examples else []
         return TrainingResult(
             adapters=(
                 NewAdapter(
@@ -135,10 +138,7 @@ class LowRankLearner:
             epochs=training.examples_seen / len(material.train),
             seconds=training.earlier_seconds + time.perf_counter() - started,
             train_loss=training.train_loss,
-            touched=(
-                *([Comparison(job.domain, start.segment, start.before, after)] if start and after.examples else ()),
-                *beyond.touched,
-            ),
+            touched=(*touched, *beyond.touched),
             state=beyond.state,
             skipped=material.skipped,
             shortened=material.shortened,

@@ -36,6 +36,7 @@ from learning.evaluation import evaluate
 from learning.free_directions import FreeDirections
 from learning.kept_directions import Basis, Kept, basis_of
 from learning.material import JobMaterial
+from learning.offered import judged
 from learning.osft_options import OsftOptions
 from learning.output_layer import OutputLayer
 from learning.parity import parity_rows
@@ -77,6 +78,8 @@ class OsftLearner:
         self._revisable.stand_on(job.base_delta)
         self._revisable.remember({name + _WEIGHT: module.weight for name, module in self._modules.items()})
         material = JobMaterial.of(job, self._template, self._options)
+        if job.offered is not None:
+            return judged(job, job.offered, material, self._model, self._loss, self._options)
         budget = TokenBudget(self._options.batch_size, self._options.micro_batch_tokens)
         with cpu_threads(self._options.threads), torch.random.fork_rng():
             places = self._places(job, material)
@@ -100,9 +103,7 @@ class OsftLearner:
                     continues=continued.segment if continued else None,
                     candidate=candidate,
                     base=base,
-                    incumbent=min(
-                        (each for each in own if math.isfinite(each.loss)), key=lambda each: each.loss, default=None
-                    ),
+                    incumbent=_best(own),
                 ),
                 *(
                     place.carried_on(job.output / "beside" / str(number), was, now)
@@ -208,6 +209,10 @@ class OsftLearner:
             return None
         kept.save(job.output / "state")
         return job.output / "state"
+
+
+def _best(figures: Sequence[Evaluation]) -> Evaluation | None:
+    return min((each for each in figures if math.isfinite(each.loss)), key=lambda each: each.loss, default=None)
 
 
 @dataclass(frozen=True)

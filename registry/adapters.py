@@ -341,11 +341,20 @@ def parsed_name(name: str) -> tuple[str, int] | None:
 def digest_of(files: Mapping[str, bytes], facts: AdapterFacts) -> str:
     """sha256 over the PEFT files, each with its name and length, so that no byte can move between them; of a version
     that has none, over the name of the change by which the base answers for it."""
+    return _digest_of(files or {"base_delta": facts.base_delta.encode()})
+
+
+def _digest_of(files: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256()
-    for name, content in (files or {"base_delta": facts.base_delta.encode()}).items():
+    for name, content in files.items():
         digest.update(f"{name}:{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def content_digest(config: bytes, weights: bytes) -> str:
+    """The same of a version with an adapter of these two files."""
+    return _digest_of({CONFIG: config, WEIGHTS: weights})
 
 
 def _read(folder: Path) -> tuple[bytes, bytes]:

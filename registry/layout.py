@@ -12,6 +12,8 @@
     bases/<sha256>/                     changes of the base's weights; immutable
     trained/<learner>~<domain>@v<N>~…/  what a training has left, until the coordinator has taken it in
     unfinished/<domain>@v<N>            what another learner needs to go on with a training
+    offered/<domain>@offer-<digest16>/  adapters made elsewhere, before they are a version
+    offers/<domain>.json                which of them is taken, or why one was refused
     staging/                            unfinished writes; nobody reads here
     lock                                held by whoever changes something
     numbers/<domain>@v<N>               in a bucket, the full name of the version that has the number

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from serving.api import CommandResult, DomainList, RecordsResult, SystemStatus, VersionRequest
+from serving.api import AdapterRequest, CommandResult, DomainList, RecordsResult, SystemStatus, VersionRequest
 from serving.openai_body import bad_request, without_nulls
 from serving.paths import answering, asking, sent
 from serving.ports import ControlPort
@@ -58,6 +58,11 @@ def admin_router(service: RoutedService, control: ControlPort, status_of: Within
     async def learn(domain: str) -> Response:
         return sent(await control.learn(domain))
 
+    @router.post("/domains/{domain}/adapters", responses=_COMMAND, openapi_extra=asking(AdapterRequest))
+    async def add_adapter(domain: str, request: Request) -> Response:
+        asked = _adapter(await read_bytes(request))
+        return sent(await control.add_adapter(domain, asked.offer, asked.note))
+
     @router.get("/status", responses=answering(SystemStatus))
     async def status() -> Response:
         return sent((await status_of()).model_copy(update={"replica": service.health()}))
@@ -72,3 +77,10 @@ def _version(content: bytes) -> str | None:
         return VersionRequest.model_validate(without_nulls(body) if isinstance(body, dict) else body).version
     except ValidationError as error:
         raise bad_request('expected {"version": full version name or null}', "version") from error
+
+
+def _adapter(content: bytes) -> AdapterRequest:
+    try:
+        return AdapterRequest.model_validate(parse(content))
+    except ValidationError as error:
+        raise bad_request('expected {"offer": name of an uploaded adapter, "note": text}', "offer") from error

@@ -104,6 +104,15 @@ class VersionRequest(Body):
     """Full name; without one, the accepted version before (rollback) or the present one (pin)."""
 
 
+class AdapterRequest(Body):
+    """Asks `POST /v1/domains/{domain}/adapters`."""
+
+    offer: str
+    """Name of the upload, as `anabranch adapters add` puts it where the registry lies."""
+    note: str = ""
+    """Words that are kept with the version."""
+
+
 class CommandResult(Body):
     """The commands on a domain: the manifest then in force."""
 
@@ -112,7 +121,7 @@ class CommandResult(Body):
     manifest: int
     """Its number."""
     reason: str
-    """Why it was published; of `learn`, what is going to be learned."""
+    """Why it was published; of `learn` and `adapters`, what is going to be."""
 
 
 class VersionStatus(Body):

@@ -38,5 +38,11 @@ class ControlPort(Protocol):
     async def learn(self, domain: str) -> CommandResult:
         """Learn what waits of a domain next, whatever it rests for."""
 
+    async def add_adapter(self, domain: str, offer: str, note: str) -> CommandResult:
+        """Take an adapter made elsewhere, uploaded under that name, as a domain's next version once it is judged.
+
+        Raises Refused for one that can't be served, and where the domain takes none now.
+        """
+
     async def status(self) -> SystemStatus:
         """The whole system's state."""

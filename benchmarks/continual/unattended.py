@@ -32,6 +32,9 @@ class Unattended:
     async def learn(self, domain: str) -> CommandResult:
         _refuse()
 
+    async def add_adapter(self, domain: str, offer: str, note: str) -> CommandResult:
+        _refuse()
+
     async def status(self) -> SystemStatus:
         _refuse()
 

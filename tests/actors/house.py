@@ -30,6 +30,7 @@ from actors.spool import Spool
 from actors.spool_file import delete_file
 from actors.takeover import left_behind
 from actors.training import Trained, TrainingOrder
+from learning.adapter_check import AdapterCheck
 from learning.contract import Learner, Progress, TrainingJob, TrainingResult
 from learning.features import FeatureExtractor
 from learning.gate import Gate
@@ -167,6 +168,7 @@ class House:
     router_options = RouterOptions(ridge=RIDGE, background=False)
     exams = EXAMS
     job_seconds = 60.0
+    check: AdapterCheck | None = None
 
     def __init__(
         self,
@@ -259,6 +261,7 @@ class House:
             {"learner-0": self.trainer},
             self.replicas,
             self.coordinator_options(),
+            check=self.check,
         )
 
     def coordinator_options(self) -> CoordinatorOptions:
@@ -382,8 +385,6 @@ class House:
     def learn(self, domain: str, version: int = 1) -> None:
         """Move everybody until this version is in service and nothing of the domain waits."""
         self.settle(lambda: self.version(domain) == version and not self.waiting(domain))
-
-    # -- looking ------------------------------------------------------------------------------------------------------
 
     @property
     def sink(self) -> Any:

@@ -32,7 +32,8 @@ class RememberingLearner:
     def train(self, job: TrainingJob, on_progress: Callable[[Progress], None] | None = None) -> TrainingResult:
         before = tuple((each.segment, *sorted(_files(each.adapter).items())) for each in job.incumbents)
         exams = tuple(tuple(each.exam) for each in job.incumbents)
-        key = (tuple(job.train), tuple(job.held_out), job.seed, before, exams)
+        offered = tuple(sorted(_files(job.offered).items())) if job.offered is not None else ()
+        key = (tuple(job.train), tuple(job.held_out), job.seed, before, exams, offered)
         if key not in self._made:
             seen: list[Progress] = []
             result = self._inner.train(job, seen.append)

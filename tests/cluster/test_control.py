@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors.errors import DomainTaken, OfferRefused
 from actors.intake import read_records
 from cluster import builders
 from cluster.control import ClusterControl
@@ -199,3 +200,23 @@ async def test_a_broker_that_is_down_is_answered_and_found_again(broker: TansuBr
     ensure_topic(location, 1, options=options)
     assert await control.append_records([record("after")]) == ["after"]
     assert "after" in written(settings, 1.0)
+
+
+class Coordinator:
+    """Raises what it was made with."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def add_adapter(self, domain: str, offer: str, note: str) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OfferRefused("its norm is too large"), 400), (DomainTaken("news is pinned"), 409)]
+)
+async def test_why_an_adapter_is_not_taken_is_told(settings: Settings, error: Exception, status: int) -> None:
+    control = ClusterControl(settings, Coordinator(error))  # type: ignore[arg-type]
+    with pytest.raises(Refused) as refused:
+        await control.add_adapter("news", "news@offer-0123456789abcdef", "")
+    assert refused.value.status == status and str(refused.value) == str(error)

@@ -9,7 +9,11 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learning.template import PromptTemplate
 from tests.e2e.system import System, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -86,6 +90,46 @@ def test_commands(system: System) -> None:
     assert run("domains", "pin", DOMAIN, "--off", *at).returncode == 0
     assert run("domains", "rollback", DOMAIN, *at).returncode == 2
     assert run("domains", "show", "nobody", *at).returncode == 2
+
+
+def test_a_version_is_exported_and_added_as_one_made_elsewhere(
+    system: System, repository: Path, tmp_path: Path
+) -> None:
+    """What PEFT says with the exported folder, what the merged model says, and what is served of it is one text."""
+    base, home = repository / "examples" / "base", ["--home", str(system.home)]
+    out, merged = tmp_path / "out", tmp_path / "merged"
+    for command, folder in (("export", out), ("merge", merged)):
+        done = run("adapters", command, DOMAIN, str(folder), *home)
+        assert done.returncode == 0, done.stderr
+    rows = (repository / "examples" / "stream" / f"{DOMAIN}.train.jsonl").read_text().splitlines()[200:280]
+    file = tmp_path / "examples.jsonl"
+    fields = [{**json.loads(row), "domain": None} for row in rows]
+    file.write_text("".join(json.dumps({**each, "id": f"added-{each['id']}"}) + "\n" for each in fields))
+    arguments = ["adapters", "add", str(out), "--domain", "added", "--examples", str(file), "--version-note", "by hand"]
+    to = ["--config", "demo", "--set", f"home={system.home}", "--url", system.url]
+    done = run(*arguments, *to)
+    assert done.returncode == 0, done.stderr
+    system.wait_until_published("added")
+    version = system.domain("added")["versions"][0]
+    assert version["reason"].endswith("; by hand") and version["figures"]["steps"] == 0
+    assert "imported" in run("adapters", "list", *home).stdout
+    template = PromptTemplate(str(base))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), out)
+    for row in fields[:6]:
+        ids = tokenizer(template.render([{"role": "user", "content": row["prompt"]}]), add_special_tokens=False)
+        tokens = torch.tensor([ids["input_ids"]])
+        texts = {
+            system.ask(row["prompt"], name, 24).json()["choices"][0]["message"]["content"] for name in (DOMAIN, "added")
+        }
+        for model in (plain.eval(), adapted.eval()):
+            found = model.generate(tokens, max_new_tokens=24, do_sample=False)[0, tokens.shape[1] :]
+            texts.add(tokenizer.decode(found, skip_special_tokens=True))
+        assert len(texts) == 1, texts
+    again = run(*arguments, *to)
+    assert again.returncode == 0 and "is in service, with this adapter" in again.stdout
+    assert run("domains", "remove", "added", "--url", system.url).returncode == 0
 
 
 def test_metrics(system: System) -> None:

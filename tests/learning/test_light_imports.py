@@ -14,6 +14,7 @@ HEAVY = ("torch", "transformers", "huggingface_hub", "peft", "scipy.stats")
     [
         ("learning.methods, learning.feature_options, learning.gate, learning.contract", ("numpy", "scipy")),
         ("learning.checkpoint, learning.calibration", ("numpy", "scipy")),
+        ("learning.adapter_check", ()),
         ("learning.rls, learning.statistics, learning.metrics", ()),
     ],
 )

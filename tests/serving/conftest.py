@@ -93,6 +93,11 @@ class Notebook:
         self.calls.append(("learn", domain))
         return CommandResult(domain=domain, manifest=2, reason="learn")
 
+    async def add_adapter(self, domain: str, offer: str, note: str) -> CommandResult:
+        self._check(domain)
+        self.calls.append(("add_adapter", domain, offer, note))
+        return CommandResult(domain=domain, manifest=2, reason="taken")
+
     async def status(self) -> SystemStatus:
         if not self.up:
             raise ControlUnavailable("down")

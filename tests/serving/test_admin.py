@@ -56,6 +56,18 @@ async def test_domain_commands(client: httpx.AsyncClient, notebook: Notebook) ->
     ]
 
 
+async def test_an_adapter_is_added_by_its_upload(client: httpx.AsyncClient, notebook: Notebook) -> None:
+    offer = "cats@offer-0123456789abcdef"
+    answer = await client.post("/v1/domains/cats/adapters", json={"offer": offer, "note": "theirs"})
+    assert answer.status_code == 200 and answer.json()["reason"] == "taken"
+    assert notebook.calls == [("add_adapter", "cats", offer, "theirs")]
+    for body in ({}, {"offer": 3}, {"offer": None}, [], "x", {"offer": offer, "note": 3}):
+        assert (await client.post("/v1/domains/cats/adapters", json=body)).status_code == 400
+    assert (await client.post("/v1/domains/cats/adapters")).status_code == 400
+    assert (await client.post("/v1/domains/cows/adapters", json={"offer": offer})).status_code == 404
+    assert len(notebook.calls) == 1
+
+
 async def test_errors_of_domain_commands(client: httpx.AsyncClient, notebook: Notebook) -> None:
     assert (await client.delete("/v1/domains/cows")).status_code == 404
     assert (await client.post("/v1/domains/cows/pin")).status_code == 404
