@@ -17,7 +17,7 @@ from serving.conversation import turns
 from serving.frontdoor import build_app
 from serving.service import RoutedService
 from serving.sessions import Answered, Sessions
-from tests.serving.conftest import PlainTemplate
+from tests.serving.conftest import KNOBS, PlainTemplate
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import BASE, Publisher, word_router
 from tests.serving.test_segments import COLUMNS, Fussy
@@ -35,7 +35,7 @@ def said(*turns_: Turn | str) -> list[dict[str, Any]]:
 
 def replica(engine: MemoryEngine, registry: Registry) -> RoutedService:
     features = Fussy(list(COLUMNS.values()))
-    return RoutedService(engine, registry, lambda _: features, PlainTemplate(), 8, BASE, conversation_margin=MARGIN)
+    return RoutedService(engine, registry, lambda _: features, PlainTemplate(), KNOBS, BASE, conversation_margin=MARGIN)
 
 
 @pytest.fixture
