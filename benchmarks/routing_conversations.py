@@ -99,7 +99,7 @@ class _Scoring:
 
 
 def _manifest(scorer: Scorer) -> ServedManifest:
-    adapters = {name: LoadedAdapter(name, place, name, None, 0) for place, name in enumerate(scorer.columns)}
+    adapters = {name: LoadedAdapter(name, place, name, 0) for place, name in enumerate(scorer.columns)}
     return ServedManifest(1, None, scorer, {name: ServedDomain(each, {name: each}) for name, each in adapters.items()})
 
 

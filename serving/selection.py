@@ -29,7 +29,7 @@ class Choice:
 
     `adapter`: None is the base. `score`: the highest of those that competed, None where nothing was scored. `decision`:
     set where all domains competed. `abstained`: set where that left the prompt to the base. `turns`: for a chat of two
-    or more, what its first turn, or its session so far, and its last one ask for; `lead`: by how much the last one's own
+    or more, what its first, or its session so far, and its last one ask for; `lead`: by how much the last one's own
     domain scores higher in it than the first's.
     """
 
