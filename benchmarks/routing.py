@@ -19,6 +19,7 @@ from benchmarks import routing_sections as sections
 from benchmarks import routing_streams as streams
 from benchmarks.hardware import describe
 from benchmarks.routing_bench import Bench
+from benchmarks.routing_conversations import conversations
 from benchmarks.routing_features import Model, PooledTexts
 
 RESULT = Path(__file__).parent / "results" / "routing.json"
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[dict[str, Any]]]] = {
     "small_domains": streams.small_domains,
     "shared_instruction": streams.shared_instruction,
     "chat_template": streams.chat_template,
+    "conversations": conversations,
 }
 
 

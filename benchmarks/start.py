@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,7 @@ from streaming.source import TopicPartition
 
 RESULT = Path(__file__).parent / "results" / "start.json"
 DOMAINS = ("news", "sport")
+_ROWS = 64
 _TIMEOUT_S = 300.0
 
 
@@ -59,7 +60,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     """All figures of one run, as they go into the result file; seconds, in the order measured."""
     hardware = describe()
     settings = load("laptop", [f"home={folder / 'home'}"])
-    adapters = publish(settings, folder)
+    adapters = publish(settings, folder, {domain: [f"{domain} {n}" for n in range(_ROWS)] for domain in DOMAINS})
     seconds: dict[str, list[float]] = {"vllm": [], "anabranch": []}
     for number in range(rounds + 1):
         taken = {
@@ -81,14 +82,15 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def publish(settings: Settings, folder: Path) -> dict[str, Path]:
-    """Publish two untrained adapters with a router on the settings' home; returns their folders by domain."""
+def publish(settings: Settings, folder: Path, messages: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Publish untrained adapters with a router that has learned each domain's messages, on the settings' home; returns
+    the adapters' folders by domain."""
     registry = builders.registry(settings)
     router = control_actors.router(settings)
     extractor = builders.extractor(settings)
     template = builders.template(settings)
-    texts = [template.render([{"role": "user", "content": f"{domain} {n}"}]) for domain in DOMAINS for n in range(64)]
-    domains = [domain for domain in DOMAINS for _ in range(64)]
+    texts = [template.render([{"role": "user", "content": text}]) for own in messages.values() for text in own]
+    domains = [domain for domain, own in messages.items() for _ in own]
     stream = TopicPartition("start", 0)
     rows = tuple(
         RowKey(domain, example_digest(domain, str(place)), stream, place, False) for place, domain in enumerate(domains)
@@ -96,7 +98,7 @@ def publish(settings: Settings, folder: Path) -> dict[str, Path]:
     statistics = Statistics.of(extractor.extract(texts), domains, extractor.fingerprint)
     router.observe(Observation({stream: (0, len(rows))}, rows, statistics=statistics))
     folders: dict[str, Path] = {}
-    for domain in DOMAINS:
+    for domain in messages:
         _write_adapter(settings, folder / domain)
         facts = AdapterFacts(
             domain=domain,

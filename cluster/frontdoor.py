@@ -82,6 +82,7 @@ async def _on_vllm(settings: Settings) -> RoutedService:
         builders.base_revision(settings),
         max_prompts=settings.serving.max_prompts,
         drain_seconds=settings.serving.drain_seconds,
+        conversation_margin=settings.serving.conversation_margin,
     )
 
 

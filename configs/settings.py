@@ -19,7 +19,7 @@ from learning.methods import OPTIONS
 from learning.options import Count, Dtype, Options, Seed, disagreement
 from learning.router_options import RouterOptions
 from learning.training_options import TrainingOptions
-from serving.options import MAX_PROMPTS, EngineKnobs
+from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -287,6 +287,10 @@ class Serving(Section, EngineKnobs):
     new ones meanwhile, and what is not done by then is cut off."""
     max_prompts: Count = MAX_PROMPTS
     """Prompts or texts in one request; a longer batch is refused, so that nobody's routing waits for it."""
+    conversation_margin: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = CONVERSATION_MARGIN
+    """By how much a chat's last message must score higher for another domain than for the first message's to take the
+    chat there; in the scores' unit, which of `router.head` ridge and inverse_frequency is about 1 from one domain to
+    another, of lda nats. More keeps chats in their domain, and in the prefix cache."""
 
     @model_validator(mode="after")
     def _changes_its_base_in_time(self) -> Self:

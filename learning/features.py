@@ -28,11 +28,11 @@ from learning.expansion import RandomExpansion
 from learning.feature_options import FeatureOptions
 from learning.lower_layers import LowerLayers
 from learning.pooling import pool
-from learning.prompt_tokens import PromptTokens
+from learning.prompt_tokens import CHARACTERS_PER_TOKEN, PromptTokens
 from learning.standardisation import Standardisation
 from learning.symmetric import Float64
 from learning.template import PromptTemplate
-from learning.tokens import pad_right
+from learning.tokens import batches, pad_right
 
 
 class FeatureExtractor:
@@ -74,7 +74,7 @@ class FeatureExtractor:
             "layers": self._depths,
             "poolings": options.poolings,
             "expansion": [RandomExpansion.scheme, options.expansion, options.seed],
-            "max_tokens": options.max_tokens,
+            "max_tokens": [options.max_tokens, CHARACTERS_PER_TOKEN],
             "dtype": options.dtype,
             "rounded": "float32",
             "template": template.digest if template else "",
@@ -139,9 +139,7 @@ class FeatureExtractor:
                 "leave them out, or look at the chat template",
                 empty,
             )
-        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-        for start in range(0, len(order), self.options.batch_size):
-            chosen = order[start : start + self.options.batch_size]
+        for chosen in batches([len(ids) for ids in tokens], self.options.batch_size):
             pooled_NP[chosen] = self._pooled_batch([tokens[index] for index in chosen])
         return pooled_NP
 

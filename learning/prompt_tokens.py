@@ -3,7 +3,12 @@
 The base model gets a prompt as it was rendered. Another model has its own tokenizer and was never shown the base's
 template: what that template writes before and behind a lone user message is taken off, and the model's own special
 tokens are put around the rest. A prompt rendered from more than that (a system text, several turns) loses what it has
-of the two and keeps the rest as it is. Does not know of models or pooling.
+of the two and keeps the rest as it is.
+
+A tokenizer reads a whole text before anything can be cut off, and megabytes take it seconds. So a text loses its
+middle first by characters, `CHARACTERS_PER_TOKEN` for each token that is looked at, and then by tokens. Where tokens
+have fewer characters than that on the average, as in any language and in source text, the second cut takes away all
+that the first may have changed. Does not know of models or pooling.
 """
 
 from __future__ import annotations
@@ -17,11 +22,13 @@ from learning.errors import LearningError, TemplateError
 from learning.template import PromptTemplate
 from learning.tokens import shorten
 
+CHARACTERS_PER_TOKEN = 16
+"""Characters read for each token looked at; part of the features' fingerprint."""
 _SENTINEL = "anabranch-message"
 
 
 class PromptTokens:
-    """Token ids of rendered prompts, at most `max_tokens` each; longer ones lose their middle.
+    """Token ids of rendered prompts, at most `max_tokens` each; longer ones lose their middle, and cost no more.
 
     `folder` holds the tokenizer. `of_base` says whether it is that of the base, which `template` rendered the prompts
     for. Raises `LearningError` where `max_tokens` leaves no room between the special tokens.
@@ -44,9 +51,13 @@ class PromptTokens:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; an empty list where the tokenizer finds nothing in it."""
-        bare = [text.removeprefix(self._before).removesuffix(self._behind) for text in texts]
+        bare = [self._bounded(text.removeprefix(self._before).removesuffix(self._behind)) for text in texts]
         encoded: list[list[int]] = self._tokenizer(bare, add_special_tokens=self._specials)["input_ids"]
         return [self._shortened(ids) for ids in encoded]
+
+    def _bounded(self, text: str) -> str:
+        most = CHARACTERS_PER_TOKEN * self._max_tokens
+        return text if len(text) <= most else text[: most // 2] + text[-(most // 2) :]
 
     def _shortened(self, ids: list[int]) -> list[int]:
         end = len(ids) - self._trail

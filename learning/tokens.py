@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+_PADDING = 24
+"""Tokens of padding that any rectangle may have: to compute them takes about as long as to begin another rectangle."""
+_PADDED_SHARE = 1 / 8
+"""Padding for each real token that a rectangle may have beyond that."""
 
 
 def shorten(ids: Sequence[int], limit: int) -> list[int]:
@@ -24,3 +29,24 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """int64[b, t] with each row's ids first and `value` behind them."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *([value] * (width - len(row)))] for row in rows], dtype=torch.int64)
+
+
+def batches(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
+    """Places of all lengths, the shortest first, in rectangles of at most `rows` and little padding.
+
+    >>> list(batches([5, 90, 6, 91], rows=32))
+    [[0, 2], [1, 3]]
+    """
+    batch: list[int] = []
+    padding = real = 0
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[place]
+        if batch:
+            padding += (length - lengths[batch[-1]]) * len(batch)
+            if len(batch) == rows or padding > max(_PADDING, _PADDED_SHARE * (real + length)):
+                yield batch
+                batch, padding, real = [], 0, 0
+        batch.append(place)
+        real += length
+    if batch:
+        yield batch

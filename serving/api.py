@@ -56,8 +56,21 @@ class RouteRequest(Body):
     """A chat, as `/v1/chat/completions` takes it."""
 
 
+class TurnDecision(Body):
+    """What one turn of a chat asks for by itself."""
+
+    domain: str
+    """The domain, or `base`."""
+    score: float | None
+    """That domain's score in it; the top score, where it is the base."""
+    confidence: float | None = None
+    """What is held against the router's threshold."""
+    abstained: str | None = None
+    """Why it would be left to the base, in words; null where it would not."""
+
+
 class RouteDecision(Body):
-    """Which domain one text belongs to."""
+    """Which domain one text, or one chat, belongs to."""
 
     index: int
     """Place of the text in the request."""
@@ -74,6 +87,12 @@ class RouteDecision(Body):
     """What is held against the router's threshold; null where not all domains competed."""
     abstained: str | None = None
     """Why the prompt was left to the base though no model was named, in words; null where it was not."""
+    turns: tuple[TurnDecision, ...] = ()
+    """Of a chat with several user messages, its first turn and its last; in a session, what it was answered by before
+    and its last turn. Scores and confidence above are those of the turn that decided."""
+    lead: float | None = None
+    """By how much the last turn's own domain scores higher in it than the first's; null where they agree or one is left
+    to the base."""
 
 
 class RouteResult(Body):

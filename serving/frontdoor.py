@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -26,7 +27,7 @@ from serving.openai_body import bad_request, model_not_found
 from serving.paths import ERRORS, answering, asking, openai_body, sent
 from serving.ports import ControlPort
 from serving.reply import LeasedEvents, Reply
-from serving.request_body import read_object, request_id, well_formed_target
+from serving.request_body import read_object, request_id, session_name, well_formed_target
 from serving.served import AUTO, BASE, ServedManifest
 from serving.service import RoutedService
 from serving.system_metrics import render_metrics
@@ -68,7 +69,7 @@ def _add_generation(app: FastAPI, service: RoutedService) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answer a chat, as JSON or, with `"stream": true`, as server-sent events; the field `anabranch` of the answer
         says who answered."""
-        return await _generate(request, service.chat)
+        return await _generate(request, partial(service.chat, session=session_name(request)))
 
     @app.post("/v1/completions", openapi_extra=asking(openai_body("completion")))
     async def completions(request: Request) -> Response:

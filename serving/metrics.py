@@ -33,6 +33,14 @@ class ReplicaMetrics:
         self.route_seconds = Histogram(
             "anabranch_route_seconds", "Time to choose an adapter by content", buckets=_FAST, registry=self.registry
         )
+        self.decisions = Counter(
+            "anabranch_decisions",
+            "Texts to be scored: known from before, or scored",
+            ["how"],
+            registry=self.registry,
+        )
+        for how in ("known", "scored"):
+            self.decisions.labels(how)
         self.prepare_seconds = Histogram(
             "anabranch_prepare_seconds", "Time to prepare a manifest", buckets=_SLOW, registry=self.registry
         )
@@ -68,6 +76,11 @@ class ReplicaMetrics:
                 yield family
 
         self.registry.register(Loads())
+
+    def decided(self, known: int, scored: int) -> None:
+        """Count texts whose decision was remembered, and others."""
+        self.decisions.labels("known").inc(known)
+        self.decisions.labels("scored").inc(scored)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -23,6 +23,10 @@ MAX_PROMPTS = 256
 """Prompts or texts in one request, where nobody sets another limit."""
 
 
+CONVERSATION_MARGIN = 0.3
+"""By how much a chat's last message must lead to change its domain, where nobody sets another; ridge heads' scores."""
+
+
 class EngineKnobs(BaseModel):
     """How an engine uses its machine, whatever base it runs. Raises pydantic's ValidationError."""
 

@@ -101,6 +101,14 @@ def request_id(request: Request, body: dict[str, Any]) -> str | None:
     )
 
 
+def session_name(request: Request) -> str | None:
+    """The chat that a client says the request belongs to. Raises Refused."""
+    name = request.headers.get("x-anabranch-session")
+    if name is None or _REQUEST_ID.fullmatch(name):
+        return name
+    raise bad_request("x-anabranch-session has 1 to 128 characters of ASCII, without spaces or control characters")
+
+
 def _too_large(request: Request, max_bytes: int, got: str) -> Refused:
     return too_large(
         f"{request.method} {request.url.path} takes at most {max_bytes} bytes, got {got}; send it in parts"

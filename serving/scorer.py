@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from learning.heads import BACKGROUND
 from serving.abstained import Abstained, background, low_confidence
@@ -33,6 +33,13 @@ class Decision:
         """The one of these columns that scores highest, the first of equals; None where none has a number."""
         scored = [name for name in columns if not math.isnan(self.scores.get(name, math.nan))]
         return max(scored, key=self.scores.__getitem__, default=None)
+
+
+class Scoring(Protocol):
+    """Whoever has texts scored without keeping the event loop."""
+
+    async def route(self, scorer: Scorer, texts: Sequence[str]) -> list[Decision]:
+        """One decision per rendered text, in order. Raises what `scorer.route` raises."""
 
 
 class Scorer:

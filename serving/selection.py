@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from learning.errors import LearningError
 from serving.abstained import NOTHING_TO_CHOOSE, UNREADABLE, Abstained
-from serving.api import RouteDecision, RouteResult
+from serving.api import RouteDecision, RouteResult, TurnDecision
 from serving.engine import LoadedAdapter
 from serving.openai_body import model_not_found
-from serving.score_queue import ScoreQueue
-from serving.scorer import Decision, Scorer
+from serving.scorer import Decision, Scorer, Scoring
 from serving.served import AUTO, BASE, ServedDomain, ServedManifest
+from serving.sessions import Answered
 
 STAMPED_PROMPTS = 16
 """Of so many prompts the headers tell one by one; proxies and clients refuse headers that grow with a batch."""
@@ -28,13 +28,17 @@ class Choice:
     """Who answers one prompt.
 
     `adapter`: None is the base. `score`: the highest of those that competed, None where nothing was scored. `decision`:
-    set where all domains competed. `abstained`: set where that left the prompt to the base.
+    set where all domains competed. `abstained`: set where that left the prompt to the base. `turns`: for a chat of two
+    or more, what its first, or its session so far, and its last one ask for; `lead`: by how much the last one's own
+    domain scores higher in it than the first's.
     """
 
     adapter: LoadedAdapter | None
     score: float | None = None
     decision: Decision | None = None
     abstained: Abstained | None = None
+    turns: tuple[Choice, ...] = ()
+    lead: float | None = None
 
     @property
     def domain(self) -> str:
@@ -63,37 +67,48 @@ def by_name(served: ServedManifest, model: object) -> Choice | ServedDomain | No
     raise model_not_found(model)
 
 
-async def by_content(served: ServedManifest, texts: Sequence[str], queue: ScoreQueue) -> list[Choice]:
+async def by_content(
+    served: ServedManifest, texts: Sequence[str], scoring: Scoring, *, each: bool = False
+) -> list[Choice]:
     """One choice per rendered text among all domains; the base where the scorer abstains, nothing is published or the
-    text is empty. Raises `LearningError` for texts that can't be scored."""
+    text is empty. With `each` also where a text can't be scored; else that raises `LearningError`."""
     if served.scorer is None:
         return [Choice(None, abstained=NOTHING_TO_CHOOSE) for _ in texts]
-    return [_of_all(served, decision) for decision in await _decisions(served.scorer, texts, queue)]
+    decide = _decisions_each if each else _decisions
+    return [_of_all(served, decision) for decision in await decide(served.scorer, texts, scoring)]
 
 
 async def by_segment(
-    served: ServedManifest, domain: ServedDomain, texts: Sequence[str], queue: ScoreQueue
+    served: ServedManifest, domain: ServedDomain, texts: Sequence[str], scoring: Scoring
 ) -> list[Choice]:
     """One choice per rendered text among the domain's segments; its newest version where a text can't be scored."""
-    return [_of_domain(domain, decision) for decision in await _decisions_each(served.scorer, texts, queue)]
+    return [of_domain(domain, decision) for decision in await _decisions_each(served.scorer, texts, scoring)]
 
 
-async def _decisions(scorer: Scorer, texts: Sequence[str], queue: ScoreQueue) -> list[Decision | None]:
+def kept_by(before: Answered | None, domain: ServedDomain, decision: Decision | None = None) -> Choice | None:
+    """The choice of a session's version, while it serves in this domain; with the decision's score of it."""
+    for name, adapter in domain.by_column.items():
+        if before is not None and before.adapter == adapter.name:
+            return Choice(adapter, None if decision is None else decision.scores.get(name), decision)
+    return None
+
+
+async def _decisions(scorer: Scorer, texts: Sequence[str], scoring: Scoring) -> list[Decision | None]:
     """One decision per text; None for an empty one: nothing has no features, but an engine may well go on from it."""
-    found = iter(await queue.route(scorer, [text for text in texts if text]))
+    found = iter(await scoring.route(scorer, [text for text in texts if text]))
     return [next(found) if text else None for text in texts]
 
 
-async def _decisions_each(scorer: Scorer | None, texts: Sequence[str], queue: ScoreQueue) -> list[Decision | None]:
+async def _decisions_each(scorer: Scorer | None, texts: Sequence[str], scoring: Scoring) -> list[Decision | None]:
     """The same, and None also for each text that the features can't be made of."""
     if scorer is None:
         return [None] * len(texts)
     try:
-        return await _decisions(scorer, texts, queue)
+        return await _decisions(scorer, texts, scoring)
     except LearningError:
         if len(texts) == 1:
             return [None]
-        return [found for text in texts for found in await _decisions_each(scorer, [text], queue)]
+        return [found for text in texts for found in await _decisions_each(scorer, [text], scoring)]
 
 
 def _of_all(served: ServedManifest, decision: Decision | None) -> Choice:
@@ -106,7 +121,8 @@ def _of_all(served: ServedManifest, decision: Decision | None) -> Choice:
     return Choice(served.by_column[best], score, decision)
 
 
-def _of_domain(domain: ServedDomain, decision: Decision | None) -> Choice:
+def of_domain(domain: ServedDomain, decision: Decision | None) -> Choice:
+    """The choice among one domain's segments; its newest version where nothing was scored."""
     best = None if decision is None else decision.best(domain.by_column)
     if decision is None or best is None:
         return Choice(domain.newest)
@@ -163,11 +179,27 @@ def _decision(served: ServedManifest, index: int, choice: Choice) -> RouteDecisi
         scores={} if decision is None else _by_domain(served, decision),
         confidence=None if decision is None else _number(decision.confidence),
         abstained=None if choice.abstained is None else choice.abstained.words,
+        turns=tuple(_turn(turn) for turn in choice.turns),
+        lead=_number(choice.lead),
     )
+
+
+def _turn(choice: Choice) -> TurnDecision:
+    return TurnDecision(
+        domain=choice.domain,
+        score=_number(choice.score),
+        confidence=None if choice.decision is None else _number(choice.decision.confidence),
+        abstained=None if choice.abstained is None else choice.abstained.words,
+    )
+
+
+def score_of(served: ServedManifest, name: str, decision: Decision) -> float | None:
+    """What a domain scores, which is what its best segment does; None where that is no number."""
+    best = decision.best(served.by_domain[name].by_column) if name in served.by_domain else None
+    return None if best is None else decision.scores[best]
 
 
 def _by_domain(served: ServedManifest, decision: Decision) -> dict[str, float]:
     """Each domain's score, which is that of its best segment."""
-    best = {name: decision.best(domain.by_column) for name, domain in served.by_domain.items()}
-    scores = {name: decision.scores[own] for name, own in best.items() if own is not None}
-    return {name: score for name, score in scores.items() if math.isfinite(score)}
+    scores = {name: score_of(served, name, decision) for name in served.by_domain}
+    return {name: score for name, score in scores.items() if score is not None and math.isfinite(score)}

@@ -11,22 +11,20 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from learning.errors import LearningError
-from serving.abstained import NOTHING_TO_CHOOSE
 from serving.api import ReplicaHealth, RouteResult
 from serving.batch import announced, groups_of, merged, merged_events, sent
+from serving.choosing import Chooser
 from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
-from serving.errors import PrepareFailed, Refused, Unavailable
+from serving.errors import PrepareFailed, Unavailable
 from serving.leases import Lease
 from serving.metrics import ReplicaMetrics
 from serving.openai_body import bad_request, ended_by, error_body, with_prompts
-from serving.options import MAX_PROMPTS, EngineKnobs, EngineOptions
+from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, EngineKnobs, EngineOptions
 from serving.publication import DRAIN_SECONDS, Publication
 from serving.reply import LeasedEvents, Reply
 from serving.room import EngineRoom, Stay
-from serving.score_queue import ScoreQueue
-from serving.selection import Choice, by_content, by_name, by_segment, routing, stamp
-from serving.served import AUTO, ServedDomain, ServedManifest
+from serving.selection import Choice, routing, stamp
+from serving.served import AUTO, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
@@ -34,12 +32,10 @@ if TYPE_CHECKING:
     from registry.manifest import BaseRevision, Manifest
     from registry.registry import Registry
 
-# More than any tokenizer packs into one token; the longest known are runs of 128 spaces.
-_CHARACTERS_PER_TOKEN = 128
-
 
 class RoutedService:
-    """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request."""
+    """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request, `conversation_margin` is
+    the Chooser's."""
 
     def __init__(
         self,
@@ -52,6 +48,7 @@ class RoutedService:
         *,
         max_prompts: int = MAX_PROMPTS,
         drain_seconds: float = DRAIN_SECONDS,
+        conversation_margin: float = CONVERSATION_MARGIN,
     ) -> None:
         self.engine = engine
         self.metrics = ReplicaMetrics()
@@ -61,7 +58,7 @@ class RoutedService:
         self._max_prompts = max_prompts
         self._registry = registry
         self._template = template
-        self._queue = ScoreQueue()
+        self._chooser = Chooser(engine, template, self.metrics, conversation_margin)
         self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds)
         residency = self._publication.residency
         self._room = EngineRoom(residency, knobs)
@@ -83,6 +80,7 @@ class RoutedService:
         *,
         max_prompts: int = MAX_PROMPTS,
         drain_seconds: float = DRAIN_SECONDS,
+        conversation_margin: float = CONVERSATION_MARGIN,
     ) -> RoutedService:
         """Start vLLM and stand on the registry's current manifest before returning.
 
@@ -106,6 +104,7 @@ class RoutedService:
             base,
             max_prompts=max_prompts,
             drain_seconds=drain_seconds,
+            conversation_margin=conversation_margin,
         )
         try:
             await service.catch_up()
@@ -189,7 +188,7 @@ class RoutedService:
             await asyncio.sleep(0.02)
         await self.settle()
         await self._publication.residency.close()
-        self._queue.close()
+        self._chooser.close()
         await self.engine.stop()
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -197,9 +196,9 @@ class RoutedService:
     def served(self) -> ServedManifest:
         return self._publication.current
 
-    async def chat(self, body: Mapping[str, Any]) -> Reply:
-        """Answer a chat completion request. Raises Refused or Unavailable."""
-        return await self._answer("chat", body)
+    async def chat(self, body: Mapping[str, Any], session: str | None = None) -> Reply:
+        """Answer a chat completion request, which may belong to a session. Raises Refused or Unavailable."""
+        return await self._answer("chat", body, session)
 
     async def complete(self, body: Mapping[str, Any]) -> Reply:
         """Answer a completion request; with `auto`, each prompt is routed by itself. Raises Refused or Unavailable."""
@@ -210,13 +209,11 @@ class RoutedService:
         self._check_open()
         served = self._publication.current
         if messages is not None:
-            rendered = [self._render(self.engine.parse("chat", {"messages": list(messages)}).messages)]
-        else:
-            self._check_count(texts or (), "input")
-            rendered = [self._render([{"role": "user", "content": text}]) for text in texts or ()]
-        return routing(served, await self._by_score(served, None, rendered))
+            return routing(served, await self._chooser.of_chat(served, messages))
+        self._check_count(texts or (), "input")
+        return routing(served, await self._chooser.of_texts(served, texts or ()))
 
-    async def _answer(self, kind: Kind, body: Mapping[str, Any]) -> Reply:
+    async def _answer(self, kind: Kind, body: Mapping[str, Any], session: str | None = None) -> Reply:
         self._check_open()
         call = self.engine.parse(kind, ended_by(body, self._template.terminator))
         self._check_count(call.prompts, "prompt")
@@ -224,7 +221,7 @@ class RoutedService:
         self._check_open()
         lease = self._publication.leases.take(self._publication.current)
         try:
-            choices = await self._choose(lease.served, call)
+            choices = await self._chooser.choose(lease.served, call, session)
             # The base is held as well: it may change.
             lease.narrow({choice.version for choice in choices})
             answer = await self._generate(call, choices, lease)
@@ -243,48 +240,6 @@ class RoutedService:
             lease.release()
             return Reply(headers, body=answer)
         return Reply(headers, events=LeasedEvents(answer, lease))
-
-    async def _choose(self, served: ServedManifest, call: Call) -> list[Choice]:
-        """One choice per prompt of the call; a chat is one prompt."""
-        prompts = 1 if call.kind == "chat" else len(call.prompts)
-        named = by_name(served, call.model)
-        if named is None and served.scorer is None:
-            named = Choice(None, abstained=NOTHING_TO_CHOOSE)
-        if isinstance(named, Choice):
-            return [named] * prompts
-        try:
-            texts = self._texts(call)
-        except Refused:
-            if named is None:
-                raise
-            # Whether the engine takes it all the same is for the engine to say.
-            return [Choice(named.newest)] * prompts
-        return await self._by_score(served, named, texts)
-
-    def _texts(self, call: Call) -> list[str]:
-        if call.kind == "chat":
-            return [self._render(call.messages)]
-        return [prompt if isinstance(prompt, str) else self.engine.decode(prompt) for prompt in call.prompts]
-
-    async def _by_score(
-        self, served: ServedManifest, domain: ServedDomain | None, texts: Sequence[str]
-    ) -> list[Choice]:
-        """One choice per text among all domains, or among the segments of one."""
-        longest = max((len(text) for text in texts), default=0)
-        if longest > _CHARACTERS_PER_TOKEN * self.engine.context_tokens:
-            # The engine would refuse it anyway; scoring it first would keep everybody else's prompts waiting.
-            context = f"the context length of {self.engine.context_tokens} tokens"
-            raise bad_request(f"a prompt of {longest} characters is beyond {context}; shorten it")
-        started = time.monotonic()
-        if domain is not None:
-            choices = await by_segment(served, domain, texts, self._queue)
-        else:
-            try:
-                choices = await by_content(served, texts, self._queue)
-            except LearningError as error:
-                raise bad_request(f"the prompt can't be routed: {error}; name a model instead of auto") from error
-        self.metrics.route_seconds.observe(time.monotonic() - started)
-        return choices
 
     async def _generate(self, call: Call, choices: Sequence[Choice], lease: Lease) -> Answer:
         groups = groups_of(choices)
@@ -319,12 +274,6 @@ class RoutedService:
         async with self._room.in_place(adapter):
             answer = await self.engine.generate(call, adapter, stay.end)
         return answer if isinstance(answer, dict) else _staying(answer, stay)
-
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        try:
-            return self._template.render(messages)
-        except LearningError as error:
-            raise bad_request(f"the chat template does not take these messages: {error}", "messages") from error
 
     def _check_count(self, texts: Sequence[Any], param: str) -> None:
         if len(texts) > self._max_prompts:

@@ -117,6 +117,22 @@ def test_long_prompts_lose_their_middle(llama: Path) -> None:
     assert not np.allclose(made.pooled([head + tail]), made.pooled([head + tail[::-1]]))
 
 
+def test_megabytes_cost_no_more_than_what_is_looked_at(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"word{number % 97}" for number in range(60_000)]
+    text = " ".join(words)
+    made = extractor(llama, max_tokens=100)
+    ids = made._tokens.encode([text])[0]
+    whole = made._tokens._tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == [*whole[:50], *whole[-50:]], "of such a text the bound by characters takes nothing more away"
+    read: list[int] = []
+    tokenizer = made._tokens._tokenizer
+    monkeypatch.setattr(
+        made._tokens, "_tokenizer", lambda texts, **named: read.extend(map(len, texts)) or tokenizer(texts, **named)
+    )
+    made.pooled([text, "short", "x" * 1600, "x" * 1601, " " * 2_000_000 + "end"])
+    assert read == [1600, 5, 1600, 1600, 1600]
+
+
 def test_no_texts_make_no_rows_and_empty_texts_are_refused(llama: Path) -> None:
     made = extractor(llama)
     assert made.pooled([]).shape == (0, made.pooled_dim)

@@ -126,6 +126,12 @@ def test_it_moves_with_every_option_that_changes_features(llama: Path, bert: Pat
     assert {fingerprint(llama, batch_size=3), fingerprint(llama)} == {made.fingerprint}
 
 
+def test_how_much_of_a_long_text_is_read_is_part_of_it(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(llama)
+    monkeypatch.setattr("learning.features.CHARACTERS_PER_TOKEN", 17)
+    assert fingerprint(llama) != before
+
+
 def test_of_another_models_features_the_bases_weights_are_no_part(llama: Path, bert: Path, tmp_path: Path) -> None:
     other = write_base(tmp_path, "llama", seed=1)
     assert fingerprint(llama) != fingerprint(other)

@@ -188,7 +188,7 @@ async def test_a_batch_for_more_domains_than_slots_is_answered_whole(
     service: RoutedService, publisher: Publisher, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapters = await publish(service, publisher, NAMES)
-    monkeypatch.setattr(service, "_choose", spread(service, adapters))
+    monkeypatch.setattr(service._chooser, "choose", spread(service, adapters))
     prompts = [str(index) for index in range(len(adapters))]
     for _ in range(2):
         reply = await service.complete({"prompt": prompts})
@@ -207,7 +207,7 @@ def spread(service: RoutedService, adapters: Sequence[Adapter]) -> Any:
     """Chooses the adapters in turn, one for each prompt of a batch."""
     from serving.selection import Choice
 
-    async def choose(served: Any, call: Any) -> list[Choice]:
+    async def choose(served: Any, call: Any, session: Any) -> list[Choice]:
         return [Choice(served.by_domain[adapter.domain].newest) for adapter in adapters]
 
     return choose
