@@ -16,6 +16,7 @@ from configs.settings import Settings
 from learning.architecture import check_supported, read_config
 from learning.checkpoint import layer_count, resolve
 from learning.errors import LearningError
+from registry.audit import AuditLog
 from registry.errors import RegistryError
 from registry.keys import Grant, KeyStore, Scope
 from streaming.location import ensure_topic
@@ -80,8 +81,11 @@ def _take_first_key(settings: Settings) -> None:
     """Make the key of the environment the first one of a home that has never had any."""
     text = os.environ.get(FIRST_KEY, "").strip()
     if text and settings.serving.keys_required:
+        storage = builders.storage(settings)
         try:
-            KeyStore(builders.storage(settings)).first(Grant(name="first", scopes=get_args(Scope)), text)
+            if key := KeyStore(storage).first(Grant(name="first", scopes=get_args(Scope)), text):
+                log = AuditLog(storage)
+                log.end(log.begin(FIRST_KEY, "keys create"), f"key {key.id}")
         except RegistryError as error:
             raise ClusterError(f"{FIRST_KEY}: {error}") from error
 
