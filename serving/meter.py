@@ -59,7 +59,8 @@ class Meter:
             times, now = self._recent(key)
             if len(times) >= quota.requests_per_minute:
                 oldest = times[-quota.requests_per_minute]
-                return Excess("requests", quota.requests_per_minute, max(0.0, oldest + WINDOW_SECONDS - now))
+                wait = min(max(0.0, oldest + WINDOW_SECONDS - now), WINDOW_SECONDS)
+                return Excess("requests", quota.requests_per_minute, wait)
             times.append(now)
             return None
 
