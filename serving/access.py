@@ -151,26 +151,30 @@ class Door:
         return await asyncio.to_thread(self._access.audit.begin, caller.key, f"{scope['method']} {scope['path']}")
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, caller: Caller, act: str | None) -> None:
-        status = 0
+        told = False
 
-        async def seen(message: Message) -> None:
-            nonlocal status
+        async def record(status: str) -> None:
+            nonlocal told
+            if act is not None and not told:
+                told = True
+                outcome = " ".join([status, *caller.notes])
+                await asyncio.shield(asyncio.to_thread(self._access.audit.end, act, outcome))
+
+        async def recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
+                await record(str(message["status"]))
             await send(message)
 
         token = CALLER.set(caller)
         try:
-            await self._app(scope, receive, send if act is None else seen)
+            await self._app(scope, receive, send if act is None else recorded)
         except Exception:
-            status = 500
+            await record("500")
             raise
         finally:
             CALLER.reset(token)
-            if act is not None:
-                # Also where the client has left: what it asked for may be done.
-                outcome = " ".join([str(status or "no answer"), *caller.notes])
-                await asyncio.shield(asyncio.to_thread(self._access.audit.end, act, outcome))
+            # Where the client has left, what it asked for may be done.
+            await record("no answer")
 
     async def _answer(
         self,

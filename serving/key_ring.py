@@ -85,9 +85,9 @@ class KeyRing:
             is_equal = hmac.compare_digest(found, digest)
             is_right |= is_equal and now < until
             is_late |= is_equal and now >= until
-        if there.key is not None and is_right and now < there.ends:
+        if is_right and now < there.ends and there.key is not None:
             return there.key
-        if there.key is not None and (is_right or is_late):
+        if is_right or is_late:
             return "the key has ended: it was revoked, replaced, or has expired; ask for another"
         if not held:
             return "there is no key yet: make the first with `anabranch keys create`"

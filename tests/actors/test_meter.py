@@ -176,9 +176,7 @@ async def test_a_meter_that_was_cut_off_takes_nothing_back(storage: Storage) -> 
     assert QuotaMeter(storage)._meter.used("k") == 50
 
 
-async def test_what_can_t_be_written_is_written_later(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_can_t_be_written_is_written_later(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     meter, fails = QuotaMeter(storage, save_seconds=0.01), [True] * 3
     replace = storage.replace
 

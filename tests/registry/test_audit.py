@@ -53,9 +53,7 @@ def test_what_is_no_text_and_too_long_is_recorded_all_the_same(log: AuditLog) ->
     assert told.what.startswith("DELETE /v1/domains/?") and len(told.what) == 300
 
 
-def test_the_oldest_go_beyond_the_bound(
-    log: AuditLog, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_oldest_go_beyond_the_bound(log: AuditLog, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "KEPT_FILES", 10)
     monkeypatch.setattr(audit, "_LOOKED_AFTER", 4)
     for place in range(21):

@@ -1,4 +1,4 @@
-"""Access keys in a folder and in a bucket: what is kept of them, who changes them at once, and what is said of damage."""
+"""Access keys in a folder and in a bucket: what is kept of them, who changes them at once, what damage says."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_a_stream_that_is_left_counts_each_prompt_once_and_each_answer() -> None
         'data: {"error": {"message": "usage", "code": 503}}\n\n',
         'data: {"usage": null, "choices": []}\n\n',
         'data: {"usage": {}, "choices": null}\n\n',
-        ": a comment with \"usage\"\n\n",
+        ': a comment with "usage"\n\n',
     ],
 )
 def test_other_events_go_by(strange: str) -> None:
