@@ -43,8 +43,8 @@ class Client:
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         key = os.environ.get(API_KEY, "").strip()
-        if not key.isascii():
-            raise ClusterError(f"{API_KEY}: expected a key, got other characters than ASCII")
+        if not all("!" <= character <= "~" for character in key):
+            raise ClusterError(f"{API_KEY}: expected a key, got characters that none has")
         try:
             self._http = httpx.Client(
                 base_url=self._url, timeout=120, headers={"authorization": f"Bearer {key}"} if key else {}

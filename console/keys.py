@@ -54,8 +54,8 @@ def keys_create(
         from registry.keys import Grant, KeyStore
         from serving.key_bodies import KeyMade, KeyStatus
 
-        expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
         try:
+            expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
             grant = Grant(
                 name=name,
                 scopes=tuple(scope),
@@ -65,7 +65,9 @@ def keys_create(
                 tokens_per_day=tokens_per_day,
             )
         except (ValidationError, OverflowError) as error:
-            fault = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("days",), "msg": str(error)}
+            if isinstance(error, OverflowError):
+                raise ClusterError(f"--days {days:g}: expected a date that there is; leave it out for none") from error
+            fault = error.errors(include_url=False)[0]
             raise ClusterError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
 
         def create(storage: Storage) -> KeyMade:

@@ -18,9 +18,9 @@ class AccessOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    keys: Literal["auto", "required", "off"] = "auto"
-    """auto: every request needs a key unless `host` is a loopback address. off: whoever reaches the front door may do
-    everything, on any address; say so only where something in front of it asks who comes."""
+    keys: Literal["auto", "required", "disabled"] = "auto"
+    """auto: every request needs a key unless `host` is a loopback address. disabled: whoever reaches the front door may
+    do everything, on any address; say so only where something in front of it asks who comes."""
     metrics: Literal["key", "open"] = "key"
     """Whether `/metrics` wants an `admin` key, where keys are required; open: whoever reaches it reads the names of all
     domains."""
