@@ -21,7 +21,7 @@ from registry.layout import Layout
 from registry.records import sealed, unsealed
 from registry.storage import Storage, Tag, again
 from serving.meter import Meter, Quota
-from serving.quotas import MeterPort, Verdict
+from serving.quotas import MeterPort, Ruling
 
 _REPLICAS = 10_000
 """Of so many the last report's number is known: those that are no more are forgotten, the longest silent first."""
@@ -42,10 +42,10 @@ class QuotaMeter:
         self._changed = False
         self._meter.restore(self._kept()[0])
 
-    async def take(self, key: str, quota: Quota) -> Verdict:
+    async def take(self, key: str, quota: Quota) -> Ruling:
         """Admit a request of a key and count it, or say why not."""
         excess = self._meter.take(key, quota)
-        return Verdict(self._run, self._meter.used(key), excess)
+        return Ruling(self._run, self._meter.used(key), excess)
 
     async def report(
         self, replica: str, number: int, tokens: Mapping[str, int], ages: Mapping[str, Sequence[float]]

@@ -198,15 +198,12 @@ def _at_the_registry(
     told: Callable[[T], str] = lambda _: "done",
 ) -> T:
     """What `work` gives on a system's registry, recorded as an act where it is one."""
-    from actors.errors import ActorError
-    from cluster import builders
-    from cluster.errors import ClusterError
+    from cluster.home import registry_of
     from configs.loader import load
     from registry.audit import AuditLog
     from registry.errors import RegistryError
 
-    try:
-        storage = builders.registry(load(config, list(sets))).storage
+    with registry_of(load(config, list(sets))) as storage:
         if act is None:
             return work(storage)
         log = AuditLog(storage)
@@ -218,8 +215,6 @@ def _at_the_registry(
             raise
         log.end(begun, told(done))
         return done
-    except (RegistryError, ActorError) as error:
-        raise ClusterError(str(error)) from error
 
 
 def _user() -> str:

@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Ruling:
     """What the meter of all says to a request."""
 
     run: str
@@ -41,7 +41,7 @@ class Verdict:
 class MeterPort(Protocol):
     """The meter of all replicas. Any call may fail, and be done all the same."""
 
-    async def take(self, key: str, quota: Quota) -> Verdict: ...
+    async def take(self, key: str, quota: Quota) -> Ruling: ...
 
     async def report(
         self, replica: str, number: int, tokens: Mapping[str, int], ages: Mapping[str, Sequence[float]]
@@ -76,11 +76,11 @@ class Quotas:
         if time.monotonic() >= self._away_until:
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    verdict = await self._port.take(key, quota)
+                    ruling = await self._port.take(key, quota)
             except Exception as error:
                 self._is_away(error)
             else:
-                return self._told(key, verdict)
+                return self._told(key, ruling)
         excess = self._meter.take(key, quota)
         if excess is None:
             self._unreported.times.setdefault(key, []).append(time.monotonic())
@@ -101,17 +101,17 @@ class Quotas:
         if self._reporting is not None:
             await asyncio.wait({self._reporting})
 
-    def _told(self, key: str, verdict: Verdict) -> Excess | None:
+    def _told(self, key: str, ruling: Ruling) -> Excess | None:
         self.trouble = None
-        if verdict.run != self._run:
+        if ruling.run != self._run:
             if self._run:
                 # Begun anew, it knows nothing of the last minute.
                 self._again()
-            self._run = verdict.run
-        self._meter.learn(key, verdict.used)
-        if verdict.excess is None:
+            self._run = ruling.run
+        self._meter.learn(key, ruling.used)
+        if ruling.excess is None:
             self._meter.note(key)
-        return verdict.excess
+        return ruling.excess
 
     def _again(self) -> None:
         now = time.monotonic()

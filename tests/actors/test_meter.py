@@ -15,7 +15,7 @@ from registry.registry import Registry
 from registry.storage import Storage
 from serving import quotas
 from serving.meter import Meter, Quota
-from serving.quotas import Quotas, Verdict
+from serving.quotas import Quotas, Ruling
 
 
 class Line:
@@ -26,7 +26,7 @@ class Line:
         self.is_cut = self.loses_answers = False
         self.asked = 0
 
-    async def take(self, key: str, quota: Quota) -> Verdict:
+    async def take(self, key: str, quota: Quota) -> Ruling:
         self.asked += 1
         return await self._over(lambda: self.meter.take(key, quota))
 
@@ -126,7 +126,7 @@ async def test_while_it_is_away_each_replica_counts_by_itself_and_says_so(line: 
 
 
 async def test_one_that_is_away_is_not_waited_for_by_every_request(line: Line) -> None:
-    async def silent(*_: object) -> Verdict:
+    async def silent(*_: object) -> Ruling:
         line.asked += 1
         await asyncio.Event().wait()
         raise AssertionError
