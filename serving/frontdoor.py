@@ -155,17 +155,17 @@ def _add_models(app: FastAPI, service: RoutedService) -> None:
         raise model_not_found(model)
 
 
-_UNTOLD = {
-    **dict.fromkeys(("fenced", "engine_failure", "unload_failure", "trouble")),
-    **{"loaded": (), "prepared": (), "leases": 0},
-}
+def _bare(health: ReplicaHealth) -> ReplicaHealth:
+    """What whoever has no key may know, as one who balances load: nothing of what is served here, nor why it is not."""
+    told = {"ready", "manifest"}
+    blank = {name: type(value)() if isinstance(value, (tuple, int)) else None for name, value in health}
+    return health.model_copy(update={name: value for name, value in blank.items() if name not in told})
 
 
 def _add_health(app: FastAPI, service: RoutedService, status: Within[SystemStatus]) -> None:
     def health(well: bool) -> Response:
         whole = service.health()
-        # Whoever balances load has no key, and needs not know what is served here.
-        told = whole if is_administrator() else whole.model_copy(update=_UNTOLD)
+        told = whole if is_administrator() else _bare(whole)
         return sent(told) if well else sent(told, 503, RETRY_AFTER)
 
     @app.get("/healthz", responses=answering(ReplicaHealth, 200, 503))

@@ -24,6 +24,7 @@ from registry.registry import Registry
 from serving.access import Access
 from serving.access_options import AccessOptions
 from serving.frontdoor import build_app
+from serving.options import EngineKnobs
 from serving.service import RoutedService
 from tests.serving.conftest import Notebook, PlainTemplate
 from tests.serving.memory_engine import MemoryEngine
@@ -113,7 +114,7 @@ def test_what_can_t_be_is_one_line(terminal: Terminal, arguments: tuple[str, ...
 def url(terminal: Terminal) -> Iterator[str]:
     """A front door that asks for keys, on the terminal's home."""
     registry = Registry(terminal.home / "registry")
-    service = RoutedService(MemoryEngine(), registry, lambda _: None, PlainTemplate(), 8, BASE)
+    service = RoutedService(MemoryEngine(), registry, lambda _: None, PlainTemplate(), EngineKnobs(), BASE)
     access = Access.over(registry.storage, AccessOptions(), required=True)
     application = build_app(service, Notebook(), access)
     server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="critical", lifespan="off"))
