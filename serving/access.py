@@ -200,6 +200,9 @@ class _Spent(Exception):
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type, tuple[str, float]]:
+        return (type(self), (str(self), self.retry_after))
+
 
 _REMEDY = "send `Authorization: Bearer KEY`"
 _NOT_RECORDED = "what an administrator does can't be recorded now, so nothing was done; come again in a moment"
