@@ -83,6 +83,9 @@ class Door:
         self._open = _HEALTH + (("/metrics",) if access.options.metrics == "open" else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from serving.meter import Excess, Meter, Quota
+from serving.meter import WINDOW_SECONDS, Excess, Meter, Quota
 
 _PATIENCE_S = 0.5
 """Seconds that a request waits for the meter."""
@@ -51,8 +52,14 @@ class MeterPort(Protocol):
 @dataclass
 class _Unreported:
     tokens: dict[str, int] = field(default_factory=dict)
-    times: dict[str, list[float]] = field(default_factory=dict)
-    """When requests were admitted that the meter has not been asked about."""
+    times: dict[str, deque[float]] = field(default_factory=dict)
+    """When requests were admitted that the meter has not been asked about, of the last minute."""
+
+    def admit(self, key: str, now: float) -> None:
+        times = self.times.setdefault(key, deque())
+        times.append(now)
+        while times[0] < now - WINDOW_SECONDS:
+            times.popleft()
 
 
 class Quotas:
@@ -83,7 +90,7 @@ class Quotas:
                 return self._told(key, ruling)
         excess = self._meter.take(key, quota)
         if excess is None:
-            self._unreported.times.setdefault(key, []).append(time.monotonic())
+            self._unreported.admit(key, time.monotonic())
             self._report_soon()
         return excess
 
@@ -116,7 +123,7 @@ class Quotas:
     def _again(self) -> None:
         now = time.monotonic()
         self._under_way.times = {}
-        self._unreported.times = {key: [now - age for age in ages] for key, ages in self._meter.ages().items()}
+        self._unreported.times = {key: deque(now - age for age in ages) for key, ages in self._meter.ages().items()}
         self._report_soon()
 
     def _is_away(self, error: Exception) -> None:

@@ -125,6 +125,15 @@ async def test_while_it_is_away_each_replica_counts_by_itself_and_says_so(line: 
     assert all(one.trouble is None for one in some)
 
 
+async def test_one_that_is_away_for_long_costs_no_memory(line: Line) -> None:
+    (one,) = replicas(line, 1)
+    line.is_cut = True
+    for _ in range(20):
+        assert await one.take("k", Quota(1_000, None)) is None
+        await asyncio.sleep(30)
+    assert len(one._unreported.times["k"]) + len(one._under_way.times["k"]) <= 4
+
+
 async def test_one_that_is_away_is_not_waited_for_by_every_request(line: Line) -> None:
     async def silent(*_: object) -> Ruling:
         line.asked += 1
