@@ -42,6 +42,8 @@ def _plans(settings: Settings, learner_maker: str) -> dict[str, _Plan]:
         names.DIRECTORY: _Plan(AsyncActorHost, "cluster.control_actors:directory", concurrency=1000),
         names.ROUTER: _Plan(ActorHost, "cluster.control_actors:router", cpus=settings.router.num_cpus),
     }
+    if settings.serving.keys_required:
+        plans[names.METER] = _Plan(AsyncActorHost, "cluster.control_actors:meter", concurrency=1000)
     for index in range(ingest.workers):
         plans[names.ingest(index)] = _Plan(
             ActorHost, "cluster.compute_actors:ingest", (index,), 4, ingest.num_cpus, ingest.num_gpus
@@ -60,8 +62,9 @@ def remote_of(host: type[ActorHost | AsyncActorHost]) -> Any:
 
 
 class ActorGroup:
-    """Directory, router, ingest workers, learners and coordinator. Whoever makes the actors owns them: they end with
-    its process. `learner` is the function that makes a learner of settings and index, as `package.module:function`."""
+    """Directory, router, meter, ingest workers, learners and coordinator. Whoever makes the actors owns them: they end
+    with its process. `learner` is the function that makes a learner of settings and index, as
+    `package.module:function`."""
 
     def __init__(self, settings: Settings, *, learner: str = LEARNER) -> None:
         self._settings, self._plans = settings, _plans(settings, learner)

@@ -30,7 +30,9 @@ from registry.manifest import BaseRevision, Manifest
 from registry.offers import Offers
 from registry.registry import Registry
 from registry.storage import Storage
+from serving.access import Access
 from serving.options import EngineKnobs, EngineOptions
+from serving.quotas import MeterPort
 from streaming.dead_letters import DeadLetters
 from streaming.kafka import KafkaOptions
 from streaming.location import StreamLocation, open_dead_letters, open_sink, open_source
@@ -68,6 +70,12 @@ def storage(settings: Settings) -> Storage:
 def registry(settings: Settings, *, writer: bool = False) -> Registry:
     """Return the registry."""
     return Registry(storage(settings), writer=writer)
+
+
+def access(settings: Settings, replica: str, meter: MeterPort) -> Access:
+    """Return the door of a replica."""
+    serving = settings.serving
+    return Access.over(storage(settings), serving.access, required=serving.keys_required, replica=replica, meter=meter)
 
 
 def spool_path(settings: Settings, index: int) -> Path:

@@ -1,4 +1,4 @@
-"""The actors that decide: router, directory, coordinator; each made from the settings alone.
+"""The actors that decide: router, directory, meter, coordinator; each made from the settings alone.
 
 Those that compute are in `compute_actors`, so that these don't import what computing takes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from actors.coordinator import Coordinator
 from actors.directory import ReplicaDirectory
+from actors.meter import QuotaMeter
 from actors.router import Router
 from cluster import builders, names
 from cluster.remote import Remote
@@ -26,6 +27,11 @@ def directory(settings: Settings) -> ReplicaDirectory:
         return manifest.number if (manifest := registry.current()) else 0
 
     return ReplicaDirectory(in_force, prepare_timeout_seconds=settings.serving.prepare_timeout_seconds)
+
+
+def meter(settings: Settings) -> QuotaMeter:
+    """What keys have used, for all replicas; its methods run on the actor's event loop."""
+    return QuotaMeter(builders.registry(settings).storage)
 
 
 def coordinator(settings: Settings) -> Coordinator:

@@ -48,7 +48,7 @@ class FrontDoor:
         self, settings: Settings, system: DeploymentHandle[Any] | None = None, start: Start | None = None
     ) -> None:
         from actors.replica import Replica
-        from cluster import frontdoor, names
+        from cluster import builders, frontdoor, names
         from cluster.control import ClusterControl
         from serving.frontdoor import build_app
 
@@ -58,7 +58,9 @@ class FrontDoor:
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))
         await self._replica.join(2 * settings.serving.prepare_timeout_seconds)
-        frontdoor.APPLICATION.inner = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)))
+        control = ClusterControl(settings, AsyncRemote.named(names.COORDINATOR))
+        access = builders.access(settings, name, AsyncRemote.named(names.METER))
+        frontdoor.APPLICATION.inner = build_app(service, control, access)
 
     async def check_health(self) -> None:
         """Serve replaces a replica whose health check raises."""

@@ -13,15 +13,26 @@ from pathlib import Path
 
 from actors import home, spool_folder
 from actors.errors import ActorError
-from cluster.builders import registry_root, registry_storage, stream_file
+from cluster.builders import registry, registry_root, registry_storage, stream_file
 from cluster.errors import ClusterError
 from cluster.preflight import HomeLock
+from configs.settings import Settings
 from registry.backup import back_up
 from registry.errors import RegistryError
 from registry.registry import Registry
+from registry.storage import Storage
 from registry.verification import verify
 from streaming.embedded_copy import check_log, copy_log
 from streaming.errors import StreamError
+
+
+@contextmanager
+def registry_of(settings: Settings) -> Iterator[Storage]:
+    """The storage of a system's registry, made where it is not there yet; what fails there is a `ClusterError`."""
+    try:
+        yield registry(settings).storage
+    except (RegistryError, ActorError) as error:
+        raise ClusterError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 NAMESPACE = "anabranch"
 DIRECTORY = "directory"
+METER = "meter"
 ROUTER = "router"
 COORDINATOR = "coordinator"
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 from pathlib import Path
+from typing import get_args
 
 from actors.errors import ActorError
 from cluster import builders
@@ -15,8 +16,13 @@ from configs.settings import Settings
 from learning.architecture import check_supported, read_config
 from learning.checkpoint import layer_count, resolve
 from learning.errors import LearningError
+from registry.audit import AuditLog
 from registry.errors import RegistryError
+from registry.keys import Grant, KeyStore, Scope
 from streaming.location import ensure_topic
+
+FIRST_KEY = "ANABRANCH_FIRST_KEY"
+"""The environment variable that holds a first key, of all scopes."""
 
 
 class HomeLock:
@@ -49,6 +55,7 @@ def check_surroundings(settings: Settings) -> HomeLock:
     lock = HomeLock(settings.home)
     try:
         _check_base(settings)
+        _take_first_key(settings)
         _check_layers(settings)
     except BaseException:
         lock.release()
@@ -68,6 +75,19 @@ def _check_base(settings: Settings) -> None:
             f"home {settings.home}: its adapters belong to base {current.base.model} ({current.base.digest[:12]}), "
             f"got base.model={base.model} ({base.digest[:12]}); use that base or another `home`"
         )
+
+
+def _take_first_key(settings: Settings) -> None:
+    """Make the key of the environment the first one of a home that has never had any."""
+    text = os.environ.get(FIRST_KEY, "").strip()
+    if text and settings.serving.keys_required:
+        storage = builders.storage(settings)
+        try:
+            if key := KeyStore(storage).first(Grant(name="first", scopes=get_args(Scope)), text):
+                log = AuditLog(storage)
+                log.end(log.begin(FIRST_KEY, "keys create"), f"key {key.id}")
+        except RegistryError as error:
+            raise ClusterError(f"{FIRST_KEY}: {error}") from error
 
 
 def _check_layers(settings: Settings) -> None:

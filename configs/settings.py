@@ -6,6 +6,7 @@ that settings name. What this module does not know: files, the command line, and
 values.
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -19,6 +20,7 @@ from learning.methods import OPTIONS
 from learning.options import Count, Dtype, Options, Seed, disagreement
 from learning.router_options import RouterOptions
 from learning.training_options import TrainingOptions
+from serving.access_options import AccessOptions
 from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, EngineKnobs
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -261,6 +263,10 @@ class RegistrySettings(Section):
         return self
 
 
+class AccessSettings(Section, AccessOptions):
+    """Who is let in at the front door, and for how long."""
+
+
 class Serving(Section, EngineKnobs):
     """The front door and its replicas, each with an engine of its own."""
 
@@ -291,6 +297,21 @@ class Serving(Section, EngineKnobs):
     """By how much a chat's last message must score higher for another domain than for the first message's to take the
     chat there; in the scores' unit, which of `router.head` ridge and inverse_frequency is about 1 from one domain to
     another, of lda nats. More keeps chats in their domain, and in the prefix cache."""
+    access: AccessSettings = AccessSettings()
+    """Keys, origins of pages that may call, and how long a request may take."""
+
+    @property
+    def is_public(self) -> bool:
+        """Whether `host` lets in more than this machine."""
+        try:
+            return not ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether a request needs a key."""
+        return self.access.keys == "required" or (self.access.keys == "auto" and self.is_public)
 
     @model_validator(mode="after")
     def _changes_its_base_in_time(self) -> Self:

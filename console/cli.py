@@ -18,6 +18,7 @@ from console.adapters import adapters_app
 from console.bases import PRESET_OF, DemoBase, base_app
 from console.configuration import config_app
 from console.home import home_app
+from console.keys import first_steps, keys_app
 from console.letters import letters_app
 from console.terminal import DEFAULT_URL, Sets, Stream, Url, client, load_checked, one_line, out, stream_overrides
 
@@ -73,6 +74,8 @@ def up(
             signal.signal(number, lambda *_: stopping.set())
         try:
             out.print(f"ready: {runtime.url}/v1  (home {settings.home}); Ctrl-C stops it")
+            for line in first_steps(settings, config):
+                out.print(line)
             stopping.wait()
         finally:
             with out.status("stopping"):
@@ -148,6 +151,7 @@ app.add_typer(base_app, name="base")
 app.add_typer(config_app, name="config")
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(home_app, name="home")
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:

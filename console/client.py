@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import httpx
 from pydantic import ValidationError
 
 from cluster.errors import ClusterError
+from registry.keys import Grant
 from serving.api import (
     Body,
     CommandResult,
@@ -22,22 +24,31 @@ from serving.api import (
     RouteResult,
     SystemStatus,
 )
+from serving.key_bodies import AuditAct, AuditList, KeyList, KeyMade, KeyStatus
 from serving.wording import plain
 from streaming.records import EndOfDomain, TaskRecord
 
 B = TypeVar("B", bound=Body)
 
+API_KEY = "ANABRANCH_API_KEY"
+"""The environment variable that holds the key to send."""
 _RECORDS = 500
 """In one request: well below the front door's limit for records of ordinary size."""
 
 
 class Client:
-    """Speaks to the front door at `url`; every failure is a `ClusterError` with one line."""
+    """Speaks to the front door at `url`, with the key of the environment if there is one; every failure is a
+    `ClusterError` with one line."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
+        key = os.environ.get(API_KEY, "").strip()
+        if not all("!" <= character <= "~" for character in key):
+            raise ClusterError(f"{API_KEY}: expected a key, got characters that none has")
         try:
-            self._http = httpx.Client(base_url=self._url, timeout=120)
+            self._http = httpx.Client(
+                base_url=self._url, timeout=120, headers={"authorization": f"Bearer {key}"} if key else {}
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise ClusterError(f"--url {url}: expected an address such as http://127.0.0.1:8000: {error}") from error
         self.last_adapter = ""
@@ -78,6 +89,27 @@ class Client:
             body = [record.to_mapping() for record in records[start : start + _RECORDS]]
             ids += self._ask(RecordsResult, "POST", "/v1/records", body).ids
         return ids
+
+    def create_key(self, grant: Grant) -> KeyMade:
+        """Make a key."""
+        return self._ask(KeyMade, "POST", "/v1/keys", grant.model_dump(mode="json", exclude_none=True))
+
+    def keys(self) -> tuple[KeyStatus, ...]:
+        """All keys."""
+        return self._ask(KeyList, "GET", "/v1/keys").keys
+
+    def revoke_key(self, key: str) -> KeyStatus:
+        """Let a key open nothing any more."""
+        return self._ask(KeyStatus, "DELETE", f"/v1/keys/{quote(key, safe='')}")
+
+    def rotate_key(self, key: str, overlap_seconds: float) -> KeyMade:
+        """Give a key a new secret."""
+        body = {"overlap_seconds": overlap_seconds}
+        return self._ask(KeyMade, "POST", f"/v1/keys/{quote(key, safe='')}/rotate", body)
+
+    def audit(self, count: int) -> tuple[AuditAct, ...]:
+        """What administrators have done, the newest first."""
+        return self._ask(AuditList, "GET", f"/v1/audit?limit={count}").acts
 
     def stream_chat(self, model: str, text: str) -> Iterator[str]:
         """Ask one question and yield the answer in pieces; `last_adapter` then names the version that spoke, and
@@ -141,7 +173,8 @@ class Client:
             body = None
         if not answer.is_success:
             said = _message(body) or answer.reason_phrase or "no reason given"
-            raise ClusterError(f"front door {self._url}: status {answer.status_code}: {said}")
+            remedy = f"; the key comes from {API_KEY}" if answer.status_code == 401 else ""
+            raise ClusterError(f"front door {self._url}: status {answer.status_code}: {said}{remedy}")
         if body is None:
             raise self._unknown_form(answer.url.path, "the body is no JSON")
         return body

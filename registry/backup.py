@@ -43,7 +43,7 @@ def back_up(registry: Registry, target: Path | Storage) -> list[str]:
         if copy.has_content() or copy.lineage.is_there():
             raise RegistryError(f"backup to {target.root}: expected a new or an empty place, got something in it")
         copy.create()
-        for place in (source.lineage, source.epoch):
+        for place in (source.lineage, source.epoch, source.keys, source.usage):
             if place.is_there():
                 target.replace(place.key, place.read(), None)
         for _ in range(_TRIES_BESIDE_A_WRITER):

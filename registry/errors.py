@@ -9,6 +9,14 @@ class UnknownAdapter(RegistryError):
     """No adapter of that name is in the registry."""
 
 
+class UnknownKey(RegistryError):
+    """No access key of that id is in the registry."""
+
+
+class KeyRefused(RegistryError):
+    """An access key can't be what was asked: it has ended, or there are too many."""
+
+
 class UnknownManifest(RegistryError):
     """No manifest of that number leads to the one in force, it has been pruned, or its file is damaged."""
 

@@ -3,6 +3,9 @@
     head.json                           what is in force; its replacement is the commit
     lineage.json                        random, once a home
     epoch.json                          the run of the writer that may commit
+    keys.json                           access keys, their secrets as digests
+    usage.json                          tokens that keys have used on the last days
+    audit/<time>-<act>.json             what administrators have done
     snapshots/NNNNNN-<sha256>.json      roots: the router's state, naming the segment files that it stands on
     segments/<2>/<sha256>.safetensors   what the state is made of; immutable, named by content
     manifests/NNNNNN.json               what is or was in service, readable by people; in a bucket NNNNNN-<sha256>.json
@@ -52,6 +55,8 @@ class Layout:
         self.head = self.place("head.json")
         self.lineage = self.place("lineage.json")
         self.epoch = self.place("epoch.json")
+        self.keys = self.place("keys.json")
+        self.usage = self.place("usage.json")
 
     def place(self, key: str) -> Place:
         """What lies under a key."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 from registry.errors import RegistryError
+from registry.keys import KeyStore
 from registry.registry import Registry
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class _Look:
         """Say what is wrong with what is in force, what came before, and who may write."""
         registry = self._registry
         yield from self._try(registry.epoch)
+        yield from self._try(KeyStore(registry.storage).read)
         head = yield from self._try(registry.head)
         if head is not None:
             yield from self._in_force()

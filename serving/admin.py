@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 
 from serving.api import AdapterRequest, CommandResult, DomainList, RecordsResult, SystemStatus, VersionRequest
+from serving.caller import check_domain, check_records, is_visible, note
 from serving.openai_body import bad_request, without_nulls
 from serving.paths import answering, asking, sent
 from serving.ports import ControlPort
@@ -24,6 +25,13 @@ _COMMAND = answering(CommandResult)
 _VERSION = asking(VersionRequest, required=False)
 
 
+async def _checked(domain: str) -> None:
+    check_domain(domain)
+
+
+_FOR_IT = [Depends(_checked)]
+
+
 def admin_router(service: RoutedService, control: ControlPort, status_of: Within[SystemStatus]) -> APIRouter:
     """The paths below /v1 that don't generate."""
     domains_of = Within(lambda: control.domains())
@@ -32,29 +40,30 @@ def admin_router(service: RoutedService, control: ControlPort, status_of: Within
     @router.post("/records", status_code=202, responses=answering(RecordsResult, 202), openapi_extra=asking(_RECORDS))
     async def append(request: Request) -> Response:
         records = await aside(read_records, await read_bytes(request, MAX_RECORDS_BYTES))
+        check_records(records)
         return sent(RecordsResult(ids=tuple(await control.append_records(records))), 202)
 
     @router.get("/domains", responses=answering(DomainList))
     async def domains() -> Response:
-        return sent(DomainList(domains=await domains_of()))
+        return sent(DomainList(domains=tuple(each for each in await domains_of() if is_visible(each.domain))))
 
-    @router.delete("/domains/{domain}", responses=_COMMAND)
+    @router.delete("/domains/{domain}", responses=_COMMAND, dependencies=_FOR_IT)
     async def remove(domain: str) -> Response:
         return sent(await control.remove(domain))
 
-    @router.post("/domains/{domain}/rollback", responses=_COMMAND, openapi_extra=_VERSION)
+    @router.post("/domains/{domain}/rollback", responses=_COMMAND, openapi_extra=_VERSION, dependencies=_FOR_IT)
     async def rollback(domain: str, request: Request) -> Response:
         return sent(await control.rollback(domain, _version(await read_bytes(request))))
 
-    @router.post("/domains/{domain}/pin", responses=_COMMAND, openapi_extra=_VERSION)
+    @router.post("/domains/{domain}/pin", responses=_COMMAND, openapi_extra=_VERSION, dependencies=_FOR_IT)
     async def pin(domain: str, request: Request) -> Response:
         return sent(await control.pin(domain, _version(await read_bytes(request))))
 
-    @router.post("/domains/{domain}/unpin", responses=_COMMAND)
+    @router.post("/domains/{domain}/unpin", responses=_COMMAND, dependencies=_FOR_IT)
     async def unpin(domain: str) -> Response:
         return sent(await control.unpin(domain))
 
-    @router.post("/domains/{domain}/learn", responses=_COMMAND)
+    @router.post("/domains/{domain}/learn", responses=_COMMAND, dependencies=_FOR_IT)
     async def learn(domain: str) -> Response:
         return sent(await control.learn(domain))
 
@@ -74,9 +83,12 @@ def _version(content: bytes) -> str | None:
     """The `version` of an optional JSON object."""
     body: Any = parse(content) if content.strip() else {}
     try:
-        return VersionRequest.model_validate(without_nulls(body) if isinstance(body, dict) else body).version
+        version = VersionRequest.model_validate(without_nulls(body) if isinstance(body, dict) else body).version
     except ValidationError as error:
         raise bad_request('expected {"version": full version name or null}', "version") from error
+    if version is not None:
+        note(f"version {version}")
+    return version
 
 
 def _adapter(content: bytes) -> AdapterRequest:

@@ -30,7 +30,8 @@ class ErrorDetail(Body):
     message: str
     """One line for a person."""
     type: str
-    """`BadRequestError`, `NotFoundError`, `ServiceUnavailableError`, `InternalServerError`."""
+    """`BadRequestError`, `AuthenticationError`, `PermissionDeniedError`, `NotFoundError`, `RateLimitError`,
+    `ServiceUnavailableError`, `InternalServerError` and others."""
     param: str | None = None
     """The field at fault, where it is one."""
     code: int

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from registry.key_form import masked
 from serving.errors import ControlUnavailable, InvalidRecord, Refused, ServingError, Unavailable, UnknownName
 from serving.gateway import ELSEWHERE
 from serving.openai_body import error_body
@@ -23,7 +24,7 @@ from serving.wording import plain
 RETRY_AFTER = {"retry-after": "1"}
 
 _LOG = logging.getLogger(__name__)
-_KINDS = {404: "NotFoundError", 500: "InternalServerError", 503: "ServiceUnavailableError"}
+_KINDS = {404: "NotFoundError", 408: "RequestTimeoutError", 500: "InternalServerError", 503: "ServiceUnavailableError"}
 
 
 def add_error_answers(app: FastAPI, count: Callable[[int], None]) -> None:
@@ -39,7 +40,7 @@ def add_error_answers(app: FastAPI, count: Callable[[int], None]) -> None:
 
     def unexpected(request: Request, error: Exception) -> JSONResponse:
         reference = uuid.uuid4().hex[:12]
-        _LOG.error("%s %r failed, reference %s", request.method, request.url.path, reference, exc_info=error)
+        _LOG.error("%s %r failed, reference %s", request.method, masked(request.url.path), reference, exc_info=error)
         return told(500, f"something failed in the server; its log tells what, under the reference {reference}")
 
     @app.exception_handler(Refused)

@@ -16,30 +16,37 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from serving.access import GENERATION, Access, Door
+from serving.access_options import AccessOptions
 from serving.admin import admin_router
 from serving.api import ReplicaHealth, RouteRequest, RouteResult, SystemStatus
+from serving.caller import CALLER, is_administrator, is_visible
 from serving.error_answers import RETRY_AFTER, add_error_answers
 from serving.errors import ControlUnavailable
+from serving.keys import key_router
 from serving.openai_body import bad_request, model_not_found
 from serving.paths import ERRORS, answering, asking, openai_body, sent
 from serving.ports import ControlPort
-from serving.reply import LeasedEvents, Reply
+from serving.reply import EXPOSED, LeasedEvents, Reply
 from serving.request_body import read_object, request_id, session_name, well_formed_target
 from serving.served import AUTO, BASE, ServedManifest
 from serving.service import RoutedService
 from serving.system_metrics import render_metrics
 from serving.system_view import Within
+from serving.time_limits import TimeLimits
+from serving.usage import Tally
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
 
-def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
-    """The application of one replica."""
+def build_app(service: RoutedService, control: ControlPort, access: Access | None = None) -> FastAPI:
+    """The application of one replica; without `access` it asks nobody for a key."""
     app = FastAPI(
         title="Anabranch",
         description="An LLM service that learns domains from a stream. Beside OpenAI's paths, its own.",
@@ -54,7 +61,13 @@ def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
     _add_models(app, service)
     _add_health(app, service, status)
     app.include_router(admin_router(service, control, status))
-    add_error_answers(app, lambda status: service.metrics.refusals.labels(str(status)).inc())
+    app.include_router(key_router(access))
+
+    def count(status: int) -> None:
+        service.metrics.refusals.labels(str(status)).inc()
+
+    add_error_answers(app, count)
+    _put_before(app, service, access, count)
 
     # Not FastAPI's own path, which would answer HEAD as well.
     @app.get("/openapi.json", include_in_schema=False)
@@ -62,6 +75,30 @@ def build_app(service: RoutedService, control: ControlPort) -> FastAPI:
         return JSONResponse(app.openapi())
 
     return app
+
+
+def _put_before(app: FastAPI, service: RoutedService, access: Access | None, count: Callable[[int], None]) -> None:
+    """Put what bounds and asks a request before the paths, the last added as the outermost."""
+    options = AccessOptions() if access is None else access.options
+    app.add_middleware(
+        TimeLimits,
+        body_seconds=options.body_seconds,
+        request_seconds=options.request_seconds,
+        bounded=GENERATION,
+        count=count,
+    )
+    if access is not None and access.required:
+        app.add_middleware(Door, access=access, count=count)
+        service.troubles.append(access.trouble)
+    if options.origins:
+        # Before the door: a browser asks without a key whether it may ask with one.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED,
+        )
 
 
 def _add_generation(app: FastAPI, service: RoutedService) -> None:
@@ -81,7 +118,7 @@ def _add_generation(app: FastAPI, service: RoutedService) -> None:
         """Say which domain a text belongs to, without generating."""
         asked = _route_request(await read_object(request))
         texts = (asked.input,) if isinstance(asked.input, str) else asked.input
-        return sent(await service.route(texts=texts, messages=asked.messages))
+        return sent(_of_caller(await service.route(texts=texts, messages=asked.messages)))
 
 
 def _route_request(body: dict[str, Any]) -> RouteRequest:
@@ -93,6 +130,15 @@ def _route_request(body: dict[str, Any]) -> RouteRequest:
     if len(given) != 1 or given == [()]:
         raise bad_request('expected {"input": text or non-empty list of texts} or {"messages": [...]}', "input")
     return asked
+
+
+def _of_caller(result: RouteResult) -> RouteResult:
+    """The same without the scores of domains that the caller's key is not for."""
+    decisions = (
+        each.model_copy(update={"scores": {name: score for name, score in each.scores.items() if is_visible(name)}})
+        for each in result.decisions
+    )
+    return result.model_copy(update={"decisions": tuple(decisions)})
 
 
 def _add_models(app: FastAPI, service: RoutedService) -> None:
@@ -110,9 +156,18 @@ def _add_models(app: FastAPI, service: RoutedService) -> None:
         raise model_not_found(model)
 
 
+def _bare(health: ReplicaHealth) -> ReplicaHealth:
+    """What whoever has no key may know, as one who balances load: nothing of what is served here, nor why it is not."""
+    told = {"ready", "manifest"}
+    blank = {name: type(value)() if isinstance(value, (tuple, int)) else None for name, value in health}
+    return health.model_copy(update={name: value for name, value in blank.items() if name not in told})
+
+
 def _add_health(app: FastAPI, service: RoutedService, status: Within[SystemStatus]) -> None:
     def health(well: bool) -> Response:
-        return sent(service.health()) if well else sent(service.health(), 503, RETRY_AFTER)
+        whole = service.health()
+        told = whole if is_administrator() else _bare(whole)
+        return sent(told) if well else sent(told, 503, RETRY_AFTER)
 
     @app.get("/healthz", responses=answering(ReplicaHealth, 200, 503))
     async def healthz() -> Response:
@@ -146,7 +201,10 @@ async def _generate(request: Request, generate: Callable[[dict[str, Any]], Await
     name = request_id(request, body)
     if name is not None:
         body["request_id"] = name
-    reply = await _unless_disconnected(request, generate(body))
+    caller = CALLER.get()
+    tally = Tally(body, caller.spend) if caller is not None and caller.spend is not None else None
+    reply = await _unless_disconnected(request, generate(body if tally is None else tally.body))
+    reply = reply if tally is None else tally.of(reply)
     if reply.events is not None:
         return EventStream(reply.events, headers=dict(reply.headers))
     return JSONResponse(reply.body, headers=dict(reply.headers))
@@ -201,4 +259,5 @@ def _model_cards(served: ServedManifest) -> list[dict[str, Any]]:
     return [
         {"id": name, "object": "model", "created": created, "owned_by": "anabranch", "parent": parent}
         for name, parent in parents
+        if is_visible(name)
     ]

@@ -22,6 +22,8 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.key_form import masked
+
 TAKEN = "anabranch.taken"
 """The message by which a replica says that it has begun, where the answer takes long and the request's scope names it
 among its extensions."""
@@ -75,7 +77,7 @@ class Gateway:
                     return
                 if pause is None or not (attempt.lost and _is_repeatable(scope) and body.kept):
                     break
-                _LOG.warning("%s %s: %s; trying it elsewhere", scope["method"], scope["path"], attempt.fault)
+                _LOG.warning("%s %s: %s; trying it elsewhere", scope["method"], masked(scope["path"]), attempt.fault)
                 await asyncio.sleep(pause)
             await attempt.give_up(scope)
         finally:
@@ -108,7 +110,7 @@ class Gateway:
             # A copy of its own: what is around the application adds to the headers.
             await self._app(dict(scope), body.until(given_up), attempt.send)
         except Exception as error:
-            _LOG.error("%s %s failed in the proxy", scope["method"], scope["path"], exc_info=error)
+            _LOG.error("%s %s failed in the proxy", scope["method"], masked(scope["path"]), exc_info=error)
         finally:
             timer.cancel()
             if attempt.taken:

@@ -41,7 +41,7 @@ def ended_by(body: Mapping[str, Any], terminator: str | None) -> dict[str, Any]:
     `stop` of a wrong type is left for the engine to refuse.
     """
     request = dict(body)
-    if terminator is None or _is_true(request.get("ignore_eos")) or _ends_by_grammar(request):
+    if terminator is None or is_true(request.get("ignore_eos")) or _ends_by_grammar(request):
         return request
     stop = request.get("stop")
     if stop is None:
@@ -53,7 +53,7 @@ def ended_by(body: Mapping[str, Any], terminator: str | None) -> dict[str, Any]:
     return request
 
 
-def _is_true(value: object) -> bool:
+def is_true(value: object) -> bool:
     """Whether the engine's parser, which is pydantic's too, reads this as true."""
     try:
         return _BOOLEAN.validate_python(value)

@@ -8,19 +8,25 @@ from typing import Any
 
 from serving.leases import Lease
 
+EXPOSED = (
+    *(f"x-anabranch-{name}" for name in ("domain", "adapter", "manifest", "base", "score", "abstained")),
+    "retry-after",
+)
+"""Headers of answers that pages of other origins may read."""
+
 
 class LeasedEvents:
     """Server-sent events of one request; its lease ends with the last event or with `aclose`, begun or not."""
 
     def __init__(self, events: AsyncGenerator[str, None], lease: Lease) -> None:
-        self._events, self._lease = events, lease
+        self.events, self.lease = events, lease
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
 
     async def __anext__(self) -> str:
         try:
-            return await anext(self._events)
+            return await anext(self.events)
         except BaseException:
             # The end, a failure or a cancellation: there is no next event after any of them.
             await self.aclose()
@@ -28,9 +34,9 @@ class LeasedEvents:
 
     async def aclose(self) -> None:
         try:
-            await self._events.aclose()
+            await self.events.aclose()
         finally:
-            self._lease.release()
+            self.lease.release()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.api import ReplicaHealth, RouteResult
 from serving.batch import announced, groups_of, merged, merged_events, sent
+from serving.caller import check_answerers, check_model
 from serving.choosing import Chooser
 from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
 from serving.errors import PrepareFailed, Unavailable
@@ -55,6 +56,8 @@ class RoutedService:
         self.fenced: str | None = None
         self.trouble: str | None = None
         """What its owner says is failing while it serves on; part of its health and nothing more."""
+        self.troubles: list[Callable[[], str | None]] = []
+        """The same of what stands before it."""
         self._max_prompts = max_prompts
         self._registry = registry
         self._template = template
@@ -177,7 +180,7 @@ class RoutedService:
             loaded=self._publication.residency.resident,
             waiting=self._room.waiting,
             leases=len(self._publication.leases),
-            trouble=self.trouble,
+            trouble="; ".join(filter(None, (self.trouble, *(say() for say in self.troubles)))) or None,
         )
 
     async def stop(self, drain_seconds: float = 10.0) -> None:
@@ -209,19 +212,24 @@ class RoutedService:
         self._check_open()
         served = self._publication.current
         if messages is not None:
-            return routing(served, await self._chooser.of_chat(served, messages))
-        self._check_count(texts or (), "input")
-        return routing(served, await self._chooser.of_texts(served, texts or ()))
+            choices = await self._chooser.of_chat(served, messages)
+        else:
+            self._check_count(texts or (), "input")
+            choices = await self._chooser.of_texts(served, texts or ())
+        check_answerers(choice.domain for choice in choices)
+        return routing(served, choices)
 
     async def _answer(self, kind: Kind, body: Mapping[str, Any], session: str | None = None) -> Reply:
         self._check_open()
         call = self.engine.parse(kind, ended_by(body, self._template.terminator))
+        check_model(call.model)
         self._check_count(call.prompts, "prompt")
         await self._publication.admission.enter()
         self._check_open()
         lease = self._publication.leases.take(self._publication.current)
         try:
             choices = await self._chooser.choose(lease.served, call, session)
+            check_answerers(choice.domain for choice in choices)
             # The base is held as well: it may change.
             lease.narrow({choice.version for choice in choices})
             answer = await self._generate(call, choices, lease)

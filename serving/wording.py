@@ -1,4 +1,4 @@
-"""Words that may leave the system: one line, of bounded length, without traceback, path, address or process id.
+"""Words that may leave the system: one line, of bounded length, without traceback, path, address, process id or key.
 
 The last guard before an answer. Who raises an error writes it for its reader in the first place; this is for what
 comes from a library, from another process or from the operating system. Knows no error class and no HTTP.
@@ -10,6 +10,8 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator
+
+from registry.key_form import masked
 
 MAX_CHARACTERS = 600
 """More of an error than anybody reads."""
@@ -48,7 +50,7 @@ def plain(text: str) -> str:
         line = line[: MAX_CHARACTERS - len(_CUT)] + _CUT
     for inner in _INNER:
         line = inner.sub(_CUT, line)
-    return line
+    return masked(line)
 
 
 Words = Annotated[str, AfterValidator(plain)]

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import builders
+from cluster import builders, names
+from cluster.actor_group import LEARNER, _plans
+from cluster.remote import AsyncRemote
 from configs.loader import load
 from configs.settings import Settings
 from learning import calibration
@@ -59,3 +61,11 @@ def test_the_brokers_secrets_come_from_the_environment_and_from_files(
     assert options.client == "kafka-python"
     chosen = builders.kafka_options(load("demo", [f"home={tmp_path}", *sets, "ingest.client=librdkafka"]))
     assert chosen is not None and chosen.client == "librdkafka"
+
+
+def test_a_meter_runs_where_keys_are_asked_for(settings: Settings) -> None:
+    assert names.METER not in _plans(settings, LEARNER)
+    public = load("demo", [f"home={settings.home}", "serving.host=0.0.0.0"])
+    assert _plans(public, LEARNER)[names.METER].cpus == 0
+    door = builders.access(public, "replica-0", AsyncRemote.named(names.METER))
+    assert door.required and not builders.access(settings, "replica-0", AsyncRemote.named(names.METER)).required

@@ -8,8 +8,9 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -43,13 +44,19 @@ class Stand:
     url: str
     directory: Any = None
     """Its handle: without one the actor would end."""
+    meter: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """What clients send."""
 
     def start_directory(self) -> None:
-        options = {"name": names.DIRECTORY, "namespace": names.NAMESPACE, "num_cpus": 0, "max_concurrency": 100}
-        self.directory = (
-            remote_of(AsyncActorHost).options(**options).remote("cluster.control_actors:directory", self.settings)
-        )
-        ray.get(self.directory.__ray_ready__.remote(), timeout=60)
+        self.directory = self.start_actor(names.DIRECTORY)
+
+    def start_actor(self, name: str) -> Any:
+        """Start one that is named as what makes it; returns its handle, without which it would end."""
+        options = {"name": name, "namespace": names.NAMESPACE, "num_cpus": 0, "max_concurrency": 100}
+        made = remote_of(AsyncActorHost).options(**options).remote(f"cluster.control_actors:{name}", self.settings)
+        ray.get(made.__ray_ready__.remote(), timeout=60)
+        return made
 
     def may_start(self, they_may: bool = True) -> None:
         go = self.settings.home / "go"
@@ -64,7 +71,7 @@ class Stand:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self.url, timeout=90, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=90, limits=limits, headers=self.headers) as client:
             yield client
 
     async def wait_for_replicas(self, count: int, timeout: float = 90) -> set[str]:
@@ -85,10 +92,16 @@ class Stand:
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    with standing(tmp_path_factory.mktemp("door")) as stand:
+        yield stand
+
+
+@contextmanager
+def standing(home: Path, *sets: str) -> Iterator[Stand]:
+    """A front door on a Ray of its own, with these settings."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    home = tmp_path_factory.mktemp("door")
-    overrides = ["serving.port=0", "serving.replicas=2", "serving.num_cpus=0.1", "serving.finish_seconds=30"]
+    overrides = ["serving.port=0", "serving.replicas=2", "serving.num_cpus=0.1", "serving.finish_seconds=30", *sets]
     settings = load("demo", [f"home={home}", *overrides])
     port = free_port(settings)
     ray.init(

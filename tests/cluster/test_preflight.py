@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster import builders
 from cluster.errors import ClusterError
 from cluster.preflight import check_surroundings
 from configs.loader import load
 from configs.settings import Settings
+from registry.audit import AuditLog
+from registry.key_form import id_of, mint
+from registry.keys import KeyStore
 
 
 def settings(home: Path, *sets: str) -> Settings:
@@ -27,6 +31,27 @@ def test_a_sound_home_is_locked_and_freed(tmp_path: Path) -> None:
     assert "another Anabranch" in refused(settings(tmp_path))
     lock.release()
     check_surroundings(settings(tmp_path)).release()
+
+
+def test_a_first_key_is_taken_from_the_environment_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = mint()
+    monkeypatch.setenv("ANABRANCH_FIRST_KEY", f" {text}\n")
+    check_surroundings(settings(tmp_path)).release()
+    store = KeyStore(builders.storage(settings(tmp_path)))
+    assert store.read() == ()
+    public = settings(tmp_path, "serving.host=0.0.0.0")
+    for _ in range(2):
+        check_surroundings(public).release()
+        (key,) = store.read()
+        assert key.id == id_of(text) and set(key.scopes) == {"infer", "ingest", "admin"} and key.domains is None
+    (act,) = AuditLog(builders.storage(public)).newest(9)
+    assert act.outcome == f"key {key.id}"
+    store.revoke(key.id)
+    check_surroundings(public).release()
+    assert len(store.read()) == 1
+    monkeypatch.setenv("ANABRANCH_FIRST_KEY", "a secret")
+    line = refused(public)
+    assert line.startswith("ANABRANCH_FIRST_KEY") and "openssl" in line and "a secret" not in line
 
 
 @pytest.mark.parametrize(

@@ -114,3 +114,43 @@ def test_a_method_of_one_lane_has_one_worker() -> None:
         Settings.model_validate(MINIMAL | {"learner": {"kind": "seta", "workers": 2}})
     with pytest.raises(ValidationError, match="a domain needs its own"):
         Settings.model_validate(MINIMAL | {"learner": {"kind": "seta", "rank": 8, "shared_rank": 8}})
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "required"),
+    [
+        ("127.0.0.1", "auto", False),
+        ("127.8.9.1", "auto", False),
+        ("localhost", "auto", False),
+        ("::1", "auto", False),
+        ("0.0.0.0", "auto", True),
+        ("::", "auto", True),
+        ("192.168.1.7", "auto", True),
+        ("localhost.example.org", "auto", True),
+        ("127.0.0.1", "required", True),
+        ("0.0.0.0", "disabled", False),
+    ],
+)
+def test_keys_are_required_wherever_others_come_unless_that_is_switched_off(
+    host: str, keys: str, required: bool
+) -> None:
+    settings = Settings.model_validate({**MINIMAL, "serving": {"host": host, "access": {"keys": keys}}})
+    assert settings.serving.keys_required is required
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        {"keys": "on"},
+        {"metrics": "closed"},
+        {"origins": ["chat.example.org"]},
+        {"origins": ["https://chat.example.org/"]},
+        {"origins": ["https://*.example.org"]},
+        {"body_seconds": 0},
+        {"request_seconds": -1},
+        {"key": "ab-1"},
+    ],
+)
+def test_access_is_checked(access: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({**MINIMAL, "serving": {"access": access}})

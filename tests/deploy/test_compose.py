@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from cluster.preflight import FIRST_KEY
 from configs.settings import Settings
+from console.client import API_KEY
 from tests.deploy.manifests import DEPLOY, IN_IMAGE, REPOSITORY, compose, reservations, settings_of
 
 
@@ -101,3 +103,11 @@ def test_every_image_has_a_version(services: dict[str, Any]) -> None:
     foreign = [service["image"] for service in services.values() if service["image"] != "anabranch"]
     assert len(foreign) == 3
     assert all(image.rsplit(":", 1)[-1].lstrip("v")[0].isdigit() for image in foreign)
+
+
+def test_keys_are_asked_for_and_the_first_one_comes_from_the_environment(
+    services: dict[str, Any], settings: Settings
+) -> None:
+    assert settings.serving.keys_required and settings.serving.access.metrics == "open"
+    given = services["head"]["environment"]
+    assert given[FIRST_KEY] == given[API_KEY] == f"${{{API_KEY}:-}}"

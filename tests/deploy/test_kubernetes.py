@@ -11,15 +11,18 @@ import yaml
 from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 
+from cluster.preflight import FIRST_KEY
 from configs.loader import load
 from configs.memory_sum import check_memory
 from configs.settings import Settings
+from console.client import API_KEY
 from streaming.entries import MAX_ENTRY_BYTES
 from streaming.location import DEAD_LETTERS_SUFFIX
 from tests.deploy.manifests import DEPLOY, IN_IMAGE, REPOSITORY, Manifest, gibibytes, kubernetes, reservations
 
 MANIFESTS = kubernetes()
 PART_OF = "app.kubernetes.io/part-of"
+NEW_KEY = '"ab-$(openssl rand -hex 6)-$(openssl rand -hex 32)"'
 COMPONENT = "app.kubernetes.io/component"
 
 
@@ -447,3 +450,13 @@ def test_the_exporter_looks_at_the_stream_and_its_group(settings: Settings) -> N
     exporter = MANIFESTS["Kafka", "anabranch"]["spec"]["kafkaExporter"]
     for pattern, name in (("topicRegex", settings.stream.topic), ("groupRegex", settings.stream.group)):
         assert name.startswith(exporter[pattern].removesuffix(".*"))
+
+
+def test_keys_are_asked_for_and_the_first_one_is_a_secret_s(settings: Settings, groups: dict[str, Manifest]) -> None:
+    assert settings.serving.keys_required and settings.serving.access.metrics == "open"
+    # `System`, which takes it, lies on the group `cpu`; commands are called on the head.
+    for name in ("head", "cpu"):
+        given = {each["name"]: each.get("valueFrom") for each in container(groups[name])["env"]}
+        assert given[FIRST_KEY] == given[API_KEY]
+        assert given[FIRST_KEY] == {"secretKeyRef": {"name": "anabranch-key", "key": "key", "optional": True}}
+    assert f"--from-literal=key={NEW_KEY}" in (REPOSITORY / "docs" / "deploy.md").read_text()

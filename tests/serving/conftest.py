@@ -209,3 +209,11 @@ async def cast(service: RoutedService, publisher: Publisher) -> dict[str, Adapte
     publisher.publish(list(adapters.values()), word_router(WORDS))
     await service.catch_up()
     return adapters
+
+
+@pytest.fixture
+def house(service: RoutedService, notebook: Notebook, registry: Registry) -> Any:
+    """A replica behind a door that asks for keys."""
+    from tests.serving.doors import House
+
+    return House(service, notebook, registry)

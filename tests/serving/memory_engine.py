@@ -147,15 +147,17 @@ class MemoryEngine:
         return {"id": "memory", "created": 1, "model": model, "choices": choices, "usage": usage}
 
     async def _events(self, call: Call, model: str, done: Callable[[], None]) -> AsyncGenerator[str, None]:
-        texts = self._texts(call, model)
+        texts, asked = self._texts(call, model), call.body.get("stream_options") or {}
         try:
             with self._running(model):
                 for index, text in enumerate(texts):
-                    for word in text.split(" "):
+                    for said, word in enumerate(text.split(" "), 1):
                         await self.gate.wait()
                         await asyncio.sleep(0)
-                        yield self._event(model, [self._choice(index, word + " ")])
-            if (call.body.get("stream_options") or {}).get("include_usage"):
+                        so_far = {"prompt_tokens": 1, "completion_tokens": said, "total_tokens": said + 1}
+                        more = {"usage": so_far} if asked.get("continuous_usage_stats") else {}
+                        yield self._event(model, [self._choice(index, word + " ")], **more)
+            if asked.get("include_usage"):
                 counts = {"prompt_tokens": len(texts), "completion_tokens": 1, "total_tokens": len(texts) + 1}
                 yield self._event(model, [], usage=counts)
             done()

@@ -1,19 +1,22 @@
 """The document's tables of answers say what the models say."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pydantic import BaseModel
 
-from serving import api
+from registry.keys import Grant
+from serving import api, key_bodies
 
-BEGIN, END = "<!-- from serving/api.py -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- from serving/{}.py -->\n", "<!-- end -->\n"
 
 
-def tables() -> str:
+def tables(module: ModuleType) -> str:
     """A table for each body of ours, in the order of the file."""
-    bodies = [body for body in vars(api).values() if isinstance(body, type) and issubclass(body, api.Body)]
-    return "\n".join(table(body) for body in bodies if body is not api.Body)
+    bodies = [body for body in vars(module).values() if isinstance(body, type) and issubclass(body, api.Body)]
+    asked = [Grant] if module is key_bodies else []
+    return "\n".join(table(body) for body in [*asked, *bodies] if body is not api.Body)
 
 
 def table(body: type[BaseModel]) -> str:
@@ -26,11 +29,13 @@ def words(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def test_every_field_of_every_body_stands_in_the_document(repository: Path) -> None:
+@pytest.mark.parametrize("module", [api, key_bodies], ids=["api", "key_bodies"])
+def test_every_field_of_every_body_stands_in_the_document(repository: Path, module: ModuleType) -> None:
     document = (repository / "docs" / "api.md").read_text(encoding="utf-8")
-    assert BEGIN in document and END in document
-    told = document.split(BEGIN)[1].split(END)[0].strip()
-    expected = tables().strip()
+    begin = BEGIN.format(module.__name__.removeprefix("serving."))
+    assert begin in document and END in document
+    told = document.split(begin)[1].split(END)[0].strip()
+    expected = tables(module).strip()
     assert told == expected, f"put this between the markers of docs/api.md:\n\n{expected}"
 
 
