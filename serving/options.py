@@ -6,6 +6,7 @@ inherit `EngineKnobs` as it is. Needs pydantic only. Knows no settings file, no 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,6 +22,19 @@ Count = Annotated[int, Field(ge=1)]
 
 MAX_PROMPTS = 256
 """Prompts or texts in one request, where nobody sets another limit."""
+
+
+class TlsFiles(BaseModel):
+    """Certificates of the front door, in PEM. Files that change are taken within seconds, without a connection lost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    certificate: Path
+    """The front door's certificate, with the chain to its authority."""
+    key: Path
+    """Its private key, without a password."""
+    client_ca: Path | None = None
+    """The authority that clients' certificates must be of: who shows none is not let in. None asks for none."""
 
 
 class EngineKnobs(BaseModel):
