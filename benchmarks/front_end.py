@@ -181,7 +181,7 @@ def _ratios(turns: list[dict[str, Any]], firsts: list[dict[str, float]]) -> dict
         for in_flight in IN_FLIGHT:
             same = [turn for turn in turns if (turn["rows"], turn["in_flight"]) == (rows, in_flight)]
             figures: dict[str, float] = {}
-            for figure in ("front_ms", "engine_ms", "requests_per_second"):
+            for figure in ("front_ms", "requests_per_second"):
                 pairs = [(turn["anabranch"][figure], turn["vllm"][figure]) for turn in same]
                 figures[figure] = round(statistics.median(ours / theirs for ours, theirs in pairs), 3)
             whole = [
