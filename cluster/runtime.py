@@ -87,7 +87,7 @@ class Runtime:
             replicas = application(self.settings, start=self._start)
             serve.run(replicas, name=self.settings.name, route_prefix=None, blocking=False)
             self.url = (
-                f"{'http' if self.settings.serving.tls is None else 'https'}://{self.settings.serving.host}:{port}"
+                f"{'https' if self.settings.serving.tls.certificate else 'http'}://{self.settings.serving.host}:{port}"
             )
             self._wait_until_ready(self._balancer, self._supervisor, timeout_s)
         except BaseException as error:

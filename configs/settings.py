@@ -265,8 +265,8 @@ class Serving(Section, EngineKnobs):
     """Address the front door listens on; the default lets only this machine in."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port of the front door; 0 takes a free one."""
-    tls: TlsFiles | None = None
-    """Certificates to answer by TLS with; None answers in plain HTTP."""
+    tls: TlsFiles = TlsFiles()
+    """Certificates to answer by TLS with."""
     replica_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """TCP port on which each replica takes what the front door gives it, on the address of its own node; 0 takes a free
     one. One port for all takes a node for each."""

@@ -28,6 +28,7 @@ _CERTIFICATES_EVERY_S = 5.0
 _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG."""
 
+_PLAIN = TlsFiles()
 _LIBRARY = ctypes.CDLL(None)
 _LOG = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ class Balancer:
     """Listens at `host:port`; `addresses` tells where replicas listen, and may raise. There are `most` at once."""
 
     def __init__(
-        self, host: str, port: int, addresses: Callable[[], Collection[str]], *, most: int, tls: TlsFiles | None = None
+        self, host: str, port: int, addresses: Callable[[], Collection[str]], *, most: int, tls: TlsFiles = _PLAIN
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-"))
         self.inner = self._folder / "inner.sock"
         """Where it listens too, for this user only and without TLS."""
         self._admin, self._config = self._folder / "admin.sock", self._folder / "haproxy.cfg"
         try:
-            self._certificates = None if tls is None else Certificates(tls, self._folder)
+            self._certificates = None if tls.certificate is None else Certificates(tls, self._folder)
         except BaseException:
             shutil.rmtree(self._folder)
             raise

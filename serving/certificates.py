@@ -28,6 +28,7 @@ class Certificates:
         Raises `ServingError` for what can't be: then nothing is laid down.
         """
         tls = self._tls
+        assert tls.certificate is not None and tls.key is not None
         try:
             read = [path.read_bytes() for path in (tls.certificate, tls.key, tls.client_ca) if path is not None]
             if read == self._read:

@@ -29,12 +29,19 @@ class TlsFiles(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    certificate: Path
-    """The front door's certificate, with the chain to its authority."""
-    key: Path
+    certificate: Path | None = None
+    """The front door's certificate, with the chain to its authority; None answers in plain HTTP."""
+    key: Path | None = None
     """Its private key, without a password."""
     client_ca: Path | None = None
     """The authority that clients' certificates must be of: who shows none is not let in. None asks for none."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.certificate is None) != (self.key is None) or (self.client_ca and not self.certificate):
+            message = "certificate and key belong together, and a client_ca to them; set all that you mean"
+            raise PydanticCustomError("disagreement", "{message}", {"path": "key", "message": message})
+        return self
 
 
 class EngineKnobs(BaseModel):

@@ -106,10 +106,10 @@ def test_what_can_t_be_used_is_told_in_one_line(authority: Authority, tmp_path: 
     tls = laid(authority.issue("door"), tmp_path / "tls")
     match fault:
         case "absent":
-            tls.certificate.unlink()
+            (tmp_path / "tls" / "tls.crt").unlink()
         case "another's key":
-            shutil.copy(authority.issue("other").keyfile(), tls.key)
+            shutil.copy(authority.issue("other").keyfile(), tmp_path / "tls" / "tls.key")
         case _:
-            tls.certificate.write_text("none")
+            (tmp_path / "tls" / "tls.crt").write_text("none")
     with pytest.raises(ServingError, match=r"^serving\.tls: .+$"):
         Balancer("127.0.0.1", free_port(), list, most=1, tls=tls)
