@@ -24,6 +24,8 @@ class Standing:
     prepared: int | None = None
     failed: int | None = None
     failure: str = ""
+    address: str = ""
+    """Where it takes requests, as host:port; empty where nobody leads them there."""
 
 
 @dataclass(frozen=True)

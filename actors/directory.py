@@ -100,6 +100,10 @@ class ReplicaDirectory:
         """Return the number of the manifest that replicas are led to."""
         return self._committed
 
+    async def addresses(self) -> list[str]:
+        """Return where the live replicas take requests, fenced ones among them."""
+        return [member.standing.address for member in self._live().values() if member.standing.address]
+
     async def replicas(self) -> dict[str, ReplicaStatus]:
         """Return the live replicas: manifest served, for how long it lags, and the reason where one is fenced."""
         now = time.monotonic()

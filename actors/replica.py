@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from actors.directive import Directive, Standing
 from actors.errors import PublicationFailed, in_words
@@ -18,17 +19,23 @@ from actors.ports import DirectivesPort, ServicePort
 
 
 class Replica:
-    """One replica, named `name`, around a started service.
+    """One replica, named `name`, around a started service that takes requests at `address`.
 
     Without an answer from the directory for `silence_seconds` it is cut off. They count from when a question was sent,
     so they end before the directory's own of the same length, and an answer that never comes counts as none.
     """
 
     def __init__(
-        self, name: str, service: ServicePort, directory: DirectivesPort, *, silence_seconds: float = 30.0
+        self,
+        name: str,
+        service: ServicePort,
+        directory: DirectivesPort,
+        address: str = "",
+        *,
+        silence_seconds: float = 30.0,
     ) -> None:
         self.name, self.service = name, service
-        self._directory, self._silence = directory, silence_seconds
+        self._directory, self._address, self._silence = directory, address, silence_seconds
         self._beat = min(2.0, silence_seconds / 4)
         self._standing = Standing(serves=self._serves())
         self._heard = time.monotonic()
@@ -74,10 +81,11 @@ class Replica:
             asked = time.monotonic()
             # Who is in trouble or busy asks for an answer at once; the others for one when there is something to do.
             wait = 0.0 if failing or self._is_busy() else self._beat
+            standing = replace(self._standing, address=self._address)
             try:
                 # Not wait_for: it may swallow the cancellation by which `leave` ends this loop.
                 async with asyncio.timeout(self._silence / 2):
-                    directive = await self._directory.next_directive(self.name, self._standing, wait)
+                    directive = await self._directory.next_directive(self.name, standing, wait)
             except Exception as error:
                 failing = True
                 if time.monotonic() - self._heard >= self._silence:

@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from streaming.source import TopicPartition
 
 RESULT = Path(__file__).parent / "results" / "start.json"
 DOMAINS = ("news", "sport")
-_ROWS = 64
+MESSAGES = {domain: [f"{domain} {number}" for number in range(64)] for domain in DOMAINS}
 _TIMEOUT_S = 300.0
 
 
@@ -60,12 +60,12 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     """All figures of one run, as they go into the result file; seconds, in the order measured."""
     hardware = describe()
     settings = load("laptop", [f"home={folder / 'home'}"])
-    adapters = publish(settings, folder, {domain: [f"{domain} {n}" for n in range(_ROWS)] for domain in DOMAINS})
+    adapters = publish(settings, folder, MESSAGES)
     seconds: dict[str, list[float]] = {"vllm": [], "anabranch": []}
     for number in range(rounds + 1):
         taken = {
-            "vllm": _seconds_to_answers(_vllm(settings, adapters), folder / "vllm.log"),
-            "anabranch": _seconds_to_answers(_anabranch(settings), folder / "anabranch.log"),
+            "vllm": _seconds_to_answers(vllm_server(settings, adapters), folder / "vllm.log"),
+            "anabranch": _seconds_to_answers(anabranch_server(settings), folder / "anabranch.log"),
         }
         print(f"round {number}: {taken}", file=sys.stderr, flush=True)
         if number:
@@ -129,7 +129,7 @@ def _write_adapter(settings: Settings, folder: Path) -> None:
     get_peft_model(base, config).save_pretrained(str(folder))
 
 
-def _vllm(settings: Settings, adapters: dict[str, Path]) -> tuple[list[str], int]:
+def vllm_server(settings: Settings, adapters: dict[str, Path]) -> tuple[list[str], int]:
     """vLLM's server with the engine arguments of a replica, and its port."""
     port, serving = free_port(), settings.serving
     arguments = {
@@ -150,14 +150,23 @@ def _vllm(settings: Settings, adapters: dict[str, Path]) -> tuple[list[str], int
     return [sys.executable, "-m", module, *words, "--enforce-eager", "--enable-lora", "--lora-modules", *named], port
 
 
-def _anabranch(settings: Settings) -> tuple[list[str], int]:
+def anabranch_server(settings: Settings) -> tuple[list[str], int]:
+    """The preset of the settings' name on their home, and its port."""
     port = free_port()
     sets = ["--set", f"home={settings.home}", "--set", f"serving.port={port}"]
-    return [sys.executable, "-m", "console.cli", "up", "laptop", *sets], port
+    return [sys.executable, "-m", "console.cli", "up", settings.name, *sets], port
 
 
 def _seconds_to_answers(server: tuple[Sequence[str], int], log: Path) -> float:
     """Seconds from the command's start until both adapters have answered; everything it started is ended."""
+    started = time.monotonic()
+    with running(server, log):
+        return time.monotonic() - started
+
+
+@contextmanager
+def running(server: tuple[Sequence[str], int], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a server and wait until both adapters have answered; everything that it started is ended afterwards."""
     command, port = server
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ}
     started = time.monotonic()
@@ -169,7 +178,7 @@ def _seconds_to_answers(server: tuple[Sequence[str], int], log: Path) -> float:
                 if process.poll() is not None or time.monotonic() - started > _TIMEOUT_S:
                     raise SystemExit(f"{command[2]} does not answer:\n{log.read_text()[-2000:]}")
                 time.sleep(0.1)
-        return time.monotonic() - started
+        yield process
     finally:
         _end(process)
 

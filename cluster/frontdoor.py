@@ -1,46 +1,37 @@
-"""The replicas on Ray Serve: each process holds one engine, its scorer and the whole OpenAI surface.
+"""The replicas on Ray Serve: each process holds one engine, its scorer, the whole OpenAI surface and its own server.
 
-Serve gives HTTP, load balancing, health checks and replacement; the application behind it is `serving`'s, built when
-the replica starts. So a request crosses one process border, and routing costs no remote call.
+Serve starts, health-checks, scales and replaces them; requests don't pass through it. HAProxy leads them to where each
+replica listens (`serving.balancer`), so routing costs no remote call and an answer no hop but that one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, HTTPOptions
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
-from starlette.types import Receive, Scope, Send
 
 from cluster.remote import AsyncRemote
 from configs.settings import Serving, Settings
-from serving.late_application import LateApplication
+from serving.haproxy import SEEN_AFTER_S
 
 if TYPE_CHECKING:
     from serving.service import RoutedService
 
-APPLICATION = LateApplication()
-
-
-class _OfThisProcess:
-    """The application of whichever process it is called in: Serve copies what it is given into the replica's."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from cluster import frontdoor
-
-        await frontdoor.APPLICATION(scope, receive, send)
-
-
 Start = Callable[[Settings], Awaitable["RoutedService"]]
+
+_IN_FLIGHT = "in_flight"
 
 
 @serve.deployment
-@serve.ingress(_OfThisProcess())
 class FrontDoor:
     """One replica: engine, scorer, leases, HTTP."""
 
@@ -48,19 +39,28 @@ class FrontDoor:
         self, settings: Settings, system: DeploymentHandle[Any] | None = None, start: Start | None = None
     ) -> None:
         from actors.replica import Replica
-        from cluster import builders, frontdoor, names
+        from cluster import builders, names
         from cluster.control import ClusterControl
         from serving.frontdoor import build_app
+        from serving.listener import Listener
 
         if system is not None:
             await system.ready.remote()
         service = await (start or _on_vllm)(settings)
+        self._service = service
+        service.away = True
+        self._finish_s = settings.serving.finish_seconds
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY))
-        await self._replica.join(2 * settings.serving.prepare_timeout_seconds)
-        control = ClusterControl(settings, AsyncRemote.named(names.COORDINATOR))
         access = builders.access(settings, name, AsyncRemote.named(names.METER))
-        frontdoor.APPLICATION.inner = build_app(service, control, access)
+        app = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)), access)
+        # Where all is on one machine, nobody else is to come in beside the front door.
+        host = "127.0.0.1" if settings.ray.address is None and system is None else _own_address()
+        self._listener = await Listener.start(app, host, settings.serving.replica_port)
+        self._replica = Replica(name, service, AsyncRemote.named(names.DIRECTORY), self._listener.address)
+        await self._replica.join(2 * settings.serving.prepare_timeout_seconds)
+        service.away = False
+        # Serve may end another as soon as this one stands: HAProxy is to know that it is ready.
+        await self._listener.asked(SEEN_AFTER_S)
 
     async def check_health(self) -> None:
         """Serve replaces a replica whose health check raises."""
@@ -69,8 +69,22 @@ class FrontDoor:
         if not self._replica.service.ready:
             raise RuntimeError(f"not ready: {self._replica.service.health()}")
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve of the requests, which it does not see."""
+        return {_IN_FLIGHT: float(self._listener.in_flight)}
+
     async def __del__(self) -> None:
+        ends = time.monotonic() + self._finish_s
+        self._service.away = True
+        await asyncio.sleep(min(SEEN_AFTER_S, self._finish_s / 2))
+        # Serve ends the process at its own deadline, which is the same.
+        await self._listener.close(ends - time.monotonic() - 1.0)
         await self._replica.leave()
+
+
+def _own_address() -> str:
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
 
 
 async def _on_vllm(settings: Settings) -> RoutedService:
@@ -97,7 +111,6 @@ def application(settings: Settings, system: Application | None = None, start: St
     deployment: Any = FrontDoor
     bound: Application = deployment.options(
         **_replicas(serving),
-        max_ongoing_requests=max(4 * serving.max_num_seqs, 64),
         # Serve takes a replica out when it has failed three times: until then a fenced one refuses what it is given.
         health_check_period_s=1,
         health_check_timeout_s=30,
@@ -120,6 +133,7 @@ def _replicas(serving: Serving) -> dict[str, Any]:
         min_replicas=scale.fewest,
         max_replicas=scale.most,
         target_ongoing_requests=serving.max_num_seqs / 2,
+        policy=AutoscalingPolicy(policy_function=_by_load),  # type: ignore[no-untyped-call]
         upscale_delay_s=10,
         downscale_delay_s=serving.idle_seconds,
         look_back_period_s=min(30.0, serving.idle_seconds),
@@ -127,6 +141,8 @@ def _replicas(serving: Serving) -> dict[str, Any]:
     return {"autoscaling_config": autoscaling}
 
 
-def http_options(settings: Settings, port: int) -> HTTPOptions:
-    """Return where Serve listens."""
-    return HTTPOptions(host=settings.serving.host, port=port)
+def _by_load(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """Return how many replicas the requests in flight at all of them want; Serve keeps bounds and delays."""
+    told: dict[Any, float] = (context.aggregated_metrics or {}).get(_IN_FLIGHT, {})
+    assert context.config is not None
+    return sum(told.values()) / context.config.target_ongoing_requests, {}

@@ -109,8 +109,16 @@ def _check_layers(settings: Settings) -> None:
 
 
 def free_port(settings: Settings) -> int:
-    """Return the port to listen on, a free one where 0 is set; raises `ClusterError` where it is taken."""
-    host, port = settings.serving.host, settings.serving.port
+    """Return the port to listen on, a free one where 0 is set.
+
+    Raises `ClusterError` where it is taken, or where several replicas would want one.
+    """
+    serving, host, port = settings.serving, settings.serving.host, settings.serving.port
+    if serving.replica_port and serving.replicas.most > 1 and settings.ray.address is None:
+        raise ClusterError(
+            f"serving.replica_port: expected 0, any free one, as up to {serving.replicas.most} replicas are on this "
+            f"machine, got {serving.replica_port}"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -22,6 +22,8 @@ _DEADLINE_S = 30.0
 _DEADLINES_S: dict[str, float | None] = {
     # A training takes what it takes; whose process stops meanwhile is found by the supervisor.
     "train": None,
+    # Asked again a moment later, by who has more to do meanwhile.
+    "addresses": 2.0,
     # Bounded by the replicas' own time-outs, each in turn where the base changes.
     "publish": 3600.0,
     **dict.fromkeys(("remove", "rollback", "pin", "unpin"), 3600.0),

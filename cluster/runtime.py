@@ -1,6 +1,7 @@
 """A whole Anabranch, started and stopped: Ray, the actors, the replicas and the front door.
 
-    checks -> lock on the home folder -> Ray, Serve -> directory, router -> ingest, learners -> coordinator -> replicas
+    checks -> lock on the home folder -> Ray, Serve, HAProxy -> directory, router -> ingest, learners -> coordinator
+           -> replicas
 
 Everything that can be refused is refused before anything is started; when a later step fails, what was started is
 taken down again. A dead actor is started again, by Ray or by the supervisor, and finds its state on disk.
@@ -23,9 +24,12 @@ from actors.supervision import Supervisor
 from cluster import names
 from cluster.actor_group import LEARNER, ActorGroup, check_resources
 from cluster.errors import ClusterError
-from cluster.frontdoor import Start, application, http_options
+from cluster.frontdoor import Start, application
 from cluster.preflight import HomeLock, check_surroundings, free_port
+from cluster.remote import Remote
 from configs.settings import Settings
+from serving.balancer import Balancer
+from serving.errors import ServingError
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,13 +39,10 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     # Ray would run its workers at 15, behind everything else on the machine; here they are the work.
     "RAY_worker_niceness": "0",
-    # On a busy machine Serve's own limits (5 and 10 s) would kill a proxy that is merely slow to start.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    # A replica answers on the loop that Ray runs its actor on, which is uvloop's, and not on another beside it.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # Each call is an event that the head keeps for the dashboard: of 100,000 by default it grows for hours.
     "RAY_task_events_max_num_task_in_gcs": "10000",
-    # What each of Serve's proxies puts around itself.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.gateway:middlewares",
 }
 
 
@@ -56,6 +57,7 @@ class Runtime:
         self.url = ""
         self._lock: HomeLock | None = None
         self._actors: ActorGroup | None = None
+        self._balancer: Balancer | None = None
         self._supervisor: Supervisor | None = None
 
     def __enter__(self) -> Self:
@@ -73,19 +75,25 @@ class Runtime:
         port = free_port(self.settings)
         self._lock = check_surroundings(self.settings)
         try:
+            self._balancer = balancer(self.settings, port)
             self._start_ray()
             check_resources(self.settings)
-            # Serve's small processes first: they would time out behind the heavy imports of ours. One proxy, as the
-            # head's address is the one that clients have: Serve ends others, when replicas move, with what they are at.
-            serve.start(proxy_location="HeadOnly", http_options=http_options(self.settings, port))
+            # Serve's small process first: it would time out behind the heavy imports of ours. None of its proxies.
+            serve.start(proxy_location="Disabled")
+            self._balancer.start()
             self._actors = ActorGroup(self.settings, learner=self._learner)
             self._supervisor = self._actors.supervised()
             self._supervisor.start()
-            serve.run(application(self.settings, start=self._start), name=self.settings.name, blocking=False)
-            self.url = f"http://{self.settings.serving.host}:{port}"
-            self._wait_until_ready(self._supervisor, timeout_s)
-        except BaseException:
+            replicas = application(self.settings, start=self._start)
+            serve.run(replicas, name=self.settings.name, route_prefix=None, blocking=False)
+            self.url = (
+                f"{'https' if self.settings.serving.tls.certificate else 'http'}://{self.settings.serving.host}:{port}"
+            )
+            self._wait_until_ready(self._balancer, self._supervisor, timeout_s)
+        except BaseException as error:
             self.stop()
+            if isinstance(error, ServingError):
+                raise ClusterError(str(error)) from error
             raise
 
     def stop(self) -> None:
@@ -101,6 +109,10 @@ class Runtime:
                 self._supervisor.stop()
             if self._actors is not None:
                 self._actors.stop()
+        if self._balancer is not None:
+            # To the last, so that clients are answered; but it asks by Ray.
+            self._balancer.stop()
+        if ray.is_initialized():
             ray.shutdown()
         if self._lock is not None:
             self._lock.release()
@@ -135,15 +147,16 @@ class Runtime:
             **common,
         )
 
-    def _wait_until_ready(self, supervisor: Supervisor, timeout_s: float) -> None:
+    def _wait_until_ready(self, balancer: Balancer, supervisor: Supervisor, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         said = "nothing"
+        inside = httpx.Client(transport=httpx.HTTPTransport(uds=str(balancer.inner)), base_url="http://inside")
         while time.monotonic() < deadline:
             self._fail_if_replicas_do()
             if failing := supervisor.failing():
                 raise ClusterError(f"an actor does not start: {failing}")
             try:
-                answer = httpx.get(f"{self.url}/readyz", timeout=10)
+                answer = inside.get("/readyz", timeout=10)
                 waits = supervisor.awaited()
                 if answer.status_code == 200 and not waits:
                     return
@@ -158,3 +171,9 @@ class Runtime:
         if found is not None and found.status == ApplicationStatus.DEPLOY_FAILED:
             reasons = [deployment.message for deployment in found.deployments.values()]
             raise ClusterError(f"the replicas do not start: {' '.join(reasons) or found.message}")
+
+
+def balancer(settings: Settings, port: int) -> Balancer:
+    """Return what leads clients, who come to `port`, to the replicas that the directory knows."""
+    serving, directory = settings.serving, Remote.named(names.DIRECTORY)
+    return Balancer(serving.host, port, directory.addresses, most=serving.replicas.most, tls=serving.tls)

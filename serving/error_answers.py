@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect
 
 from registry.key_form import masked
 from serving.errors import ControlUnavailable, InvalidRecord, Refused, ServingError, Unavailable, UnknownName
-from serving.gateway import ELSEWHERE
 from serving.openai_body import error_body
 from serving.wording import plain
 
@@ -51,9 +50,7 @@ def add_error_answers(app: FastAPI, count: Callable[[int], None]) -> None:
 
     @app.exception_handler(ServingError)
     async def failed(request: Request, error: ServingError) -> JSONResponse:
-        if isinstance(error, Unavailable):
-            return told(503, str(error), {ELSEWHERE: "1"})
-        if isinstance(error, ControlUnavailable):
+        if isinstance(error, (Unavailable, ControlUnavailable)):
             return told(503, str(error))
         if isinstance(error, InvalidRecord):
             return told(400, str(error))

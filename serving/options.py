@@ -6,6 +6,7 @@ inherit `EngineKnobs` as it is. Needs pydantic only. Knows no settings file, no 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -25,6 +26,26 @@ MAX_PROMPTS = 256
 
 CONVERSATION_MARGIN = 0.3
 """By how much a chat's last message must lead to change its domain, where nobody sets another; ridge heads' scores."""
+
+
+class TlsFiles(BaseModel):
+    """Certificates of the front door, in PEM. Files that change are taken within seconds, without a connection lost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    certificate: Path | None = None
+    """The front door's certificate, with the chain to its authority; None answers in plain HTTP."""
+    key: Path | None = None
+    """Its private key, without a password."""
+    client_ca: Path | None = None
+    """The authority that clients' certificates must be of: who shows none is not let in. None asks for none."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.certificate is None) != (self.key is None) or (self.client_ca and not self.certificate):
+            message = "certificate and key belong together, and a client_ca to them; set all that you mean"
+            raise PydanticCustomError("disagreement", "{message}", {"path": "key", "message": message})
+        return self
 
 
 class EngineKnobs(BaseModel):

@@ -54,6 +54,8 @@ class RoutedService:
         self.engine = engine
         self.metrics = ReplicaMetrics()
         self.fenced: str | None = None
+        self.away = False
+        """Whether it is to get no requests, as it begins or ends; it answers those that come all the same."""
         self.trouble: str | None = None
         """What its owner says is failing while it serves on; part of its health and nothing more."""
         self.troubles: list[Callable[[], str | None]] = []
@@ -165,7 +167,7 @@ class RoutedService:
 
     @property
     def ready(self) -> bool:
-        return self.fenced is None and self.engine.failure is None
+        return not self.away and self.fenced is None and self.engine.failure is None
 
     def health(self) -> ReplicaHealth:
         """This replica's state. `versions` must not be deleted from the registry."""

@@ -1,7 +1,7 @@
 """More learners and more replicas do as much more work: 1, 2 and 4 of each, simulated nodes, fixed service times.
 
 Each node has room for one learner or one replica. All is real but the time that a training and an answer take: Ray,
-Serve with its proxy, the stream, ingest, router, registry, gate, publication. Efficiency is the rate of n over n times
+Serve, HAProxy, the stream, ingest, router, registry, gate, publication. Efficiency is the rate of n over n times
 the median rate of one. Run it with `anabranch bench elastic`, on a machine that does nothing else.
 """
 

@@ -477,3 +477,15 @@ async def test_one_by_one_a_replica_that_hangs_in_its_turn_gives_it_up(join: Joi
     report = await publishing
     assert (report.replicas, set(report.fenced), good.serves) == (1, {"hung"}, 1)
     assert "no answer in time" in report.fenced["hung"]
+
+
+async def test_it_tells_where_the_live_replicas_listen() -> None:
+    directory = ReplicaDirectory(lambda: 0, silence_seconds=0.3)
+    await directory.next_directive("a", Standing(address="10.0.0.1:8100"), 0.0)
+    await directory.next_directive("b", Standing(preparing=1, address="10.0.0.2:8100"), 0.0)
+    await directory.next_directive("c", Standing(), 0.0)
+    assert sorted(await directory.addresses()) == ["10.0.0.1:8100", "10.0.0.2:8100"]
+    await directory.leave("a")
+    assert await directory.addresses() == ["10.0.0.2:8100"]
+    await asyncio.sleep(0.4)
+    assert await directory.addresses() == []

@@ -100,7 +100,7 @@ class Stand:
 
     def __init__(self, directory: ReplicaDirectory, name: str, number: int = 0) -> None:
         self.service, self.line = Service(number), Line(directory)
-        self.replica = Replica(name, self.service, self.line, silence_seconds=SILENCE)  # type: ignore[arg-type]
+        self.replica = Replica(name, self.service, self.line, f"{name}:8100", silence_seconds=SILENCE)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ async def test_a_long_preparation_is_no_silence(directory: ReplicaDirectory, sta
     publication = asyncio.create_task(directory.publish(1))
     await asyncio.sleep(1.5 * SILENCE)
     assert (publication.done(), slow.service.fenced, quick.service.serves) == (False, None, 0)
-    assert Standing(preparing=1) in slow.line.standings
+    assert Standing(preparing=1, address="slow:8100") in slow.line.standings
     report = await publication
     assert (report.replicas, report.fenced) == (2, {})
     assert (slow.service.serves, quick.service.serves) == (1, 1)
@@ -385,3 +385,10 @@ async def test_one_that_can_take_neither_base_is_to_be_replaced(directory: Repli
     await directory.publish(1, one_by_one=True)
     assert "neither base" in str(one.replica.fatal) and two.service.serves == 1
     assert one.service.fenced is not None
+
+
+async def test_it_says_where_it_listens_wherever_it_stands(directory: ReplicaDirectory, start: Start) -> None:
+    stand = await start("one")
+    await directory.publish(1)
+    assert {standing.address for standing in stand.line.standings} == {"one:8100"}
+    assert await directory.addresses() == ["one:8100"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,9 +20,11 @@ from tests.serving.memory_engine import MemoryEngine
 class SlowEngine(MemoryEngine):
     """Takes `seconds` for an answer, or from each of its events to the next; its answers' `id` is the process's."""
 
-    async def generate(self, call: Call, adapter: LoadedAdapter | None) -> Answer:
+    async def generate(
+        self, call: Call, adapter: LoadedAdapter | None, done: Callable[[], None] = lambda: None
+    ) -> Answer:
         seconds = float(call.body.get("seconds", 0))
-        answer = await super().generate(call, adapter)
+        answer = await super().generate(call, adapter, done)
         if isinstance(answer, dict):
             await asyncio.sleep(seconds)
             return {**answer, "id": str(os.getpid())}

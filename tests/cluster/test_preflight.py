@@ -8,7 +8,7 @@ import pytest
 
 from cluster import builders
 from cluster.errors import ClusterError
-from cluster.preflight import check_surroundings
+from cluster.preflight import check_surroundings, free_port
 from configs.loader import load
 from configs.settings import Settings
 from registry.audit import AuditLog
@@ -90,3 +90,12 @@ def test_spools_that_are_no_spools_are_no_reason_to_refuse(tmp_path: Path) -> No
     (tmp_path / "spool" / "ingest-0.sqlite").write_bytes(b"no database at all" * 100)
     check_surroundings(settings(tmp_path)).release()
     assert (tmp_path / "spool" / "ingest-0.sqlite").read_bytes().startswith(b"no database")
+
+
+def test_one_port_for_several_replicas_on_one_machine_is_refused() -> None:
+    with pytest.raises(ClusterError, match=r"^serving\.replica_port: expected 0"):
+        free_port(load("demo", ["serving.port=0", "serving.replica_port=8100", "serving.replicas=1-2"]))
+    assert free_port(load("demo", ["serving.port=0", "serving.replica_port=8100"])) > 0
+    assert free_port(
+        load("demo", ["serving.port=0", "serving.replica_port=8100", "serving.replicas=2", "ray.address=auto"])
+    )

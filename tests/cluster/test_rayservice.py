@@ -14,19 +14,19 @@ SCRIPT = """
 import json, sys
 import httpx, ray
 from ray import serve
-from cluster.frontdoor import http_options
-from cluster.preflight import free_port
 from cluster.rayservice import build
 from configs.loader import load
+from streaming.broker import free_port
 
-arguments = {"config": "demo", "set": [f"home={sys.argv[1]}", "serving.port=0"]}
+port = free_port()
+arguments = {"config": "demo", "set": [f"home={sys.argv[1]}", f"serving.replica_port={port}"]}
 settings = load(arguments["config"], arguments["set"])
-port = free_port(settings)
 ray.init(address="local", num_cpus=settings.ray.num_cpus, include_dashboard=False, log_to_driver=False)
 try:
-    serve.start(http_options=http_options(settings, port))
-    serve.run(build(arguments), name="cluster")
-    url = f"http://127.0.0.1:{port}"
+    serve.start(proxy_location="Disabled")
+    serve.run(build(arguments), name="cluster", route_prefix=None)
+    # There is no front door of ours: whoever has one leads it to the node.
+    url = f"http://{ray.util.get_node_ip_address()}:{port}"
     assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
     status = httpx.get(f"{url}/v1/status", timeout=60).json()
     print(json.dumps({"manifest": status["manifest"], "replicas": len(status["replicas"])}))

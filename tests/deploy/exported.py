@@ -30,8 +30,6 @@ class Series:
     """It only rises while its process lives, so that a rate of it means something."""
     job: str
     """The scrape that brings it."""
-    of_replica: bool = False
-    """Each replica has its own, and a scrape through the proxy brings one replica's of several."""
 
 
 def exported() -> dict[str, Series]:
@@ -70,8 +68,7 @@ def _of_replica() -> Iterator[Series]:
     }
     for each in own:
         (family,) = each.describe()
-        for series in _spread(kinds[type(each)], family.name, each._labelnames, "anabranch"):
-            yield replace(series, of_replica=True)
+        yield from _spread(kinds[type(each)], family.name, each._labelnames, "anabranch")
 
 
 def _of_system() -> Iterator[Series]:
@@ -109,8 +106,7 @@ def _of_engine() -> Iterator[Series]:
     """vLLM's, which the front door tells as they are."""
     kinds = {"_counter_cls": "counter", "_gauge_cls": "gauge", "_histogram_cls": "histogram"}
     for kind, name, labels in _made_in(_folder("vllm") / "v1" / "metrics" / "loggers.py", lambda each: kinds.get(each)):
-        for series in _spread(kind, name, {"model_name", "engine", *labels}, "anabranch"):
-            yield replace(series, of_replica=True)
+        yield from _spread(kind, name, {"model_name", "engine", *labels}, "anabranch")
 
 
 # What Ray puts on every metric of a process, and Serve on those of a replica.

@@ -34,7 +34,7 @@ def test_it_starts_a_preset_that_loads(services: dict[str, Any], settings: Setti
     assert settings.ray.address == "auto"
     standin, port = services["standin"], settings.serving.port
     assert standin["ports"] == [f"127.0.0.1:{port}:{port}"] and "ports" not in head
-    assert standin["environment"] == {"STANDIN_LISTEN": f":{port}", "STANDIN_TO": f"head:{port}"}
+    assert standin["command"] == [f":{port}", f"head:{port}"]
     assert (REPOSITORY / standin["entrypoint"][0].removeprefix(IN_IMAGE)).is_file()
     assert settings.serving.host == "0.0.0.0"
     assert f":{settings.serving.port}/readyz" in head["healthcheck"]["test"][-1]

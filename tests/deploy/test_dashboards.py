@@ -107,8 +107,6 @@ def misused(tree: promql.Expr) -> list[str]:
             series = there()[selector.name]
             if call.func.name in RATES and not series.counts:
                 found.append(f"{call.func.name} of {series.name}, which does not only rise")
-            if call.func.name in RATES and series.of_replica:
-                found.append(f"{call.func.name} of {series.name}, of which each scrape brings another replica's")
             if call.func.name in SLOPES and series.counts:
                 found.append(f"{call.func.name} of {series.name}, whose restarts it would take for a fall")
             if call.func.name == "histogram_quantile" and not series.name.endswith("_bucket"):
@@ -136,8 +134,6 @@ def test_every_query_asks_for_what_is_exported(name: str) -> None:
         ("sum by (domian) (anabranch_router_rows)", "has the label domian"),
         ("anabranch_domain_examples / on (topic) anabranch_router_rows", "has the label topic"),
         ("rate(anabranch_spool_rows[5m])", "does not only rise"),
-        ("sum(rate(anabranch_requests_total[5m]))", "another replica's"),
-        ("rate(vllm:request_success_total[5m])", "another replica's"),
         ("deriv(ray_serve_num_http_requests_total[5m])", "take for a fall"),
         ("histogram_quantile(0.9, anabranch_route_seconds_sum)", "no histogram's"),
     ],
@@ -149,7 +145,7 @@ def test_a_wrong_query_is_seen(text: str, fault: str) -> None:
 def test_every_figure_of_ours_is_drawn() -> None:
     ours = {each.name for each in there().values() if each.name.startswith("anabranch_")}
     left = {name for name in ours - asked_by_all() if not name.endswith(("_sum", "_count"))}
-    # Of the one replica that answers; `anabranch_replica_manifest_number` tells of all.
+    # `anabranch_replica_manifest_number` tells of all, by name.
     assert left == {"anabranch_manifest_number"}
 
 
@@ -182,13 +178,6 @@ def test_panels_lie_beside_each_other(name: str) -> None:
         taken |= cells
 
 
-@each_board
-def test_a_panel_says_where_it_shows_one_replica_of_several(name: str) -> None:
-    for panel in board(name)["panels"]:
-        if any(there()[asked].of_replica for asked in asked_by(panel)):
-            assert "the replica that answered" in panel["description"], panel["title"]
-
-
 # -- from where -------------------------------------------------------------------------------------------------------
 
 
@@ -201,8 +190,9 @@ def test_prometheus_scrapes_the_services_of_compose_where_they_listen() -> None:
     # Kafka's exporter is Strimzi's: compose has none, and the panels say so.
     assert set(jobs) == jobs_asked_for() - {"kafka"}
     services = compose()["services"]
-    front = settings_of(services["head"]["command"]).serving.port
-    assert jobs["anabranch"]["static_configs"] == [{"targets": [f"head:{front}"]}]
+    port = settings_of(services["head"]["command"]).serving.replica_port
+    # A replica may lie in either.
+    assert jobs["anabranch"]["dns_sd_configs"] == [{"names": ["head", "worker"], "type": "A", "port": port}]
     assert "RAY_METRICS_PORT:-8080" in (DEPLOY / "head.sh").read_text()
     assert jobs["ray"]["static_configs"] == [{"targets": ["head:8080"]}]
     assert "--metrics-export-port=8080" in services["worker"]["command"]

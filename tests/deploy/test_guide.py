@@ -32,9 +32,10 @@ def test_plain_machines_get_what_the_image_gives() -> None:
 
 
 def test_it_names_the_labels_that_open_ports() -> None:
-    policy = kubernetes()["NetworkPolicy", "anabranch"]["spec"]
+    policies = [each["spec"] for (kind, _), each in kubernetes().items() if kind == "NetworkPolicy"]
     listener = kubernetes()["Kafka", "anabranch"]["spec"]["kafka"]["listeners"][0]
-    peers = [peer for rule in policy["ingress"] for peer in rule["from"]] + listener["networkPolicyPeers"]
+    rules = [rule for policy in policies for rule in policy["ingress"]]
+    peers = [peer for rule in rules for peer in rule["from"]] + listener["networkPolicyPeers"]
     opening = {
         f'{key}: "{value}"'
         for peer in peers

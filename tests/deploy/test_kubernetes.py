@@ -96,7 +96,7 @@ def selected(selector: Manifest, groups: dict[str, Manifest]) -> set[str]:
 
 def test_serve_reads_the_config(serve_config: dict[str, Any]) -> None:
     deployed = ServeDeploySchema.model_validate(serve_config)
-    assert [application.route_prefix for application in deployed.applications] == ["/"]
+    assert [application.route_prefix for application in deployed.applications] == [None]
     assert deployed.http_options.port == serve_config["http_options"]["port"]
     assert deployed.proxy_location == "HeadOnly"
 
@@ -115,13 +115,14 @@ def test_two_clusters_never_run_on_one_home(ray_service: Manifest) -> None:
     assert ray_service["spec"]["upgradeStrategy"] == {"type": "None"}
 
 
-def test_it_listens_where_the_preset_does(
-    serve_config: dict[str, Any], groups: dict[str, Manifest], settings: Settings
-) -> None:
-    port = settings.serving.port
-    assert serve_config["http_options"] == {"host": settings.serving.host, "port": port}
-    # KubeRay's Service looks for the port of this name.
-    assert ports(groups["head"])["serve"] == port
+def test_kuberay_finds_serve_s_proxy(serve_config: dict[str, Any], groups: dict[str, Manifest]) -> None:
+    # By the port of this name.
+    assert serve_config["http_options"] == {"host": "0.0.0.0", "port": ports(groups["head"])["serve"]}
+
+
+def test_replicas_listen_where_it_is_said(groups: dict[str, Manifest], settings: Settings) -> None:
+    for name in ("learner", "replica"):
+        assert ports(groups[name])["http"] == settings.serving.replica_port > 0
 
 
 def test_it_uses_the_locked_ray(ray_cluster: Manifest) -> None:
@@ -182,7 +183,8 @@ def test_each_group_has_its_component_and_parameters_that_ray_knows(groups: dict
 
     options = {option.removeprefix("--") for parameter in start.params for option in parameter.opts}
     for name, group in groups.items():
-        assert labels(group) == {PART_OF: "anabranch", COMPONENT: name}
+        serves = {"anabranch-serves": "true"} if name in ("learner", "replica") else {}
+        assert labels(group) == {PART_OF: "anabranch", COMPONENT: name, **serves}
         assert set(group["rayStartParams"]) <= options
 
 
@@ -281,31 +283,31 @@ def test_pods_may_not_become_more_than_they_are(ray_cluster: Manifest, groups: d
 # -- around them ------------------------------------------------------------------------------------------------------
 
 
-def test_the_service_leads_to_the_front_door(groups: dict[str, Manifest], settings: Settings) -> None:
-    service = MANIFESTS["Service", "anabranch-head"]["spec"]
-    # KubeRay sets this one while the proxy is well.
-    wanted = {key: value for key, value in service["selector"].items() if key != "ray.io/serve"}
-    assert service["selector"]["ray.io/serve"] == "true"
-    assert selected({"matchLabels": wanted}, groups) == {"head"}
+def test_a_service_knows_every_place_of_a_replica(groups: dict[str, Manifest], settings: Settings) -> None:
+    service = MANIFESTS["Service", "anabranch-replicas"]["spec"]
+    assert service["clusterIP"] == "None" and service["publishNotReadyAddresses"] is True
+    places = selected({"matchLabels": service["selector"]}, groups)
+    assert places == {name for name, group in groups.items() if "num-gpus" in group["rayStartParams"]}
     (port,) = service["ports"]
-    assert (port["port"], ports(groups["head"])[port["targetPort"]]) == (settings.serving.port,) * 2
+    # A name tells addresses and no port.
+    assert port["port"] == settings.serving.replica_port
+    assert {ports(groups[name])[port["targetPort"]] for name in places} == {port["port"]}
 
 
-def test_clients_come_to_the_stand_in_and_it_leads_to_the_front_door(settings: Settings) -> None:
+def test_clients_come_to_the_stand_in_and_it_leads_to_the_replicas(settings: Settings) -> None:
     standin = MANIFESTS["Deployment", "anabranch-standin"]["spec"]
     labels = standin["template"]["metadata"]["labels"]
     service, policy = MANIFESTS["Service", "anabranch"]["spec"], MANIFESTS["NetworkPolicy", "anabranch-standin"]["spec"]
     for selector in (service["selector"], standin["selector"]["matchLabels"], policy["podSelector"]["matchLabels"]):
         assert selector.items() <= labels.items()
-    # It is let in as a client is, and not as the system's own pods are.
-    assert labels["anabranch-client"] == "true" and PART_OF not in labels
+    # The system's own pods are open to each other: it is none of them.
+    assert PART_OF not in labels
     (container,) = standin["template"]["spec"]["containers"]
     assert (DEPLOY.parent / container["command"][0].removeprefix(IN_IMAGE)).is_file()
-    surroundings = {each["name"]: each.get("value") for each in container["env"]}
     port = settings.serving.port
-    assert surroundings["STANDIN_LISTEN"] == f":{port}"
-    (behind,) = MANIFESTS["Service", "anabranch-head"]["spec"]["ports"]
-    assert surroundings["STANDIN_TO"] == f"anabranch-head.$(NAMESPACE).svc.cluster.local:{behind['port']}"
+    (behind,) = MANIFESTS["Service", "anabranch-replicas"]["spec"]["ports"]
+    name = "anabranch-replicas.$(NAMESPACE).svc.cluster.local"
+    assert container["args"] == [f":{port}", f"{name}:{behind['port']}"]
     (listening,) = container["ports"]
     assert (listening["containerPort"], service["ports"][0]["targetPort"]) == (port, listening["name"])
     assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
@@ -334,12 +336,13 @@ def test_the_network_lets_in_who_is_named(groups: dict[str, Manifest], settings:
         who = " ".join(f"{key}={value}" for key, value in selector["matchLabels"].items())
         open_ports[f"{kind} {who}"] = {port["port"] for port in rule.get("ports", [])}
     named = ports(groups["head"])
-    assert named["serve"] == settings.serving.port
+    standin = MANIFESTS["Deployment", "anabranch-standin"]["spec"]["selector"]["matchLabels"]
+    ((label, value),) = standin.items()
     assert open_ports == {
         f"podSelector {PART_OF}=anabranch": set(),
         "namespaceSelector kubernetes.io/metadata.name=kuberay-system": {named["dashboard"], named["serve"]},
-        "podSelector anabranch-client=true": {named["serve"]},
-        "namespaceSelector kubernetes.io/metadata.name=monitoring": {named["serve"], named["metrics"]},
+        f"podSelector {label}={value}": {settings.serving.replica_port},
+        "namespaceSelector kubernetes.io/metadata.name=monitoring": {settings.serving.replica_port, named["metrics"]},
     }
 
 
@@ -352,9 +355,9 @@ def test_the_network_lets_out_to_the_broker(settings: Settings) -> None:
     assert [rule["to"] for rule in rules] == [[{"podSelector": {"matchLabels": brokers}}]]
 
 
-def test_monitors_find_their_pods_and_ports(groups: dict[str, Manifest], settings: Settings) -> None:
+def test_monitors_find_their_pods_and_ports(groups: dict[str, Manifest]) -> None:
     front, ray = (MANIFESTS["PodMonitor", name]["spec"] for name in ("anabranch", "anabranch-ray"))
-    assert selected(front["selector"], groups) == {"head"}
+    assert selected(front["selector"], groups) == {"learner", "replica"}
     assert selected(ray["selector"], groups) == set(groups)
     for spec in (front, ray):
         (endpoint,) = spec["podMetricsEndpoints"]

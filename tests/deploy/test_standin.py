@@ -23,9 +23,10 @@ import os, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
+    def do_DELETE(self):
+        os._exit(1)
+
     def do_GET(self):
-        if self.path == "/dies":
-            os._exit(1)
         self.send_response(200)
         self.send_header("content-length", "2")
         self.end_headers()
@@ -53,10 +54,10 @@ def url(behind: int) -> Iterator[str]:
     surroundings = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "STANDIN_LISTEN": listen,
-        "STANDIN_TO": f"127.0.0.1:{behind}",
     }
-    standin = subprocess.Popen([str(DEPLOY / "standin.sh")], env=surroundings, stderr=subprocess.DEVNULL)
+    standin = subprocess.Popen(
+        [str(DEPLOY / "standin.sh"), listen, f"127.0.0.1:{behind}"], env=surroundings, stderr=subprocess.DEVNULL
+    )
     try:
         yield f"http://{listen}"
     finally:
@@ -93,7 +94,7 @@ def test_it_answers_while_nothing_is_behind_it_and_leads_there_again(url: str, b
         try:
             assert wait_for(url, 200).json() == {}
             # Whether it was done nobody knows: no word of trying again.
-            cut = httpx.get(f"{url}/dies", timeout=10)
+            cut = httpx.delete(f"{url}/dies", timeout=10)
             assert error(cut)["code"] == 502 and "retry-after" not in cut.headers
         finally:
             head.kill()

@@ -282,6 +282,15 @@ async def test_a_fenced_replica_is_not_ready_and_says_when_to_come_again(
     assert (await client.post("/v1/chat/completions", json=chat("base", "hi"))).status_code == 503
 
 
+async def test_a_replica_that_is_away_is_not_ready_and_answers_all_the_same(
+    client: httpx.AsyncClient, service: RoutedService
+) -> None:
+    service.away = True
+    assert (await client.get("/readyz")).status_code == 503
+    assert (await client.post("/v1/chat/completions", json=chat("base", "hi"))).status_code == 200
+    assert service.fenced is None and (await client.get("/healthz")).status_code == 200
+
+
 async def test_models_lists_everything_that_can_be_asked_for(
     client: httpx.AsyncClient, cast: dict[str, Adapter]
 ) -> None:

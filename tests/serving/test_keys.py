@@ -13,7 +13,6 @@ import pytest
 from registry.adapters import Adapter
 from registry.errors import RegistryError, StoreAway
 from registry.key_form import mint
-from serving.gateway import Gateway
 from serving.key_bodies import AuditList, KeyList, KeyMade, KeyStatus
 from tests.serving.doors import House
 from tests.serving.sockets import listening
@@ -211,15 +210,3 @@ async def test_no_key_is_logged_recorded_or_echoed(
     assert any(b"DELETE /v1/domains/cats" in content for content in written)
     for secret in secrets:
         assert secret not in said and not any(secret.encode() in content for content in written)
-
-
-async def test_a_proxy_logs_no_key_that_stands_in_an_address(caplog: pytest.LogCaptureFixture) -> None:
-    async def broken(*_: object) -> None:
-        raise ValueError("a defect")
-
-    text = mint()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=Gateway(broken)), base_url="http://a") as client:
-        with caplog.at_level(logging.DEBUG):
-            assert (await client.post(f"/v1/keys/{text}/rotate")).status_code == 502
-    logged = [record.getMessage() for record in caplog.records if record.name.startswith("serving")]
-    assert any("failed in the proxy" in line for line in logged) and text.split("-")[2] not in "".join(logged)

