@@ -38,7 +38,7 @@ _BASE = BaseRevision(model="demo", digest="b" * 64)
 
 
 @dataclass(frozen=True)
-class Load:
+class ManyDomains:
     """Domains, slots, places in memory, clients, tokens of an answer on average, seconds of a turn, turns."""
 
     domains: int = 200
@@ -51,7 +51,7 @@ class Load:
 
 
 @dataclass
-class Seen:
+class AnsweredLoad:
     """Of one service, over all turns: tokens a second in each, and by the domain's rank how long its requests took."""
 
     rates: list[float] = field(default_factory=list)
@@ -125,7 +125,7 @@ def _pattern(model: str, folder: Path) -> Path:
     return folder
 
 
-async def measure(folder: Path, wanted: Load) -> dict[str, Any]:
+async def measure(folder: Path, wanted: ManyDomains) -> dict[str, Any]:
     """All figures of one run, as they go into the result file."""
     hardware, settings = describe(), load("demo")
     model = located(settings.base.model)
@@ -139,12 +139,12 @@ async def measure(folder: Path, wanted: Load) -> dict[str, Any]:
         "gated": await _service(settings.base, gated, gated, house, model),
         "alone": await _service(settings.base, alone, no_gate, house, model),
     }
-    seen = {name: Seen() for name in services}
+    seen = {name: AnsweredLoad() for name in services}
     try:
         for turn in range(wanted.rounds + 1):
             for name in sorted(services, reverse=turn % 2 == 1):
                 # The first turn of each warms it up.
-                into = seen[name] if turn else Seen()
+                into = seen[name] if turn else AnsweredLoad()
                 await _turn(services[name], into, house, wanted, turn, publishes=name == "gated")
     finally:
         for service in services.values():
@@ -178,7 +178,9 @@ def _unasked(manifest: Manifest) -> Any:
     raise AssertionError("nothing is routed by content here")
 
 
-async def _turn(service: RoutedService, seen: Seen, house: House, wanted: Load, turn: int, publishes: bool) -> None:
+async def _turn(
+    service: RoutedService, seen: AnsweredLoad, house: House, wanted: ManyDomains, turn: int, publishes: bool
+) -> None:
     """`wanted.seconds` of load, and what was answered within them."""
     draw, until = random.Random(turn), time.monotonic() + wanted.seconds
     weights = [1 / rank for rank in range(1, wanted.domains + 1)]
@@ -214,7 +216,7 @@ async def _turn(service: RoutedService, seen: Seen, house: House, wanted: Load, 
     seen.rates.append(tokens / wanted.seconds)
 
 
-def _figures(seen: dict[str, Seen], wanted: Load, metrics: str) -> dict[str, Any]:
+def _figures(seen: dict[str, AnsweredLoad], wanted: ManyDomains, metrics: str) -> dict[str, Any]:
     popular, rare = range(10), range(wanted.domains // 2, wanted.domains)
     ratios = [one / other for one, other in zip(seen["gated"].rates, seen["alone"].rates, strict=True)]
     moves = [line for line in metrics.splitlines() if line.startswith("anabranch_adapter_moves_total")]
@@ -238,13 +240,13 @@ def _figures(seen: dict[str, Seen], wanted: Load, metrics: str) -> dict[str, Any
 def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in asdict(Load()).items():
+    for name, value in asdict(ManyDomains()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = vars(parser.parse_args())
     out: Path = options.pop("out")
     with tempfile.TemporaryDirectory(prefix="anabranch-slots-") as folder:
-        result = asyncio.run(measure(Path(folder), Load(**options)))
+        result = asyncio.run(measure(Path(folder), ManyDomains(**options)))
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -28,6 +28,8 @@ _CERTIFICATES_EVERY_S = 5.0
 _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG."""
 
+_SHORT = 60
+"""Characters of a folder's name with which its sockets' names stay within 108, which is all that a socket's may have."""
 _PLAIN = TlsFiles()
 _LIBRARY = ctypes.CDLL(None)
 _LOG = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Balancer:
     def __init__(
         self, host: str, port: int, addresses: Callable[[], Collection[str]], *, most: int, tls: TlsFiles = _PLAIN
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="anabranch-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="anabranch-", dir=_short_folder()))
         self.inner = self._folder / "inner.sock"
         """Where it listens too, for this user only and without TLS."""
         self._admin, self._config = self._folder / "admin.sock", self._folder / "haproxy.cfg"
@@ -64,7 +66,8 @@ class Balancer:
         """Start it, and return once it listens. Raises `ServingError`."""
         checked = subprocess.run([binary(), "-c", "-f", str(self._config)], capture_output=True, text=True, check=False)
         if checked.returncode:
-            raise ServingError(f"HAProxy does not take its configuration: {checked.stderr.strip().splitlines()[0]}")
+            told = [line for line in checked.stderr.splitlines() if not line.startswith("[NOTICE]")]
+            raise ServingError(f"HAProxy does not take its configuration: {' '.join(told)}")
         self._thread.start()
         if not self._up.wait(30):
             self.stop()
@@ -161,3 +164,8 @@ class Balancer:
 
 def _end_with_parent() -> None:
     _LIBRARY.prctl(_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def _short_folder() -> str | None:
+    """Where the folder is to be made; None is where others make theirs."""
+    return None if len(tempfile.gettempdir()) <= _SHORT else "/tmp"

@@ -10,7 +10,7 @@ from tests.architecture.sources import PACKAGES, REPOSITORY, Source, sources
 
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 60
-LARGEST_CLUSTER = 1_400
+LARGEST_CLUSTER = 1_500
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LOADERS = {("torch", "load"), ("torch", "save"), ("pandas", "read_pickle"), ("ray", "cloudpickle")}
 

@@ -50,6 +50,7 @@ PATHS = [
     ("POST", "/v1/domains/cats/pin", None, "admin"),
     ("POST", "/v1/domains/cats/unpin", None, "admin"),
     ("POST", "/v1/domains/cats/learn", None, "admin"),
+    ("POST", "/v1/domains/cats/adapters", {"offer": "cats~0123abcd"}, "admin"),
     ("GET", "/v1/status", None, "admin"),
     ("GET", "/v1/keys", None, "admin"),
     ("POST", "/v1/keys", {"name": "b", "scopes": ["infer"]}, "admin"),

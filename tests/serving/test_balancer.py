@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -275,21 +277,24 @@ async def test_a_client_can_t_say_that_it_is_another() -> None:
     assert "x-forwarded-proto" not in replica.heads[0]
 
 
-def test_it_ends_with_its_owner(tmp_path: Path, repository: Path) -> None:
+def test_it_ends_with_its_owner(repository: Path) -> None:
+    # A short name, as sockets' names are bounded.
+    folder_of_all = Path(tempfile.mkdtemp())
     script = (
         "import time\nfrom serving.balancer import Balancer\n"
         f"balancer = Balancer('127.0.0.1', {free_port()}, list, most=1)\nbalancer.start()\nprint('up', flush=True)\n"
         "time.sleep(60)"
     )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(folder_of_all)}
     owner = subprocess.Popen([sys.executable, "-c", script], cwd=repository, stdout=subprocess.PIPE, env=environment)
     try:
         assert owner.stdout is not None and owner.stdout.readline() == b"up\n"
         (process,) = psutil.Process(owner.pid).children()
-        (folder,) = tmp_path.iterdir()
+        (folder,) = folder_of_all.iterdir()
         assert folder.stat().st_mode & 0o077 == 0, "its sockets are for its owner only"
         owner.send_signal(signal.SIGKILL)
         process.wait(10)
     finally:
         owner.kill()
         owner.wait(10)
+        shutil.rmtree(folder_of_all)
