@@ -29,7 +29,7 @@ _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG."""
 
 _SHORT = 60
-"""Characters of a folder's name with which its sockets' names stay within 108, which is all that a socket's may have."""
+"""Characters of a folder's name with which its sockets' names stay within the 108 that they may have."""
 _PLAIN = TlsFiles()
 _LIBRARY = ctypes.CDLL(None)
 _LOG = logging.getLogger(__name__)

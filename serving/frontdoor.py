@@ -106,7 +106,7 @@ def _add_generation(app: FastAPI, service: RoutedService) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answer a chat, as JSON or, with `"stream": true`, as server-sent events; the field `anabranch` of the answer
         says who answered."""
-        return await _generate(request, partial(service.chat, session=session_name(request)))
+        return await _generate(request, partial(service.chat, session=_session(request)))
 
     @app.post("/v1/completions", openapi_extra=asking(openai_body("completion")))
     async def completions(request: Request) -> Response:
@@ -119,6 +119,12 @@ def _add_generation(app: FastAPI, service: RoutedService) -> None:
         asked = _route_request(await read_object(request))
         texts = (asked.input,) if isinstance(asked.input, str) else asked.input
         return sent(_of_caller(await service.route(texts=texts, messages=asked.messages)))
+
+
+def _session(request: Request) -> str | None:
+    """The session that a request names, apart from those of other keys."""
+    name, caller = session_name(request), CALLER.get()
+    return name if name is None or caller is None else f"{caller.key} {name}"
 
 
 def _route_request(body: dict[str, Any]) -> RouteRequest:
