@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from serving.abstained import TOKENS
 from serving.selection import Choice
@@ -53,6 +52,9 @@ class ReplicaMetrics:
         self.leases = Gauge("anabranch_leases", "Holds of requests in flight", registry=self.registry)
         self.published = Gauge("anabranch_published_adapters", "Versions that are served", registry=self.registry)
         self.loaded = Gauge("anabranch_loaded_adapters", "Versions loaded in the engine", registry=self.registry)
+        self.moves = Counter(
+            "anabranch_adapter_moves", "Versions by what was done with them", ["event"], registry=self.registry
+        )
         self.waiting = Gauge("anabranch_waiting_requests", "Requests that wait for their turn", registry=self.registry)
         self.fenced = Gauge("anabranch_fenced", "1 while this replica refuses requests", registry=self.registry)
 
@@ -62,25 +64,6 @@ class ReplicaMetrics:
             self.requests.labels(choice.domain, choice.version, model).inc()
             if choice.abstained is not None:
                 self.abstentions.labels(choice.abstained.token).inc()
-
-    def count_loads(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Tell at each scrape how often versions were brought in and put out, as `counts` says by event."""
-
-        class Loads:
-            def collect(self) -> Iterable[Metric]:
-                family = CounterMetricFamily(
-                    "anabranch_adapter_moves", "Versions by what befell them", labels=["event"]
-                )
-                for name, number in counts().items():
-                    family.add_metric([name], number)
-                yield family
-
-        self.registry.register(Loads())
-
-    def decided(self, known: int, scored: int) -> None:
-        """Count texts whose decision was remembered, and others."""
-        self.decisions.labels("known").inc(known)
-        self.decisions.labels("scored").inc(scored)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

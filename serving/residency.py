@@ -47,8 +47,8 @@ class Residency:
     def __init__(self, engine: Engine, read: Read, capacity: int) -> None:
         self.unload_failure: str | None = None
         """Why an adapter that was to go is still in the engine, or None."""
-        self.counts = {"loaded": 0, "failed": 0, "evicted": 0}
-        """How often a version was brought in, could not be, and was put out to make room."""
+        self.on_move: Callable[[str], None] = lambda event: None
+        """Told of each version that was `loaded`, could not be (`failed`), or was put out to make room (`evicted`)."""
         self._engine, self._read, self.capacity = engine, read, capacity
         self._numbers = itertools.count(1)
         self._known: dict[str, tuple[LoadedAdapter, Placed]] = {}
@@ -152,9 +152,9 @@ class Residency:
                     del self._resident[adapter.name]
                     raise
         except (PrepareFailed, EngineFailed, Unavailable):
-            self.counts["failed"] += 1
+            self.on_move("failed")
             raise
-        self.counts["loaded"] += 1
+        self.on_move("loaded")
 
     async def _make_room(self) -> None:
         stuck: set[str] = set()
@@ -167,7 +167,7 @@ class Residency:
             await asyncio.sleep(self._resident[name] + _LET_GO - time.monotonic())
             if self._may_go(name) and name in self._resident:
                 if await self._unload(name):
-                    self.counts["evicted"] += 1
+                    self.on_move("evicted")
                 else:
                     stuck.add(name)
 

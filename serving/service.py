@@ -70,7 +70,7 @@ class RoutedService:
         self.metrics.leases.set_function(lambda: len(self._publication.leases))
         self.metrics.published.set_function(lambda: len(residency.known))
         self.metrics.loaded.set_function(lambda: len(residency.resident))
-        self.metrics.count_loads(lambda: residency.counts)
+        residency.on_move = lambda event: self.metrics.moves.labels(event).inc()
         self.metrics.waiting.set_function(lambda: self._room.waiting)
         self.metrics.manifest_number.set_function(lambda: self._publication.current.number)
         self.metrics.fenced.set_function(lambda: float(self.fenced is not None))

@@ -14,7 +14,7 @@ from benchmarks import front_end
 from benchmarks.front_end import TOKENS, Server, measure
 from serving.listener import Listener
 
-COSTS = {"vllm": 0.002, "anabranch": 0.022}
+COSTS = {"vllm": 0.01, "anabranch": 0.03}
 """Seconds of the processor for each answer."""
 
 

@@ -73,7 +73,7 @@ async def test_each_path_wants_its_scope_and_no_other_will_do(house: House, cast
                 else:
                     assert wanted in refused(answer, 403, "PermissionDeniedError")
     assert house.notebook.records == [RECORD]
-    assert [call[0] for call in house.notebook.calls] == ["remove", "rollback", "pin", "unpin", "learn"]
+    assert [call[0] for call in house.notebook.calls] == ["remove", "rollback", "pin", "unpin", "learn", "add_adapter"]
 
 
 async def test_every_path_that_there_is_has_been_asked(house: House) -> None:
