@@ -65,5 +65,10 @@ class ReplicaMetrics:
             if choice.abstained is not None:
                 self.abstentions.labels(choice.abstained.token).inc()
 
+    def decided(self, known: int, scored: int) -> None:
+        """Count texts whose decision was remembered, and others."""
+        self.decisions.labels("known").inc(known)
+        self.decisions.labels("scored").inc(scored)
+
     def text(self) -> bytes:
         return generate_latest(self.registry)
