@@ -8,11 +8,14 @@ import time
 from typing import Any
 
 import psutil
+import pytest
 from starlette.types import Receive, Scope, Send
 
 from benchmarks import front_end
 from benchmarks.front_end import TOKENS, Server, measure
 from serving.listener import Listener
+
+pytestmark = pytest.mark.slow
 
 COSTS = {"vllm": 0.01, "anabranch": 0.03}
 """Seconds of the processor for each answer."""

@@ -18,6 +18,8 @@ from learning.merging import merge
 from tests.learning.bases import write_base
 from tests.learning.elsewhere import write_adapter
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["<s>how are you?\n", "<s>7 very red\n", "<s>one two three\n"]
 
 

@@ -28,6 +28,8 @@ from tests.learning.interruptions import (
 )
 from tests.learning.test_lora_memory import ScarceMemory
 
+pytestmark = pytest.mark.slow
+
 EVERY_STEP = 1.0
 
 

@@ -22,6 +22,8 @@ import pytest
 from serving.balancer import Balancer
 from streaming.broker import free_port
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 FENCED = b'{"error": {"message": "fenced"}}'
 

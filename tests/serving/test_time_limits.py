@@ -15,6 +15,8 @@ from tests.serving.doors import House
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.sockets import listening
 
+pytestmark = pytest.mark.slow
+
 
 async def slowly(pause: float, pieces: int) -> AsyncIterator[bytes]:
     yield b'{"model": "cats", "prompt": "me'
