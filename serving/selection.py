@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from learning.errors import LearningError
 from serving.abstained import NOTHING_TO_CHOOSE, UNREADABLE, Abstained
 from serving.api import RouteDecision, RouteResult, TurnDecision
+from serving.caller import is_visible
 from serving.engine import LoadedAdapter
 from serving.openai_body import model_not_found
 from serving.scorer import Decision, Scorer, Scoring
@@ -179,7 +180,7 @@ def _decision(served: ServedManifest, index: int, choice: Choice) -> RouteDecisi
         scores={} if decision is None else _by_domain(served, decision),
         confidence=None if decision is None else _number(decision.confidence),
         abstained=None if choice.abstained is None else choice.abstained.words,
-        turns=tuple(_turn(turn) for turn in choice.turns),
+        turns=tuple(_turn(turn) for turn in choice.turns if is_visible(turn.domain)),
         lead=_number(choice.lead),
     )
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from registry.adapters import Adapter
+from serving.caller import CALLER, Caller
+from serving.selection import Choice, routing
 from tests.serving.doors import House
 from tests.serving.test_access import RECORD, refused
 
@@ -110,3 +113,17 @@ async def test_records_are_of_the_key_s_domains_or_nothing_is_written(house: Hou
         refused(answer, 403, "PermissionDeniedError")
         assert house.notebook.records == []
         assert (await client.post("/v1/records", json=[RECORD, RECORD], headers=headers)).status_code == 202
+
+
+async def test_turns_of_other_domains_are_not_told_of(house: House, cast: dict[str, Adapter]) -> None:
+    served = house.service.served()
+    cats, dogs = (Choice(served.by_domain[name].newest) for name in ("cats", "dogs"))
+    stayed = replace(cats, turns=(cats, dogs))
+    told = routing(served, [stayed]).decisions[0].turns
+    assert [turn.domain for turn in told] == ["cats", "dogs"]
+    token = CALLER.set(Caller("key", domains=frozenset({"cats"})))
+    try:
+        told = routing(served, [stayed]).decisions[0].turns
+    finally:
+        CALLER.reset(token)
+    assert [turn.domain for turn in told] == ["cats"]
