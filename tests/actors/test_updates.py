@@ -98,8 +98,9 @@ class Place:
         examples = self.examples(records)
         choices = asyncio.run(self._choices(domain, [example.prompt for example in examples]))
         exact = 0
-        for folder in {choice.adapter.folder for choice in choices if choice.adapter is not None}:
-            mine = [e for e, c in zip(examples, choices, strict=True) if c.adapter and c.adapter.folder == folder]
+        for name in {choice.adapter.name for choice in choices if choice.adapter is not None}:
+            folder = self.house.registry.adapter(name).path
+            mine = [e for e, c in zip(examples, choices, strict=True) if c.adapter and c.adapter.name == name]
             exact += sum(self.figures(folder, mine).row_exact)
         return exact / len(examples)
 

@@ -44,7 +44,8 @@ async def test_one_byte_at_a_time_gains_nothing(house: House) -> None:
     async with listening(house.app(required=False, body_seconds=0.3)) as url:
         reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
         writer.write(b"POST /v1/route HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n")
-        answer = asyncio.create_task(reader.read())
+        # No further than its first line: who goes on writing to a server that has hung up is cut off.
+        answer = asyncio.create_task(reader.readline())
         while not answer.done():
             writer.write(b" ")
             await asyncio.sleep(0.05)
