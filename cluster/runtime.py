@@ -176,4 +176,5 @@ class Runtime:
 def balancer(settings: Settings, port: int) -> Balancer:
     """Return what leads clients, who come to `port`, to the replicas that the directory knows."""
     serving, directory = settings.serving, Remote.named(names.DIRECTORY)
-    return Balancer(serving.host, port, directory.addresses, most=serving.replicas.most, tls=serving.tls)
+    most, body_s = serving.replicas.most, serving.access.body_seconds
+    return Balancer(serving.host, port, directory.addresses, most=most, tls=serving.tls, body_seconds=body_s)

@@ -39,7 +39,14 @@ class Balancer:
     """Listens at `host:port`; `addresses` tells where replicas listen, and may raise. There are `most` at once."""
 
     def __init__(
-        self, host: str, port: int, addresses: Callable[[], Collection[str]], *, most: int, tls: TlsFiles = _PLAIN
+        self,
+        host: str,
+        port: int,
+        addresses: Callable[[], Collection[str]],
+        *,
+        most: int,
+        tls: TlsFiles = _PLAIN,
+        body_seconds: float = 60.0,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-", dir=_short_folder()))
         self.inner = self._folder / "inner.sock"
@@ -55,7 +62,14 @@ class Balancer:
             f'"{"ipv6@" if ":" in host else ""}{host}:{port}" {self._certificates.words if self._certificates else ""}'
         )
         # More than there are, as some go while others come; all are away until they are told.
-        text = configuration(bind, "127.0.0.1:1 disabled", most=2 * most + 8, admin=self._admin, inner=self.inner)
+        text = configuration(
+            bind,
+            "127.0.0.1:1 disabled",
+            most=2 * most + 8,
+            body_seconds=body_seconds,
+            admin=self._admin,
+            inner=self.inner,
+        )
         self._config.write_text(text)
         self._addresses, self._where = addresses, f"{host}:{port}"
         self._process: subprocess.Popen[bytes] | None = None

@@ -35,7 +35,7 @@ _LOST = (
 )
 _TOLD = {
     400: ("BadRequestError", "the request is no valid HTTP"),
-    408: ("RequestTimeoutError", "the request did not come within 60 s"),
+    408: ("RequestTimeoutError", "the request did not come in time"),
     500: ("InternalServerError", "something failed in the load balancer"),
     502: ("%[var(txn.kind)]", _LOST),
     503: ("ServiceUnavailableError", "no replica takes the request now; come again in a moment"),
@@ -43,10 +43,19 @@ _TOLD = {
 }
 
 
-def configuration(listen: str, servers: str, *, most: int, admin: Path | None = None, inner: Path | None = None) -> str:
+def configuration(
+    listen: str,
+    servers: str,
+    *,
+    most: int,
+    body_seconds: float = 60.0,
+    admin: Path | None = None,
+    inner: Path | None = None,
+) -> str:
     """Return the text. `listen` is what follows `bind`, `servers` what follows the slots' names; `most` of them.
 
-    `admin` is a socket to command it by, `inner` one that it listens on too, without TLS; both for its owner only.
+    `body_seconds` is for a request to come in, or what is kept of it; a replica looks after the rest. `admin` is a socket
+    to command it by, `inner` one that it listens on too, without TLS; both for its owner only.
     """
     lines = [
         "global",
@@ -60,7 +69,7 @@ def configuration(listen: str, servers: str, *, most: int, admin: Path | None = 
         "    mode http",
         "    timeout connect 2s",
         "    timeout check 5s",
-        "    timeout http-request 60s",
+        f"    timeout http-request {max(1, round(1000 * body_seconds))}ms",
         "    timeout http-keep-alive 10m",
         # Answers take as long as they take; who leaves ends them.
         "    timeout client 1h",
@@ -73,6 +82,20 @@ def configuration(listen: str, servers: str, *, most: int, admin: Path | None = 
         "    retry-on conn-failure empty-response 503",
         *(_error(status, *told) for status, told in _TOLD.items()),
         *(_RESOLVERS if "resolvers system" in servers else []),
+        *_door(listen, inner),
+        f"backend {BACKEND}",
+        "    balance leastconn",
+        "    option httpchk GET /readyz",
+        "    http-check expect status 200",
+        "    default-server check inter 1s fastinter 200ms downinter 200ms fall 2 rise 1",
+        f"    server-template {SLOT} {most} {servers}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _door(listen: str, inner: Path | None) -> list[str]:
+    """Where it listens, and what it does to requests and answers."""
+    return [
         "frontend door",
         f"    bind {listen}",
         *([f'    bind "unix@{inner}" mode 600'] if inner else []),
@@ -92,14 +115,7 @@ def configuration(listen: str, servers: str, *, most: int, admin: Path | None = 
         "    http-after-response set-status 503 if { status 502 504 } { var(txn.again) -m bool }",
         "    http-after-response set-header retry-after 2 if { status 503 } !{ res.hdr(retry-after) -m found }",
         f"    default_backend {BACKEND}",
-        f"backend {BACKEND}",
-        "    balance leastconn",
-        "    option httpchk GET /readyz",
-        "    http-check expect status 200",
-        "    default-server check inter 1s fastinter 200ms downinter 200ms fall 2 rise 1",
-        f"    server-template {SLOT} {most} {servers}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _error(status: int, kind: str, message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -104,7 +105,7 @@ class Door:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.addresses: Collection[str] | None = ()
-        self.balancer = Balancer("127.0.0.1", port, self._told, most=4)
+        self.balancer = Balancer("127.0.0.1", port, self._told, most=4, body_seconds=1.0)
 
     def _told(self) -> Collection[str]:
         if self.addresses is None:
@@ -205,6 +206,17 @@ async def test_a_body_too_large_to_be_kept_is_passed_on_and_not_tried_again() ->
         replicas[0].fate = dies
         assert (await door.request(CHAT, content=content)).status_code == 503
     assert replicas[0].bodies == [content] * 2
+
+
+async def test_a_body_that_does_not_come_is_told_so_and_keeps_no_replica_waiting() -> None:
+    async with door_to(answers) as (door, replicas):
+        reader, writer = await asyncio.open_connection(*door.url.removeprefix("http://").split(":"))
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{{".encode())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408") and json.loads(body)["error"]["type"] == "RequestTimeoutError"
+    assert replicas[0].bodies == []
 
 
 async def test_a_stream_that_is_cut_ends_as_one() -> None:
