@@ -54,8 +54,8 @@ def configuration(
 ) -> str:
     """Return the text. `listen` is what follows `bind`, `servers` what follows the slots' names; `most` of them.
 
-    `body_seconds` is for a request to come in, or what is kept of it; a replica looks after the rest. `admin` is a socket
-    to command it by, `inner` one that it listens on too, without TLS; both for its owner only.
+    `body_seconds` is for a request to come in, or what is kept of it; a replica looks after the rest. `admin` is a
+    socket to command it by, `inner` one that it listens on too, without TLS; both for its owner only.
     """
     lines = [
         "global",
