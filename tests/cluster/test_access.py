@@ -23,6 +23,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         tmp_path_factory.mktemp("keys"), "serving.access.keys=required", "serving.access.body_seconds=1"
     ) as stand:
         stand.meter = stand.start_actor(names.METER)
+        _, stand.headers = made(stand)
         stand.may_start()
         yield stand
 
@@ -34,7 +35,6 @@ def made(stand: Stand, **changes: int) -> tuple[AccessKey, dict[str, str]]:
 
 
 async def test_replicas_share_a_quota_and_go_on_without_the_meter(stand: Stand) -> None:
-    _, stand.headers = made(stand)
     await stand.wait_for_replicas(2)
     async with httpx.AsyncClient(base_url=stand.url, timeout=60) as client:
         assert (await client.post(CHAT, json=question(0))).status_code == 401
@@ -65,6 +65,7 @@ async def test_replicas_share_a_quota_and_go_on_without_the_meter(stand: Stand) 
 
 
 async def test_a_body_that_comes_slowly_is_ended_behind_the_proxy_too(stand: Stand) -> None:
+    await stand.wait_for_replicas(2)
     host, port = stand.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = f"POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\nauthorization: {stand.headers['authorization']}"
