@@ -290,7 +290,9 @@ def test_a_log_ends_behind_an_open_transaction_where_a_fetch_has_seen_it(kafka_s
     source = kafka_stream.source(location, start_at=from_beginning)
     source.pause([only])
     settle(source)
-    assert source.bounds(only) == (0, 4)
+    # librdkafka fetches in a thread of its own, which may have been there before the pause.
+    fetches_by_itself = kafka_stream.kafka_options(location).client == "librdkafka"
+    assert source.bounds(only) in ((0, 4), *([(0, 8)] if fetches_by_itself else ()))
     source.resume([only])
     assert [each.offset for each in read(source, 4)] == [0, 1, 2, 3]
     assert source.poll(kafka_stream.a_while_s, 10) == []
