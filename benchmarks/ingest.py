@@ -37,17 +37,16 @@ import numpy as np
 
 import examples
 from actors.decoding import Decoding
-from actors.ingest import Ingest, IngestOptions
+from actors.ingest import Ingest
 from actors.observation import Receipt
 from actors.router import Router
 from actors.spool import Spool
 from benchmarks.hardware import describe
+from cluster import builders
 from configs.loader import load
-from configs.settings import Settings
 from learning.router_options import RouterOptions
 from learning.statistics import Statistics
 from learning.symmetric import Float64
-from learning.template import PromptTemplate
 from registry.manifest import BaseRevision
 from registry.registry import Registry
 from streaming.broker import ApacheKafkaBroker, kafka_home
@@ -171,9 +170,9 @@ def exactly_once(folder: Path, location: str, records: int, client: str) -> dict
         None,  # type: ignore[arg-type] # There is no dead letter among these records: one would end the run.
         Spool(home / "spool.sqlite"),
         _NoFeatures(),  # type: ignore[arg-type]
-        _template(settings),
+        builders.template(settings),
         router,
-        _options(settings),
+        builders.ingest_options(settings),
     )
     clock = _Clock(lambda: router.cpu_s)
     ingest.start()
@@ -194,8 +193,8 @@ def exactly_once(folder: Path, location: str, records: int, client: str) -> dict
 def at_least_once(folder: Path, location: str, records: int, client: str) -> dict[str, Any]:
     """What a consumer of the common kind does with the same parts, in two threads as well."""
     settings = load("demo")
-    options = _options(settings)
-    decoding = Decoding(_template(settings), options.max_record_bytes, options.held_out_fraction)
+    options = builders.ingest_options(settings)
+    decoding = Decoding(builders.template(settings), options.max_record_bytes, options.held_out_fraction)
     spool = Spool(folder / uuid4().hex / "spool.sqlite")
     source: Any = _source(location, client, from_committed)
     source._identity = None  # Of the log: then it is not asked for.
@@ -317,23 +316,6 @@ def _source(location: str, client: str, start_at: StartAt) -> RecordSource:
     where = StreamLocation.parse(location)
     options = KafkaOptions(where.bootstrap or "", client=client)
     return open_source(where, group=uuid4().hex, start_at=start_at, options=options)
-
-
-def _template(settings: Settings) -> PromptTemplate:
-    base = settings.base
-    return PromptTemplate(base.model, chat_template=base.chat_template, terminator=base.terminator)
-
-
-def _options(settings: Settings) -> IngestOptions:
-    ingest = settings.ingest
-    return IngestOptions(
-        max_record_bytes=ingest.max_record_bytes,
-        poll_records=ingest.poll_records,
-        block_rows=ingest.block_rows,
-        spool_limit=ingest.spool_limit,
-        spool_bytes=ingest.spool_bytes,
-        held_out_fraction=ingest.held_out_fraction,
-    )
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks.hardware import describe
 from benchmarks.slots import House
+from cluster import builders
 from configs.loader import load
 from learning.catalogue import located
 from serving.engine import LoadedAdapter
-from serving.options import EngineOptions
 from serving.vllm_engine import VllmEngine
 
 RESULT = Path(__file__).parent / "results" / "lora_rows.json"
@@ -31,21 +31,12 @@ _PROMPTS = [[1, 7 + at, 20, 31, 12 + at % 5] for at in range(max(AT_ONCE))]
 
 async def measure(folder: Path, rounds: int, tokens: int, adapters: int) -> dict[str, Any]:
     """All figures of one run, as they go into the result file."""
-    hardware, settings = describe(), load("demo")
-    base, model = settings.base, located(settings.base.model)
-    house = House(folder, model)
+    hardware = describe()
+    settings = load("demo", [f"serving.max_loras={adapters}", f"serving.max_num_seqs={max(AT_ONCE)}"])
+    options = builders.engine_options(settings)
+    plain = options.model_copy(update={"engine": {**options.engine, "worker_extension_cls": ""}})
+    house = House(folder, located(settings.base.model))
     house.publish(adapters)
-    options = EngineOptions(
-        model=model,
-        dtype=base.dtype,
-        max_model_len=base.max_model_len,
-        max_loras=adapters,
-        max_num_seqs=max(AT_ONCE),
-        kv_cache_bytes=settings.serving.kv_cache_bytes,
-        enforce_eager=True,
-        threads=settings.serving.threads,
-    )
-    plain = options.model_copy(update={"engine": {"worker_extension_cls": ""}})
     engines = {
         "grouped": await VllmEngine.start(options, "{{ messages }}"),
         "plain": await VllmEngine.start(plain, "{{ messages }}"),

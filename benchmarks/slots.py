@@ -24,12 +24,14 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.hardware import describe
+from cluster import builders
 from configs.loader import load
+from configs.settings import Settings
 from learning.catalogue import located
 from registry.adapters import Adapter, AdapterFacts
 from registry.manifest import BaseRevision, Manifest
 from registry.registry import Registry
-from serving.options import EngineKnobs, EngineOptions
+from serving.options import EngineKnobs
 from serving.service import RoutedService
 
 RESULT = Path(__file__).parent / "results" / "slots.json"
@@ -127,17 +129,16 @@ def _pattern(model: str, folder: Path) -> Path:
 
 async def measure(folder: Path, wanted: ManyDomains) -> dict[str, Any]:
     """All figures of one run, as they go into the result file."""
-    hardware, settings = describe(), load("demo")
-    model = located(settings.base.model)
-    house = House(folder, model)
-    house.publish(wanted.domains)
-    gated = settings.serving.model_copy(update={"max_loras": wanted.slots, "max_cpu_loras": wanted.places})
+    hardware = describe()
+    gated = _demo(wanted.slots, wanted.places)
     # The engine has one slot more than it is asked for, which the gate keeps for probes.
-    alone = gated.model_copy(update={"max_loras": wanted.slots - 1, "max_cpu_loras": wanted.domains + 100})
+    alone = _demo(wanted.slots - 1, wanted.domains + 100)
+    house = House(folder, located(gated.base.model))
+    house.publish(wanted.domains)
     no_gate = EngineKnobs(max_loras=10**6, max_cpu_loras=10**6, max_lora_rank=16, max_num_seqs=10**6)
     services = {
-        "gated": await _service(settings.base, gated, gated, house, model),
-        "alone": await _service(settings.base, alone, no_gate, house, model),
+        "gated": await _service(gated, gated.serving, house),
+        "alone": await _service(alone, no_gate, house),
     }
     seen = {name: AnsweredLoad() for name in services}
     try:
@@ -155,21 +156,17 @@ async def measure(folder: Path, wanted: ManyDomains) -> dict[str, Any]:
     )
 
 
-async def _service(base: Any, engine: EngineKnobs, knobs: EngineKnobs, house: House, model: str) -> RoutedService:
-    from learning.template import PromptTemplate
+def _demo(slots: int, places: int) -> Settings:
+    return load("demo", [f"serving.max_loras={slots}", f"serving.max_cpu_loras={places}"])
+
+
+async def _service(settings: Settings, knobs: EngineKnobs, house: House) -> RoutedService:
+    """One with the engine of these settings, and a gate by `knobs`."""
     from serving.vllm_engine import VllmEngine
 
-    template = PromptTemplate(model, chat_template=base.chat_template, terminator=base.terminator)
-    options = EngineOptions(
-        **{name: getattr(engine, name) for name in EngineKnobs.model_fields},
-        model=model,
-        dtype=base.dtype,
-        max_model_len=base.max_model_len,
-        chat_template=base.chat_template,
-        terminator=base.terminator,
-    )
-    started = await VllmEngine.start(options, template.chat_template)
-    service = RoutedService(started, house.registry, _unasked, template, knobs, _BASE)
+    template = builders.template(settings)
+    engine = await VllmEngine.start(builders.engine_options(settings), template.chat_template)
+    service = RoutedService(engine, house.registry, _unasked, template, knobs, _BASE)
     await service.catch_up()
     return service
 

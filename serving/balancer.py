@@ -73,6 +73,7 @@ class Balancer:
         self._config.write_text(text)
         self._addresses, self._where = addresses, f"{host}:{port}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_behind = False
         self._stopping, self._up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="balancer", daemon=True)
 
@@ -118,8 +119,14 @@ class Balancer:
             self._renew()
             self._tell(slots, set(self._addresses()))
         except Exception as error:
-            # Whatever it is, HAProxy keeps those that it has, and looks after them.
-            _LOG.debug("HAProxy could not be told of replicas", exc_info=error)
+            # Whatever it is, HAProxy keeps those that it has, and looks after them. While it starts, nobody is told.
+            if self._up.is_set() and not self._is_behind:
+                _LOG.warning("HAProxy can't be told of replicas that come and go: %s", error, exc_info=error)
+            self._is_behind = self._up.is_set()
+        else:
+            if self._is_behind:
+                _LOG.warning("HAProxy is told of replicas again")
+            self._is_behind = False
 
     def _renew(self) -> None:
         """Have new certificates taken; what is no good is told, and tried again."""

@@ -187,7 +187,6 @@ class Publication:
         before = await self._served_before(manifest) if new else set()
         deadline = asyncio.get_running_loop().time() + _PROBE_PATIENCE
         unseen = [adapter for name, adapter in new.items() if name not in before]
-        await asyncio.gather(*(self._patiently(placed_by_name[adapter.name]) for adapter in unseen))
         for adapter in unseen:
             await self._take(adapter, placed_by_name[adapter.name], deadline)
         await self._fill_with([adapter for name, adapter in new.items() if name in before])
@@ -252,19 +251,18 @@ class Publication:
         except (RegistryError, OSError) as error:
             raise PrepareFailed(placed.adapter, str(error), _REMEDY) from error
 
-    async def _patiently(self, placed: Placed) -> None:
-        """See that the adapter can be read."""
-        await read(placed.adapter, _REMEDY, partial(self._reader.adapter, placed))
+    async def _patiently(self, placed: Placed) -> Path | None:
+        """The same, and again where storage is away for a moment."""
+        return await read(placed.adapter, _REMEDY, partial(self._reader.adapter, placed))
 
     async def _take(self, adapter: LoadedAdapter, placed: Placed, deadline: float) -> None:
         """Load and probe an adapter; it may have to make room for others before it is asked for."""
         try:
             try:
-                await self.residency.use(adapter)
-            except (EngineFailed, PrepareFailed):
+                await self.residency.use(adapter, self._patiently)
+            except EngineFailed:
                 # The engine reads the folder by itself, and it may have been away since.
-                await self._patiently(placed)
-                await self.residency.use(adapter)
+                await self.residency.use(adapter, self._patiently)
         except (EngineFailed, Unavailable) as error:
             misfit = "the adapter does not fit the base model or the engine; train it again"
             raise self._failed(adapter.name, str(error), misfit) from error

@@ -21,7 +21,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,15 +76,15 @@ class Residency:
             self._known[placed.adapter] = adapter, placed
         return self._known[placed.adapter][0]
 
-    async def use(self, adapter: LoadedAdapter) -> None:
-        """Have the adapter in the engine until `leave`.
+    async def use(self, adapter: LoadedAdapter, read: Read | None = None) -> None:
+        """Have the adapter in the engine until `leave`; `read` is another way to read it than for all.
 
         Raises PrepareFailed where it can't be read, EngineFailed where it does not fit, Unavailable where the engine is
         dead or full of what it can't be rid of; nothing is to be left then.
         """
         self._uses[adapter.name] += 1
         try:
-            await self._have(adapter.name)
+            await self._have(adapter.name, read or self._read)
         except BaseException:
             self.leave(adapter)
             raise
@@ -127,20 +126,20 @@ class Residency:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _have(self, name: str) -> None:
+    async def _have(self, name: str, read: Read) -> None:
         if name in self._resident and name not in self._coming:
             return
         coming = self._coming.get(name)
         if coming is None:
-            coming = self._coming[name] = asyncio.ensure_future(self._bring(*self._known[name]))
+            coming = self._coming[name] = asyncio.ensure_future(self._bring(*self._known[name], read))
             coming.add_done_callback(lambda _: self._coming.pop(name, None))
             # It may end when whoever waited for it has left.
             coming.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(coming)
 
-    async def _bring(self, adapter: LoadedAdapter, placed: Placed) -> None:
+    async def _bring(self, adapter: LoadedAdapter, placed: Placed, read: Read) -> None:
         try:
-            folder = await self._read(placed)
+            folder = await read(placed)
             async with self._loading:
                 if adapter.rank:
                     await self._make_room()
@@ -199,9 +198,8 @@ class Residency:
 
     async def _prefetch(self) -> None:
         while (name := self._missing()) is not None:
-            before = self._upcoming
-            with suppress(PrepareFailed, EngineFailed, Unavailable):
-                await self._have(name)
-                continue
-            # Whoever asks for it is told why it can't be had.
-            self._upcoming = [other for other in before if other != name]
+            try:
+                await self._have(name, self._read)
+            except (PrepareFailed, EngineFailed, Unavailable):
+                # Whoever asks for it is told why it can't be had.
+                self._upcoming = [other for other in self._upcoming if other != name]

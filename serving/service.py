@@ -243,13 +243,9 @@ class RoutedService:
         whole = routing(lease.served, choices).model_dump(exclude={"decisions": {"__all__": {"scores"}}})
         told = {"system_fingerprint": f"{lease.served.number}:{headers['x-anabranch-adapter']}"}
         if isinstance(answer, dict):
-            answer = {**answer, **told, "anabranch": whole}
-        else:
-            answer = announced(answer, told, {"anabranch": whole})
-        if isinstance(answer, dict):
             lease.release()
-            return Reply(headers, body=answer)
-        return Reply(headers, events=LeasedEvents(answer, lease))
+            return Reply(headers, body={**answer, **told, "anabranch": whole})
+        return Reply(headers, events=LeasedEvents(announced(answer, told, {"anabranch": whole}), lease))
 
     async def _generate(self, call: Call, choices: Sequence[Choice], lease: Lease) -> Answer:
         groups = groups_of(choices)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from types import TracebackType
 
 from serving.turns import Ticket, Turns
 
@@ -24,12 +23,6 @@ class Seat:
         if not self._left:
             self._left = True
             self._slots._leave(self._ticket)
-
-    def __enter__(self) -> Seat:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.leave()
 
 
 class Slots:

@@ -261,12 +261,15 @@ async def test_who_leaves_is_worked_for_no_longer_and_not_asked_for_again() -> N
         assert tries(replicas) == 1
 
 
-async def test_who_is_cut_off_from_the_directory_serves_on() -> None:
+async def test_who_is_cut_off_from_the_directory_serves_on_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     async with door_to(answers) as (door, _):
         for addresses in (None, ()):
             door.addresses = addresses
             await asyncio.sleep(1.5)
             assert (await door.request(CHAT, json={})).status_code == 200
+    told = [record.getMessage() for record in caplog.records if record.name == "serving.balancer"]
+    assert [line for line in told if "directory is away" in line] == told[:1]
+    assert told[1:] == ["HAProxy is told of replicas again"]
 
 
 async def test_it_is_started_again_with_the_replicas_that_there_are() -> None:
