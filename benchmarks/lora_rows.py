@@ -20,7 +20,6 @@ from benchmarks.hardware import describe
 from benchmarks.slots import House
 from cluster import builders
 from configs.loader import load
-from learning.catalogue import located
 from serving.engine import LoadedAdapter
 from serving.vllm_engine import VllmEngine
 
@@ -35,7 +34,7 @@ async def measure(folder: Path, rounds: int, tokens: int, adapters: int) -> dict
     settings = load("demo", [f"serving.max_loras={adapters}", f"serving.max_num_seqs={max(AT_ONCE)}"])
     options = builders.engine_options(settings)
     plain = options.model_copy(update={"engine": {**options.engine, "worker_extension_cls": ""}})
-    house = House(folder, located(settings.base.model))
+    house = House(folder, settings)
     house.publish(adapters)
     engines = {
         "grouped": await VllmEngine.start(options, "{{ messages }}"),

@@ -69,10 +69,10 @@ class AnsweredLoad:
 class House:
     """A registry with as many adapters as are asked for, all of the same shape and none like another."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, settings: Settings) -> None:
         self.registry = Registry(folder / "registry", writer=True)
         self._folder, self._random = folder, np.random.default_rng(0)
-        self._pattern = _pattern(model, folder / "pattern")
+        self._pattern = _pattern(settings, folder / "pattern")
         self._epoch = self.registry.begin_epoch()
         self.adapters: list[Adapter] = []
 
@@ -116,13 +116,14 @@ class House:
         return self.registry.add_adapter(domain, 1, folder, facts)
 
 
-def _pattern(model: str, folder: Path) -> Path:
+def _pattern(settings: Settings, folder: Path) -> Path:
+    """An adapter where the learner of these settings puts its own."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(model)
-    layers = list(range(2, base.config.num_hidden_layers))
-    config = LoraConfig(r=_RANK, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=layers)
+    base, chosen = AutoModelForCausalLM.from_pretrained(located(settings.base.model)), settings.learner
+    layers = list(range(chosen.frozen_layers, base.config.num_hidden_layers))
+    config = LoraConfig(r=_RANK, target_modules=list(chosen.targets), layers_to_transform=layers)
     get_peft_model(base, config).save_pretrained(str(folder))
     return folder
 
@@ -133,7 +134,7 @@ async def measure(folder: Path, wanted: ManyDomains) -> dict[str, Any]:
     gated = _demo(wanted.slots, wanted.places)
     # The engine has one slot more than it is asked for, which the gate keeps for probes.
     alone = _demo(wanted.slots - 1, wanted.domains + 100)
-    house = House(folder, located(gated.base.model))
+    house = House(folder, gated)
     house.publish(wanted.domains)
     no_gate = EngineKnobs(max_loras=10**6, max_cpu_loras=10**6, max_lora_rank=16, max_num_seqs=10**6)
     services = {
