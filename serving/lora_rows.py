@@ -22,30 +22,49 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.nn import functional
+
 from serving.options import PARENT_PID
 
 if TYPE_CHECKING:
-    import torch
-
-    Groups = Sequence[tuple[int, torch.Tensor]]
+    Groups = Sequence[tuple[int, torch.Tensor | None]]
 
 
 def groups_of(slots: torch.Tensor) -> Groups:
-    """Each slot >= 0 in `slots` (int64 [rows]) with the indices of its rows."""
-    return [(slot, (slots == slot).nonzero().squeeze(1)) for slot in sorted(set(slots.tolist())) if slot >= 0]
+    """Each slot >= 0 in `slots` (int64 [rows]) with the indices of its rows; None where all rows are its own."""
+    named = slots.tolist()
+    found = sorted({slot for slot in named if slot >= 0})
+    if len(found) == 1 and min(named) >= 0:
+        return [(found[0], None)]
+    return [(slot, (slots == slot).nonzero().squeeze(1)) for slot in found]
 
 
-def add_products(
-    target: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor, groups: Groups, scale: float = 1.0
+def add_shares(
+    target: torch.Tensor,
+    inputs: torch.Tensor,
+    downs: Sequence[torch.Tensor],
+    ups: Sequence[torch.Tensor],
+    groups: Groups,
+    scale: float = 1.0,
 ) -> None:
-    """target[rows, :m] += scale * inputs[rows] @ weights[slot]^T for each group; other rows stay as they are.
+    """target[rows, of slice i] += scale * (inputs[rows] A_i^T) B_i^T with each group's own A_i and B_i; other rows stay
+    as they are.
 
-    Shapes: target [n, >= m], inputs [n, d], weights [slots, 1, m, d]. Computed in the target's dtype.
+    Shapes: target [n, m_1 + ... + m_k], inputs [n, d], downs k of [slots, 1, r, d], ups k of [slots, 1, m_i, r].
     """
+    inputs = inputs.to(downs[0].dtype)
     for slot, rows in groups:
-        weight = weights[slot, 0].to(target.dtype)
-        delta = scale * (inputs[rows].to(target.dtype) @ weight.T)
-        target[:, : delta.shape[1]].index_add_(0, rows, delta)
+        own = inputs if rows is None else inputs[rows]
+        slices = [
+            functional.linear(functional.linear(own, down[slot, 0]), up[slot, 0])
+            for down, up in zip(downs, ups, strict=True)
+        ]
+        share = (slices[0] if len(slices) == 1 else torch.cat(slices, 1)).to(target.dtype)
+        if rows is None:
+            target.add_(share, alpha=scale)
+        else:
+            target.index_add_(0, rows, share, alpha=scale)
 
 
 class GroupedRows:
@@ -58,35 +77,30 @@ class GroupedRows:
         super().update_metadata(*mapping, **more)  # type: ignore[misc]
         self._groups = groups_of(self.token_lora_indices)
 
-    def add_shrink(
-        self, y: Sequence[torch.Tensor], x: torch.Tensor, lora_a_stacked: Sequence[torch.Tensor], scale: float, **_: Any
-    ) -> None:
-        """y[i] += scale * x A_i^T, row by row with the row's own A_i."""
-        x = x.view(-1, x.shape[-1])
-        for target, weights in zip(y, lora_a_stacked, strict=True):
-            add_products(target, x, weights, self._groups, scale)
-
-    def add_expand(
+    def add_lora_linear(
         self,
         y: torch.Tensor,
-        x: Sequence[torch.Tensor],
+        x: torch.Tensor,
+        lora_a_stacked: Sequence[torch.Tensor],
         lora_b_stacked: Sequence[torch.Tensor],
-        output_slices: Sequence[int],
-        offset_start: int = 0,
-        **_: Any,
+        scale: float,
+        *_: Any,
+        **__: Any,
     ) -> None:
-        """y[:, of slice i] += x[i] B_i^T, row by row with the row's own B_i."""
-        y = y.view(-1, y.shape[-1])
-        for inputs, weights, width in zip(x, lora_b_stacked, output_slices, strict=True):
-            add_products(y[:, offset_start : offset_start + width], inputs, weights, self._groups)
-            offset_start += width
+        """y += scale * x A^T B^T for each of the layer's slices, row by row with the row's own A and B."""
+        add_shares(y, x, lora_a_stacked, lora_b_stacked, self._groups, scale)
+
+    def add_shrink(self, *_: Any, **__: Any) -> None:
+        raise NotImplementedError("adapters in shards have no products on a CPU; leave fully_sharded_loras out")
+
+    add_expand = add_shrink
 
 
 def group_rows() -> None:
     """Put `GroupedRows` before vLLM's CPU wrapper. Raises ImportError where vLLM has none of that form."""
     punica_cpu: Any = import_module("vllm.lora.punica_wrapper.punica_cpu")
     plain = getattr(punica_cpu, "PunicaWrapperCPU", object)
-    for method in ("update_metadata", "add_shrink", "add_expand", "add_lora_linear"):
+    for method in ("update_metadata", "add_lora_linear"):
         if not hasattr(plain, method):
             raise ImportError(
                 f"{punica_cpu.__name__} has no PunicaWrapperCPU.{method}: this vLLM lays out its CPU LoRA operations "
