@@ -4,7 +4,8 @@ Both are started once, as a user starts them, and asked in turns: by name of an 
 32 requests in flight, each answer of the same length. Counted is the processor time of every process that a request
 goes through, the engine's core apart: here HAProxy and the replica, there the API server. Processor time, as another's
 work on the machine lengthens the clock and not that. The first token of a stream is by the clock, one request here, one
-there. Run it with `python -m benchmarks.front_end`.
+there. Before each turn nothing is asked for a while: vLLM's worker goes on looking for work for a second after its
+last, on a core that the other's turn would be without. Run it with `python -m benchmarks.front_end`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ RESULT = Path(__file__).parent / "results" / "front_end.json"
 PACKAGES = ("ray", "vllm", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic")
 IN_FLIGHT = (1, 8, 32)
 TOKENS = 16
+REST_S = 2.0
 PROMPT = "Write the date 3. Mai 2021 as ISO."
 _ENGINE = ("EngineCore", "vllm.v1.engine.core")
 """In the title of a process in which vLLM computes, here made by a fork server; all below it belongs to it."""
@@ -128,6 +130,7 @@ async def measure(servers: Mapping[str, Server], rounds: int, requests: int) -> 
 
 async def _turn(server: Server, rows: str, in_flight: int, count: int) -> dict[str, float]:
     """Ask `count` times, so many at once: processor ms a request before the engine and in it, and requests a second."""
+    await asyncio.sleep(REST_S)
     async with _session(in_flight) as session:
         left = iter(range(count))
 
