@@ -99,6 +99,7 @@ async def _on_vllm(settings: Settings) -> RoutedService:
         max_prompts=settings.serving.max_prompts,
         drain_seconds=settings.serving.drain_seconds,
         conversation_margin=settings.serving.conversation_margin,
+        top_k=settings.serving.top_k,
     )
 
 

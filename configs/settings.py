@@ -21,7 +21,7 @@ from learning.options import Count, Dtype, Options, Seed, disagreement
 from learning.router_options import RouterOptions
 from learning.training_options import TrainingOptions
 from serving.access_options import AccessOptions
-from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, EngineKnobs, TlsFiles
+from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, MOST_PARTS, EngineKnobs, TlsFiles
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -302,6 +302,9 @@ class Serving(Section, EngineKnobs):
     """By how much a chat's last message must score higher for another domain than for the first message's to take the
     chat there; in the scores' unit, which of `router.head` ridge and inverse_frequency is about 1 from one domain to
     another, of lda nats. More keeps chats in their domain, and in the prefix cache."""
+    top_k: Annotated[int, Field(ge=1, le=MOST_PARTS)] = 1
+    """Domains that may answer a request for `auto` as one, where their scores lie near each other (within a few times
+    `conversation_margin`); 1 leaves it to the best. A request may say its own in `x-anabranch-top-k`."""
     access: AccessSettings = AccessSettings()
     """Keys, origins of pages that may call, and how long a request may take."""
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from registry.manifest import BaseRevision
+from serving.options import MOST_PARTS
 from serving.wording import Words
 
 DomainState = Literal["open", "closed", "learning", "publishing", "published", "rejected", "failed"]
@@ -55,6 +56,8 @@ class RouteRequest(Body):
     """A text, or several to be routed each by itself."""
     messages: tuple[Any, ...] | None = None
     """A chat, as `/v1/chat/completions` takes it."""
+    top_k: int | None = Field(default=None, ge=1, le=MOST_PARTS)
+    """How many domains at most would answer as one; null takes what the service is set to."""
 
 
 class TurnDecision(Body):
@@ -68,6 +71,17 @@ class TurnDecision(Body):
     """What is held against the router's threshold."""
     abstained: str | None = None
     """Why it would be left to the base, in words; null where it would not."""
+
+
+class MixedPart(Body):
+    """One of the adapters that answer as one."""
+
+    domain: str
+    """The domain."""
+    adapter: str
+    """Full name of the version."""
+    weight: float
+    """What its change of the base is multiplied by; together 1."""
 
 
 class RouteDecision(Body):
@@ -94,6 +108,8 @@ class RouteDecision(Body):
     lead: float | None = None
     """By how much the last turn's own domain scores higher in it than the first's; null where they agree or one is left
     to the base."""
+    parts: tuple[MixedPart, ...] = ()
+    """The adapters, where several answer as one; domain and adapter above name all of them, joined by `+`."""
 
 
 class RouteResult(Body):

@@ -16,7 +16,7 @@ from serving.errors import Refused
 from serving.openai_body import error_body
 from serving.served import AUTO
 
-_PARTS = re.compile(r"@[^+]*(?:\+|$)|\+")
+_PARTS = re.compile(r"[@*][^+]*(?:\+|$)|\+")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Caller:
     """What the audit log is to say beside the status."""
 
     def may(self, name: str) -> bool:
-        """Whether the key is for a domain, or for the domains of a version or of several, as `a@v1-...+b`."""
+        """Whether the key is for a domain, or for the domains of a version or of several, as `a@v1-...+b*0.5`."""
         return self.domains is None or all(part in self.domains for part in _PARTS.split(name) if part)
 
 

@@ -19,7 +19,7 @@ from serving.metrics import ReplicaMetrics
 from serving.openai_body import bad_request
 from serving.options import CONVERSATION_MARGIN
 from serving.score_queue import ScoreQueue
-from serving.selection import Choice, by_content, by_name, by_segment, kept_by, of_domain
+from serving.selection import Choice, Named, beside, by_content, by_name, by_segment, kept_by, of_domain
 from serving.served import ServedDomain, ServedManifest
 from serving.sessions import Answered, Sessions
 
@@ -32,13 +32,20 @@ _CHARACTERS_PER_TOKEN = 128
 
 class Chooser:
     """One replica's. `margin`: what a chat's last message must lead by to take it to another domain, in the scores'
-    unit. Used on one event loop."""
+    unit. `top_k`: domains that may answer as one, where a request does not say; `rank`: the most that their adapters
+    have together. Used on one event loop."""
 
     def __init__(
-        self, engine: Engine, template: PromptTemplate, metrics: ReplicaMetrics, margin: float = CONVERSATION_MARGIN
+        self,
+        engine: Engine,
+        template: PromptTemplate,
+        metrics: ReplicaMetrics,
+        margin: float = CONVERSATION_MARGIN,
+        top_k: int = 1,
+        rank: int = 0,
     ) -> None:
         self._engine, self._template, self._metrics = engine, template, metrics
-        self._margin = margin
+        self._margin, self._top_k, self._rank = margin, top_k, rank
         self._queue = ScoreQueue()
         self._scoring = RememberedScoring(self._queue, metrics.decided)
         self._sessions = Sessions()
@@ -47,7 +54,9 @@ class Chooser:
         """Score nothing more; who waits gets Unavailable."""
         self._queue.close()
 
-    async def choose(self, served: ServedManifest, call: Call, session: str | None = None) -> list[Choice]:
+    async def choose(
+        self, served: ServedManifest, call: Call, session: str | None = None, top_k: int | None = None
+    ) -> list[Choice]:
         """One choice per prompt of the call; a chat is one prompt, and may belong to a session. Raises Refused."""
         prompts = 1 if call.kind == "chat" else len(call.prompts)
         named = by_name(served, call.model)
@@ -61,28 +70,36 @@ class Chooser:
             if named is None:
                 raise
             # Whether the engine takes it all the same is for the engine to say.
-            return [Choice(named.newest)] * prompts
+            return [named.newest()] * prompts
         if call.kind == "chat":
-            return [await self._of_chat(served, named, texts, session)]
-        return await self._by_score(served, named, texts)
+            choices = [await self._of_chat(served, named, texts, session)]
+        else:
+            choices = await self._by_score(served, named, texts)
+        return choices if named is not None else self._beside(served, choices, top_k)
 
-    async def of_chat(self, served: ServedManifest, messages: Sequence[object]) -> list[Choice]:
+    async def of_chat(
+        self, served: ServedManifest, messages: Sequence[object], top_k: int | None = None
+    ) -> list[Choice]:
         """The choice for a chat of these messages, as a request of them has it. Raises Refused."""
         parsed = self._engine.parse("chat", {"messages": list(messages)}).messages
-        return [await self._of_chat(served, None, self._turns(parsed), None)]
+        return self._beside(served, [await self._of_chat(served, None, self._turns(parsed), None)], top_k)
 
-    async def of_texts(self, served: ServedManifest, texts: Sequence[str]) -> list[Choice]:
+    async def of_texts(self, served: ServedManifest, texts: Sequence[str], top_k: int | None = None) -> list[Choice]:
         """One choice per text, each as a lone user message. Raises Refused."""
-        return await self._by_score(served, None, [self._render([{"role": "user", "content": text}]) for text in texts])
+        rendered = [self._render([{"role": "user", "content": text}]) for text in texts]
+        return self._beside(served, await self._by_score(served, None, rendered), top_k)
+
+    def _beside(self, served: ServedManifest, choices: Sequence[Choice], top_k: int | None) -> list[Choice]:
+        return [beside(served, choice, top_k or self._top_k, self._margin, self._rank) for choice in choices]
 
     async def _of_chat(
-        self, served: ServedManifest, domain: ServedDomain | None, texts: Sequence[str], session: str | None
+        self, served: ServedManifest, named: Named | None, texts: Sequence[str], session: str | None
     ) -> Choice:
         """`texts`: of the first turn and, where there is another, the last."""
         before = None if session is None else self._sessions.get(session)
-        if domain is not None:
+        if named is not None:
             # Within a domain all of a chat is its first message's segment.
-            choice = kept_by(before, domain) or (await self._by_score(served, domain, texts[:1]))[0]
+            choice = self._kept(before, named) or (await self._by_score(served, named, texts[:1]))[0]
         elif before is not None and (kept := served.by_domain.get(before.domain)) is not None:
             last = (await self._by_score(served, None, texts[-1:], each=True))[0]
             first = kept_by(before, kept, last.decision) or of_domain(kept, last.decision)
@@ -96,19 +113,24 @@ class Chooser:
             self._sessions.put(session, Answered(choice.domain, choice.version))
         return choice
 
+    @staticmethod
+    def _kept(before: Answered | None, named: Named) -> Choice | None:
+        one, _ = named.parts[0]
+        return kept_by(before, one) if named.is_alone and isinstance(one, ServedDomain) else None
+
     async def _by_score(
-        self, served: ServedManifest, domain: ServedDomain | None, texts: Sequence[str], *, each: bool = False
+        self, served: ServedManifest, named: Named | None, texts: Sequence[str], *, each: bool = False
     ) -> list[Choice]:
-        """One choice per text among all domains, or among the segments of one; `each` lets a text that can't be scored
-        be the base's, and else it is refused."""
+        """One choice per text among all domains, or among the segments of those named; `each` lets a text that can't be
+        scored be the base's, and else it is refused."""
         longest = max((len(text) for text in texts), default=0)
         if longest > _CHARACTERS_PER_TOKEN * self._engine.context_tokens:
             # The engine would refuse it anyway; scoring it first would keep everybody else's prompts waiting.
             context = f"the context length of {self._engine.context_tokens} tokens"
             raise bad_request(f"a prompt of {longest} characters is beyond {context}; shorten it")
         started = time.monotonic()
-        if domain is not None:
-            choices = await by_segment(served, domain, texts, self._scoring)
+        if named is not None:
+            choices = await by_segment(served, named, texts, self._scoring)
         else:
             try:
                 choices = await by_content(served, texts, self._scoring, each=each)

@@ -32,7 +32,7 @@ from serving.openai_body import bad_request, model_not_found
 from serving.paths import ERRORS, answering, asking, openai_body, sent
 from serving.ports import ControlPort
 from serving.reply import EXPOSED, LeasedEvents, Reply
-from serving.request_body import read_object, request_id, session_name, well_formed_target
+from serving.request_body import read_object, request_id, session_name, top_k, well_formed_target
 from serving.served import AUTO, BASE, ServedManifest
 from serving.service import RoutedService
 from serving.system_metrics import render_metrics
@@ -106,19 +106,19 @@ def _add_generation(app: FastAPI, service: RoutedService) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answer a chat, as JSON or, with `"stream": true`, as server-sent events; the field `anabranch` of the answer
         says who answered."""
-        return await _generate(request, partial(service.chat, session=_session(request)))
+        return await _generate(request, partial(service.chat, session=_session(request), top_k=top_k(request)))
 
     @app.post("/v1/completions", openapi_extra=asking(openai_body("completion")))
     async def completions(request: Request) -> Response:
         """Answer one prompt or several; the field `anabranch` of the answer says who answered each."""
-        return await _generate(request, service.complete)
+        return await _generate(request, partial(service.complete, top_k=top_k(request)))
 
     @app.post("/v1/route", responses=answering(RouteResult), openapi_extra=asking(RouteRequest))
     async def route(request: Request) -> Response:
         """Say which domain a text belongs to, without generating."""
         asked = _route_request(await read_object(request))
         texts = (asked.input,) if isinstance(asked.input, str) else asked.input
-        return sent(_of_caller(await service.route(texts=texts, messages=asked.messages)))
+        return sent(_of_caller(await service.route(texts=texts, messages=asked.messages, top_k=asked.top_k)))
 
 
 def _session(request: Request) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from serving.abstained import TOKENS
+from serving.mixtures import is_mixture
 from serving.selection import Choice
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -59,9 +60,12 @@ class ReplicaMetrics:
         self.fenced = Gauge("anabranch_fenced", "1 while this replica refuses requests", registry=self.registry)
 
     def count(self, model: str, choices: Sequence[Choice]) -> None:
-        """Count answered prompts; `model` is what the client asked for."""
+        """Count answered prompts; `model` is what the client asked for. A mixture counts for each of its parts."""
+        # There is no end of mixtures.
+        asked = "mixture" if is_mixture(model) else model
         for choice in choices:
-            self.requests.labels(choice.domain, choice.version, model).inc()
+            for domain, version in choice.answerers:
+                self.requests.labels(domain, version, asked).inc()
             if choice.abstained is not None:
                 self.abstentions.labels(choice.abstained.token).inc()
 

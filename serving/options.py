@@ -23,6 +23,8 @@ Count = Annotated[int, Field(ge=1)]
 MAX_PROMPTS = 256
 """Prompts or texts in one request, where nobody sets another limit."""
 
+MOST_PARTS = 4
+"""Adapters that one answer may be mixed of."""
 
 CONVERSATION_MARGIN = 0.3
 """By how much a chat's last message must lead to change its domain, where nobody sets another; ridge heads' scores."""

@@ -32,11 +32,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from learning.errors import LearningError
 from learning.parity import disagreement
 from registry.errors import RegistryError
 from registry.manifest import Placed, column
@@ -44,16 +46,19 @@ from serving.admission import Admission
 from serving.engine import Engine, LoadedAdapter
 from serving.errors import EngineFailed, NotPrepared, PrepareFailed, Unavailable
 from serving.leases import Leases
+from serving.mixtures import Composite, Composites
 from serving.options import EngineKnobs
 from serving.reading import ManifestReader, read
 from serving.residency import Residency
 from serving.scorer import Scorer
+from serving.selection import Choice
 from serving.served import NOTHING_PUBLISHED, ServedDomain, ServedManifest
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
     from registry.manifest import BaseRevision, Manifest
     from registry.registry import Registry
+    from serving.mixtures import Source
 
 # Seconds that the probes of a manifest wait for the engine; far below the time that a replica has to prepare.
 _PROBE_PATIENCE = 20.0
@@ -95,6 +100,7 @@ class Publication:
         """Which of what is served lies in the engine."""
         self._engine = engine
         self._reader = ManifestReader(registry, extractor_for, knobs.max_lora_rank, base)
+        self._composites = Composites(self._read, knobs.max_lora_rank, knobs.max_cpu_loras)
         self._base = base
         """What the engine runs."""
         self._drain_seconds = drain_seconds
@@ -105,6 +111,26 @@ class Publication:
     @property
     def prepared(self) -> tuple[int, ...]:
         return tuple(sorted(self._prepared))
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Full names of the versions that may be asked for, alone or in a mixture."""
+        return tuple(name for name in self.residency.known if not isinstance(self.residency.source(name), Composite))
+
+    def composed(self, choice: Choice) -> Choice:
+        """The choice with the composite of its mixture, if it is one. Asked under a lease of its manifest, which is to
+        hold the composite before anything is awaited. Raises Refused."""
+        if (mixture := choice.mixture) is None:
+            return choice
+        sources = [self.residency.source(adapter.name) for adapter, _ in mixture.parts]
+        adapter = self.residency.know(mixture.domain, self._composites.of(mixture, sources))
+        self._sweep_soon()
+        return replace(choice, adapter=adapter)
+
+    async def close(self) -> None:
+        """End what is under way, and remove what was made."""
+        await self.residency.close()
+        self._composites.close()
 
     async def prepare(self, number: int) -> None:
         """Make `commit(number)` possible; one on another change of the base is served from then on. Idempotent.
@@ -244,16 +270,19 @@ class Publication:
             raise
         return served
 
-    async def _folder(self, placed: Placed) -> Path | None:
+    async def _folder(self, source: Source) -> Path | None:
         """The adapter's folder, checked here and now; once, as whoever asks for it waits."""
         try:
-            return await asyncio.to_thread(self._reader.adapter, placed)
-        except (RegistryError, OSError) as error:
-            raise PrepareFailed(placed.adapter, str(error), _REMEDY) from error
+            return await asyncio.to_thread(self._read, source)
+        except (RegistryError, LearningError, OSError) as error:
+            raise PrepareFailed(source.adapter, str(error), _REMEDY) from error
 
-    async def _patiently(self, placed: Placed) -> Path | None:
+    async def _patiently(self, source: Source) -> Path | None:
         """The same, and again where storage is away for a moment."""
-        return await read(placed.adapter, _REMEDY, partial(self._reader.adapter, placed))
+        return await read(source.adapter, _REMEDY, partial(self._read, source))
+
+    def _read(self, source: Source) -> Path | None:
+        return self._composites.folder(source) if isinstance(source, Composite) else self._reader.adapter(source)
 
     async def _take(self, adapter: LoadedAdapter, placed: Placed, deadline: float) -> None:
         """Load and probe an adapter; it may have to make room for others before it is asked for."""
@@ -311,9 +340,11 @@ class Publication:
 
     async def _unload_unwanted(self) -> None:
         await self.residency.forget(self._wanted)
+        self._composites.keep(self.residency.known)
 
     def _unwanted(self) -> set[str]:
         return {*self.residency.known} - self._wanted()
 
     def _wanted(self) -> set[str]:
-        return self.leases.held().union(self.current.by_name, *(m.by_name for m in self._prepared.values()))
+        wanted = self.leases.held().union(self.current.by_name, *(m.by_name for m in self._prepared.values()))
+        return wanted | self._composites.within(wanted)

@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from serving.errors import Refused
 from serving.openai_body import bad_request, error_body, without_nulls
+from serving.options import MOST_PARTS
 
 T = TypeVar("T")
 
@@ -107,6 +108,16 @@ def session_name(request: Request) -> str | None:
     if name is None or _REQUEST_ID.fullmatch(name):
         return name
     raise bad_request("x-anabranch-session has 1 to 128 characters of ASCII, without spaces or control characters")
+
+
+def top_k(request: Request) -> int | None:
+    """How many domains may answer as one, where a client says so. Raises Refused."""
+    said = request.headers.get("x-anabranch-top-k")
+    if said is None:
+        return None
+    if said in map(str, range(1, MOST_PARTS + 1)):
+        return int(said)
+    raise bad_request(f"x-anabranch-top-k: expected 1 to {MOST_PARTS}, got {said[:20]!r}")
 
 
 def _too_large(request: Request, max_bytes: int, got: str) -> Refused:

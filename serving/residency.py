@@ -28,9 +28,9 @@ from serving.engine import Engine, LoadedAdapter
 from serving.errors import EngineFailed, PrepareFailed, Unavailable
 
 if TYPE_CHECKING:
-    from registry.manifest import Placed
+    from serving.mixtures import Source
 
-Read = Callable[["Placed"], Awaitable[Path | None]]
+Read = Callable[["Source"], Awaitable[Path | None]]
 """Gives an adapter's folder after its bytes were checked here and now; None where the base answers. Raises
 PrepareFailed."""
 
@@ -50,7 +50,7 @@ class Residency:
         """Told of each version that was `loaded`, could not be (`failed`), or was put out to make room (`evicted`)."""
         self._engine, self._read, self.capacity = engine, read, capacity
         self._numbers = itertools.count(1)
-        self._known: dict[str, tuple[LoadedAdapter, Placed]] = {}
+        self._known: dict[str, tuple[LoadedAdapter, Source]] = {}
         self._resident: dict[str, float] = {}
         """By name, when the use before ended; in that order."""
         self._uses: Counter[str] = Counter()
@@ -69,12 +69,16 @@ class Residency:
         """Full names of those in the engine."""
         return tuple(sorted(self._resident))
 
-    def know(self, domain: str, placed: Placed) -> LoadedAdapter:
+    def know(self, domain: str, source: Source) -> LoadedAdapter:
         """The adapter as the engine will know it: by one number as long as it is known, and never by that again."""
-        if placed.adapter not in self._known:
-            adapter = LoadedAdapter(placed.adapter, next(self._numbers), domain, placed.rank)
-            self._known[placed.adapter] = adapter, placed
-        return self._known[placed.adapter][0]
+        if source.adapter not in self._known:
+            adapter = LoadedAdapter(source.adapter, next(self._numbers), domain, source.rank)
+            self._known[source.adapter] = adapter, source
+        return self._known[source.adapter][0]
+
+    def source(self, name: str) -> Source:
+        """What one that is known is read from."""
+        return self._known[name][1]
 
     async def use(self, adapter: LoadedAdapter, read: Read | None = None) -> None:
         """Have the adapter in the engine until `leave`; `read` is another way to read it than for all.
@@ -113,10 +117,11 @@ class Residency:
             async with self._loading:
                 if name in wanted():
                     continue
-                if await self._unload(name):
-                    del self._known[name]
-                else:
+                if not await self._unload(name):
                     failed.add(name)
+                elif name not in wanted():
+                    # It may have been asked for while it went.
+                    del self._known[name]
 
     async def close(self) -> None:
         """End what is under way."""
@@ -137,9 +142,9 @@ class Residency:
             coming.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(coming)
 
-    async def _bring(self, adapter: LoadedAdapter, placed: Placed, read: Read) -> None:
+    async def _bring(self, adapter: LoadedAdapter, source: Source, read: Read) -> None:
         try:
-            folder = await read(placed)
+            folder = await read(source)
             async with self._loading:
                 if adapter.rank:
                     await self._make_room()
@@ -179,15 +184,18 @@ class Residency:
 
     async def _unload(self, name: str) -> bool:
         """Whether the engine is rid of it. Where it is not, that is told, and it is tried again later."""
-        if name not in self._resident:
+        # Out before it is gone: who asks for it meanwhile has to have it loaded again.
+        if (left := self._resident.pop(name, None)) is None:
             return True
         try:
             await self._engine.unload(self._known[name][0])
-        except EngineFailed as error:
+        except BaseException as error:
+            self._resident[name] = left
+            if not isinstance(error, EngineFailed):
+                raise
             self.unload_failure = f"{name}: {error}"
             return False
         self.unload_failure = None
-        self._resident.pop(name, None)
         return True
 
     def _missing(self) -> str | None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from learning.errors import LearningError
 from serving.abstained import NOTHING_TO_CHOOSE, UNREADABLE, Abstained
-from serving.api import RouteDecision, RouteResult, TurnDecision
+from serving.api import MixedPart, RouteDecision, RouteResult, TurnDecision
 from serving.caller import is_visible
 from serving.engine import LoadedAdapter
-from serving.openai_body import model_not_found
+from serving.mixtures import Mixture, is_mixture, named_parts, quarters
+from serving.openai_body import bad_request, model_not_found
 from serving.scorer import Decision, Scorer, Scoring
 from serving.served import AUTO, BASE, ServedDomain, ServedManifest
 from serving.sessions import Answered
@@ -31,7 +32,8 @@ class Choice:
     `adapter`: None is the base. `score`: the highest of those that competed, None where nothing was scored. `decision`:
     set where all domains competed. `abstained`: set where that left the prompt to the base. `turns`: for a chat of two
     or more, what its first, or its session so far, and its last one ask for; `lead`: by how much the last one's own
-    domain scores higher in it than the first's.
+    domain scores higher in it than the first's. `mixture`: set where several answer as one; `adapter` is their
+    composite then, once there is one.
     """
 
     adapter: LoadedAdapter | None
@@ -40,32 +42,77 @@ class Choice:
     abstained: Abstained | None = None
     turns: tuple[Choice, ...] = ()
     lead: float | None = None
+    mixture: Mixture | None = None
 
     @property
     def domain(self) -> str:
+        if self.mixture is not None:
+            return self.mixture.domain
         return BASE if self.adapter is None else self.adapter.domain
 
     @property
     def version(self) -> str:
+        if self.mixture is not None:
+            return self.mixture.name
         return BASE if self.adapter is None else self.adapter.name
 
+    @property
+    def answerers(self) -> list[tuple[str, str]]:
+        """Domain and version of each adapter that has a part in it, or of the base."""
+        if self.mixture is not None:
+            return [(adapter.domain, adapter.name) for adapter, _ in self.mixture.parts]
+        return [(self.domain, self.version)]
 
-def by_name(served: ServedManifest, model: object) -> Choice | ServedDomain | None:
-    """Who answers for `model`; the domain, where its segments have to be scored first; or None for `auto`.
 
-    Raises Refused (404) for what this manifest does not serve.
+@dataclass(frozen=True)
+class Named:
+    """Domains and versions that a request names, with their weights; of some the segment has to be scored first."""
+
+    parts: tuple[tuple[ServedDomain | LoadedAdapter, int], ...]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one adapter answers as it is."""
+        return len(self.parts) == 1
+
+    def newest(self) -> Choice:
+        """The choice by the newest segments."""
+        return self.choice(None)
+
+    def choice(self, decision: Decision | None) -> Choice:
+        """The choice among each domain's segments; the newest where nothing was scored. Raises Refused."""
+        chosen = [
+            (Choice(one) if isinstance(one, LoadedAdapter) else of_domain(one, decision), weight)
+            for one, weight in self.parts
+        ]
+        if self.is_alone:
+            return chosen[0][0]
+        return Choice(None, mixture=Mixture.of([(each.adapter, weight) for each, weight in chosen if each.adapter]))
+
+
+def by_name(served: ServedManifest, model: object) -> Choice | Named | None:
+    """Who answers for `model`; who is named, where segments have to be scored first; or None for `auto`.
+
+    Raises Refused (404) for what this manifest does not serve, and (400) for what is no mixture.
     """
     if model is None or model == AUTO:
         return None
     if model == BASE:
         return Choice(None)
     if isinstance(model, str):
-        if (domain := served.by_domain.get(model)) is not None:
-            alone = len(domain.by_column) == 1 or served.scorer is None
-            return Choice(domain.newest) if alone else domain
-        if (adapter := served.by_name.get(model)) is not None:
-            return Choice(adapter)
+        parts = named_parts(model) if is_mixture(model) else [(model, 1)]
+        named = Named(tuple((_one(served, name), weight) for name, weight in parts))
+        needs_scores = any(isinstance(one, ServedDomain) and len(one.by_column) > 1 for one, _ in named.parts)
+        return named if needs_scores and served.scorer is not None else named.newest()
     raise model_not_found(model)
+
+
+def _one(served: ServedManifest, name: str) -> ServedDomain | LoadedAdapter:
+    if name in (AUTO, BASE):
+        raise bad_request(f"a mixture is of domains and versions; {name} is none", "model")
+    if (found := served.by_domain.get(name) or served.by_name.get(name)) is None:
+        raise model_not_found(name)
+    return found
 
 
 async def by_content(
@@ -79,11 +126,33 @@ async def by_content(
     return [_of_all(served, decision) for decision in await decide(served.scorer, texts, scoring)]
 
 
-async def by_segment(
-    served: ServedManifest, domain: ServedDomain, texts: Sequence[str], scoring: Scoring
-) -> list[Choice]:
-    """One choice per rendered text among the domain's segments; its newest version where a text can't be scored."""
-    return [of_domain(domain, decision) for decision in await _decisions_each(served.scorer, texts, scoring)]
+async def by_segment(served: ServedManifest, named: Named, texts: Sequence[str], scoring: Scoring) -> list[Choice]:
+    """One choice per rendered text among the segments of what is named; the newest where a text can't be scored."""
+    return [named.choice(decision) for decision in await _decisions_each(served.scorer, texts, scoring)]
+
+
+def beside(served: ServedManifest, choice: Choice, most: int, scale: float, rank: int) -> Choice:
+    """The choice by content with those that score nearly as high beside it, `most` in all and of `rank` together at
+    most; `scale`: by how much less one scores that counts for 1/e of it. Only domains that whoever asks may be told of.
+    """
+    if most == 1 or choice.adapter is None or choice.decision is None or _number(choice.score) is None:
+        return choice
+    scores = choice.decision.scores
+    others = [
+        (scores[best], domain.by_column[best])
+        for name, domain in served.by_domain.items()
+        if name != choice.domain and is_visible(name) and (best := choice.decision.best(domain.by_column)) is not None
+    ]
+    near = sorted((other for other in others if math.isfinite(other[0])), key=lambda other: -other[0])[: most - 1]
+    while near:
+        units = quarters([choice.score or 0.0, *(score for score, _ in near)], scale)
+        adapters = [choice.adapter, *(adapter for _, adapter in near)]
+        parts = [(adapter, own) for adapter, own in zip(adapters, units, strict=True) if own]
+        mixture = Mixture.of(parts)
+        if len(parts) > 1 and mixture.rank <= rank:
+            return replace(choice, adapter=None, mixture=mixture)
+        near.pop()
+    return choice
 
 
 def kept_by(before: Answered | None, domain: ServedDomain, decision: Decision | None = None) -> Choice | None:
@@ -171,7 +240,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _decision(served: ServedManifest, index: int, choice: Choice) -> RouteDecision:
-    decision = choice.decision
+    decision, parts = choice.decision, choice.mixture.parts if choice.mixture else ()
     return RouteDecision(
         index=index,
         domain=choice.domain,
@@ -182,6 +251,7 @@ def _decision(served: ServedManifest, index: int, choice: Choice) -> RouteDecisi
         abstained=None if choice.abstained is None else choice.abstained.words,
         turns=tuple(_turn(turn) for turn in choice.turns if is_visible(turn.domain)),
         lead=_number(choice.lead),
+        parts=tuple(MixedPart(domain=adapter.domain, adapter=adapter.name, weight=weight) for adapter, weight in parts),
     )
 
 

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 class RoutedService:
-    """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request, `conversation_margin` is
-    the Chooser's."""
+    """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request, `conversation_margin` and
+    `top_k` are the Chooser's."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class RoutedService:
         max_prompts: int = MAX_PROMPTS,
         drain_seconds: float = DRAIN_SECONDS,
         conversation_margin: float = CONVERSATION_MARGIN,
+        top_k: int = 1,
     ) -> None:
         self.engine = engine
         self.metrics = ReplicaMetrics()
@@ -63,12 +64,12 @@ class RoutedService:
         self._max_prompts = max_prompts
         self._registry = registry
         self._template = template
-        self._chooser = Chooser(engine, template, self.metrics, conversation_margin)
+        self._chooser = Chooser(engine, template, self.metrics, conversation_margin, top_k, knobs.max_lora_rank)
         self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds)
         residency = self._publication.residency
         self._room = EngineRoom(residency, knobs)
         self.metrics.leases.set_function(lambda: len(self._publication.leases))
-        self.metrics.published.set_function(lambda: len(residency.known))
+        self.metrics.published.set_function(lambda: len(self._publication.versions))
         self.metrics.loaded.set_function(lambda: len(residency.resident))
         residency.on_move = lambda event: self.metrics.moves.labels(event).inc()
         self.metrics.waiting.set_function(lambda: self._room.waiting)
@@ -86,6 +87,7 @@ class RoutedService:
         max_prompts: int = MAX_PROMPTS,
         drain_seconds: float = DRAIN_SECONDS,
         conversation_margin: float = CONVERSATION_MARGIN,
+        top_k: int = 1,
     ) -> RoutedService:
         """Start vLLM and stand on the registry's current manifest before returning.
 
@@ -110,6 +112,7 @@ class RoutedService:
             max_prompts=max_prompts,
             drain_seconds=drain_seconds,
             conversation_margin=conversation_margin,
+            top_k=top_k,
         )
         try:
             await service.catch_up()
@@ -178,7 +181,7 @@ class RoutedService:
             unload_failure=self._publication.residency.unload_failure,
             manifest=self._publication.current.number,
             prepared=self._publication.prepared,
-            versions=self._publication.residency.known,
+            versions=self._publication.versions,
             loaded=self._publication.residency.resident,
             waiting=self._room.waiting,
             leases=len(self._publication.leases),
@@ -192,7 +195,7 @@ class RoutedService:
         while len(self._publication.leases) and self.engine.failure is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         await self.settle()
-        await self._publication.residency.close()
+        await self._publication.close()
         self._chooser.close()
         await self.engine.stop()
 
@@ -201,27 +204,35 @@ class RoutedService:
     def served(self) -> ServedManifest:
         return self._publication.current
 
-    async def chat(self, body: Mapping[str, Any], session: str | None = None) -> Reply:
+    async def chat(self, body: Mapping[str, Any], session: str | None = None, top_k: int | None = None) -> Reply:
         """Answer a chat completion request, which may belong to a session. Raises Refused or Unavailable."""
-        return await self._answer("chat", body, session)
+        return await self._answer("chat", body, session, top_k)
 
-    async def complete(self, body: Mapping[str, Any]) -> Reply:
+    async def complete(self, body: Mapping[str, Any], top_k: int | None = None) -> Reply:
         """Answer a completion request; with `auto`, each prompt is routed by itself. Raises Refused or Unavailable."""
-        return await self._answer("completion", body)
+        return await self._answer("completion", body, top_k=top_k)
 
-    async def route(self, *, texts: Sequence[str] | None = None, messages: Sequence[Any] | None = None) -> RouteResult:
+    async def route(
+        self,
+        *,
+        texts: Sequence[str] | None = None,
+        messages: Sequence[Any] | None = None,
+        top_k: int | None = None,
+    ) -> RouteResult:
         """Decide without generating. A bare text is one user message; messages are read as a chat's."""
         self._check_open()
         served = self._publication.current
         if messages is not None:
-            choices = await self._chooser.of_chat(served, messages)
+            choices = await self._chooser.of_chat(served, messages, top_k)
         else:
             self._check_count(texts or (), "input")
-            choices = await self._chooser.of_texts(served, texts or ())
+            choices = await self._chooser.of_texts(served, texts or (), top_k)
         check_answerers(choice.domain for choice in choices)
         return routing(served, choices)
 
-    async def _answer(self, kind: Kind, body: Mapping[str, Any], session: str | None = None) -> Reply:
+    async def _answer(
+        self, kind: Kind, body: Mapping[str, Any], session: str | None = None, top_k: int | None = None
+    ) -> Reply:
         self._check_open()
         call = self.engine.parse(kind, ended_by(body, self._template.terminator))
         check_model(call.model)
@@ -230,10 +241,12 @@ class RoutedService:
         self._check_open()
         lease = self._publication.leases.take(self._publication.current)
         try:
-            choices = await self._chooser.choose(lease.served, call, session)
+            choices = await self._chooser.choose(lease.served, call, session, top_k)
             check_answerers(choice.domain for choice in choices)
-            # The base is held as well: it may change.
-            lease.narrow({choice.version for choice in choices})
+            choices = [self._publication.composed(choice) for choice in choices]
+            # The base is held as well: it may change. So are a composite's parts: it may have to be made.
+            needed = {version for choice in choices for _, version in choice.answerers}
+            lease.narrow(needed | {choice.version for choice in choices})
             answer = await self._generate(call, choices, lease)
         except BaseException:
             lease.release()

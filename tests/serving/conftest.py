@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -165,7 +166,8 @@ class Theatre:
         for domain in names:
             version = versions.get(domain, 1)
             folder = self.folders[f"{domain}{version}" if f"{domain}{version}" in self.folders else domain]
-            adapters.append(self.publisher.adapter(domain, version, rank=8, folder=folder))
+            rank = json.loads((folder / "adapter_config.json").read_text())["r"]
+            adapters.append(self.publisher.adapter(domain, version, rank=rank, folder=folder))
         manifest = self.publisher.publish(adapters, self.weights, threshold=0.2)
         await self.service.prepare(manifest.number)
         await self.service.commit(manifest.number)

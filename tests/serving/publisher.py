@@ -30,6 +30,9 @@ class WordFeatures:
         return np.array([[float(text.split().count(word)) for word in self.words] for text in texts])
 
 
+MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
+"""Where the adapters stand."""
+
 BASE = BaseRevision(model="test", digest="b" * 64)
 
 
@@ -55,9 +58,10 @@ class Publisher:
         if folder is None and rank:
             folder = self._scratch / f"{domain}-{version}"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "adapter_config.json").write_text(f'{{"r": {rank}, "peft_type": "LORA"}}')
+            (folder / "adapter_config.json").write_text(f'{{"r": {rank}, "lora_alpha": {rank}, "peft_type": "LORA"}}')
             weights = np.full((rank, 2), version + len(domain), dtype=np.float32)
-            save_file({"weight": weights}, folder / "adapter_model.safetensors")
+            factors = {f"{MODULE}.lora_A.weight": weights, f"{MODULE}.lora_B.weight": weights.T.copy()}
+            save_file(factors, folder / "adapter_model.safetensors")
         facts = AdapterFacts(
             domain=domain,
             version=version,

@@ -207,7 +207,7 @@ def spread(service: RoutedService, adapters: Sequence[Adapter]) -> Any:
     """Chooses the adapters in turn, one for each prompt of a batch."""
     from serving.selection import Choice
 
-    async def choose(served: Any, call: Any, session: Any) -> list[Choice]:
+    async def choose(served: Any, call: Any, session: Any, *_: object) -> list[Choice]:
         return [Choice(served.by_domain[adapter.domain].newest) for adapter in adapters]
 
     return choose

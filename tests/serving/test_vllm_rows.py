@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from learning.adapter_check import AdapterCheck
 from tests.learning.elsewhere import CONFIG, WEIGHTS, each_of, write_adapter
@@ -49,6 +52,28 @@ async def test_base_and_adapters_in_one_batch_equal_peft(theatre: Theatre) -> No
     wrong = [model for (model, _), own, right in zip(wanted, served, expected, strict=True) if own != right]
     assert not wrong, f"{len(wrong)} of {len(wanted)} differ: {wrong}"
     assert len({tuple(tokens) for tokens in expected}) == len(wanted), "the adapters must differ to show anything"
+
+
+async def test_a_mixture_says_what_pefts_own_combination_says(theatre: Theatre, tmp_path: Path) -> None:
+    """Beside its own parts and the base, in one batch."""
+    made = {
+        "banking": write_adapter(tmp_path / "banking", theatre.model, size=0.3, r=4, targets=("q_proj", "down_proj")),
+        "travel": write_adapter(tmp_path / "travel", theatre.model, size=0.3, r=4, lora_alpha=3, targets=("v_proj",)),
+    }
+    theatre.folders |= {f"{domain}8": folder for domain, folder in made.items()}
+    await theatre.publish(*made, versions=dict.fromkeys(made, 8))
+    base = AutoModelForCausalLM.from_pretrained(theatre.model, dtype=torch.float32)
+    both = PeftModel.from_pretrained(base, made["banking"], adapter_name="banking")
+    both.load_adapter(made["travel"], adapter_name="travel")
+    both.add_weighted_adapter(["banking", "travel"], [0.7, 0.3], "both", combination_type="cat")
+    both.save_pretrained(str(tmp_path), selected_adapters=["both"])
+    folders = {**made, "travel*3+banking*7": tmp_path / "both"}
+    wanted = [(model, prompt) for prompt in prompts_of(theatre) for model in ("base", *folders)]
+    served = await answers(theatre, wanted)
+    reference = Reference(theatre.model)
+    expected = [reference.tokens(folders.get(model), prompt, TOKENS) for model, prompt in wanted]
+    assert served == expected
+    assert len({tuple(tokens) for tokens in expected}) == len(wanted), "the mixture must differ to show anything"
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
