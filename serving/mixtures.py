@@ -38,7 +38,7 @@ _QUARTERS = 4
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MixedAdapters:
     """Adapters with their weights, in the order of their names, no adapter twice. Made by `of`."""
 
     parts: tuple[tuple[LoadedAdapter, float], ...]
@@ -57,14 +57,14 @@ class Mixture:
         return sum(adapter.rank for adapter, _ in self.parts)
 
     @staticmethod
-    def of(parts: Sequence[tuple[LoadedAdapter, int]]) -> Mixture:
+    def of(parts: Sequence[tuple[LoadedAdapter, int]]) -> MixedAdapters:
         """`parts` in any order, with weights above 0. Raises Refused (400) where an adapter is named twice."""
         if len({adapter.name for adapter, _ in parts}) < len(parts):
             raise bad_request("a mixture names an adapter once; leave out the other, or give it more weight", "model")
         divisor, total = math.gcd(*(units for _, units in parts)), sum(units for _, units in parts)
         ordered = sorted(((adapter, units // divisor) for adapter, units in parts), key=lambda part: part[0].name)
         name = "+".join(adapter.name + _told(units, [each for _, each in ordered]) for adapter, units in ordered)
-        return Mixture(tuple((adapter, units * divisor / total) for adapter, units in ordered), name)
+        return MixedAdapters(tuple((adapter, units * divisor / total) for adapter, units in ordered), name)
 
 
 def is_mixture(model: str) -> bool:
@@ -137,7 +137,7 @@ class Composites:
         self._at: tempfile.TemporaryDirectory[str] | None = None
         self._folders: dict[str, Path] = {}
 
-    def of(self, mixture: Mixture, sources: Sequence[Source]) -> Composite:
+    def of(self, mixture: MixedAdapters, sources: Sequence[Source]) -> Composite:
         """The mixture's, which from now on is the last that was asked for; `sources` are its parts', in their order.
 
         Raises Refused (400) where its rank is more than the engine takes.

@@ -15,7 +15,7 @@ from serving.abstained import NOTHING_TO_CHOOSE, UNREADABLE, Abstained
 from serving.api import MixedPart, RouteDecision, RouteResult, TurnDecision
 from serving.caller import is_visible
 from serving.engine import LoadedAdapter
-from serving.mixtures import Mixture, is_mixture, named_parts, quarters
+from serving.mixtures import MixedAdapters, is_mixture, named_parts, quarters
 from serving.openai_body import bad_request, model_not_found
 from serving.scorer import Decision, Scorer, Scoring
 from serving.served import AUTO, BASE, ServedDomain, ServedManifest
@@ -42,7 +42,7 @@ class Choice:
     abstained: Abstained | None = None
     turns: tuple[Choice, ...] = ()
     lead: float | None = None
-    mixture: Mixture | None = None
+    mixture: MixedAdapters | None = None
 
     @property
     def domain(self) -> str:
@@ -87,7 +87,9 @@ class Named:
         ]
         if self.is_alone:
             return chosen[0][0]
-        return Choice(None, mixture=Mixture.of([(each.adapter, weight) for each, weight in chosen if each.adapter]))
+        return Choice(
+            None, mixture=MixedAdapters.of([(each.adapter, weight) for each, weight in chosen if each.adapter])
+        )
 
 
 def by_name(served: ServedManifest, model: object) -> Choice | Named | None:
@@ -148,7 +150,7 @@ def beside(served: ServedManifest, choice: Choice, most: int, scale: float, rank
         units = quarters([choice.score or 0.0, *(score for score, _ in near)], scale)
         adapters = [choice.adapter, *(adapter for _, adapter in near)]
         parts = [(adapter, own) for adapter, own in zip(adapters, units, strict=True) if own]
-        mixture = Mixture.of(parts)
+        mixture = MixedAdapters.of(parts)
         if len(parts) > 1 and mixture.rank <= rank:
             return replace(choice, adapter=None, mixture=mixture)
         near.pop()

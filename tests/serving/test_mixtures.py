@@ -18,7 +18,7 @@ from registry.adapters import Adapter
 from serving.caller import CALLER, Caller
 from serving.engine import LoadedAdapter
 from serving.errors import Refused
-from serving.mixtures import Mixture, named_parts, quarters
+from serving.mixtures import MixedAdapters, named_parts, quarters
 from serving.service import RoutedService
 from tests.serving.conftest import KNOBS, WORDS
 from tests.serving.memory_engine import MemoryEngine
@@ -80,13 +80,13 @@ def test_what_is_no_mixture_is_refused_by_name_and_in_words(model: str) -> None:
 def test_a_mixture_is_named_by_the_ratio_alone_and_its_name_is_itself(weights: list[int], order: Random) -> None:
     adapters = [LoadedAdapter(f"{name}@v1-00000000", at, name, 2) for at, name in enumerate("abcd"[: len(weights)])]
     parts = list(zip(adapters, weights, strict=True))
-    mixture = Mixture.of(parts)
+    mixture = MixedAdapters.of(parts)
     again = [(adapter, 3 * weight) for adapter, weight in parts]
     order.shuffle(again)
-    assert Mixture.of(again) == mixture
+    assert MixedAdapters.of(again) == mixture
     assert [weight for _, weight in mixture.parts] == [weight / sum(weights) for weight in weights]
     by_name = {adapter.name: adapter for adapter in adapters}
-    assert Mixture.of([(by_name[name], weight) for name, weight in named_parts(mixture.name)]) == mixture
+    assert MixedAdapters.of([(by_name[name], weight) for name, weight in named_parts(mixture.name)]) == mixture
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=4), st.floats(0, 5))
