@@ -16,6 +16,7 @@ import math
 import re
 import shutil
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ class Composites:
         self._read, self._rank, self._most = read, rank, most
         self._asked_for: OrderedDict[str, Composite] = OrderedDict()
         self._at: tempfile.TemporaryDirectory[str] | None = None
+        self._beginning = threading.Lock()
         self._folders: dict[str, Path] = {}
 
     def of(self, mixture: MixedAdapters, sources: Sequence[Source]) -> Composite:
@@ -176,8 +178,9 @@ class Composites:
         parts = [(folder, weight) for folder, weight in read if folder is not None]
         if not parts:
             return None
-        if self._at is None:
-            self._at = tempfile.TemporaryDirectory(prefix="anabranch-mixtures-", ignore_cleanup_errors=True)
+        with self._beginning:
+            if self._at is None:
+                self._at = tempfile.TemporaryDirectory(prefix="anabranch-mixtures-", ignore_cleanup_errors=True)
         made = Path(tempfile.mkdtemp(dir=self._at.name))
         try:
             mix(parts, made)

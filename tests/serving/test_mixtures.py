@@ -187,8 +187,8 @@ async def test_mixtures_without_end_take_no_more_room_than_there_is(serving: Ser
     await serving.publish([serving.adapter("cats"), serving.adapter("dogs")])
     most = KNOBS.max_cpu_loras
     async with serving.client as client:
-        for weight in range(1, most + 10):
-            assert (await ask(client, f"cats*{weight / 1000:.3f}+dogs*7")).status_code == 200
+        asking = [ask(client, f"cats*{weight / 1000:.3f}+dogs*7") for weight in range(1, most + 10)]
+        assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}
         await serving.service.settle()
     publication = serving.service._publication
     assert len(publication.residency.known) <= most + 2
