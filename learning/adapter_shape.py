@@ -113,12 +113,13 @@ class StoredAdapter:
                     f"adapter module {module}: the base model has none of {a_RI.shape[1]} inputs and {b_OR.shape[0]} "
                     "outputs; this adapter was trained on another base"
                 )
-            _fit(a_RI, b_OR, self.shape, fitted[module + _A], fitted[module + _B], shape)
+            fit(a_RI, b_OR, self.shape, fitted[module + _A], fitted[module + _B], shape)
         return fitted
 
 
-def _fit(a_RI: Tensor, b_OR: Tensor, old: AdapterShape, a_SI: Tensor, b_OS: Tensor, new: AdapterShape) -> None:
-    """Writes the start into `a_SI` and `b_OS`."""
+def fit(a_RI: Tensor, b_OR: Tensor, old: AdapterShape, a_SI: Tensor, b_OS: Tensor, new: AdapterShape) -> None:
+    """Write one module's factors of the shape `old` as those of `new` into `a_SI` and `b_OS`: the same product in a
+    larger rank, whose further rows of A stay as they are, and the nearest in a smaller one."""
     if new.rank >= old.rank:
         a_SI[: old.rank] = a_RI
         b_OS.zero_()
@@ -128,9 +129,12 @@ def _fit(a_RI: Tensor, b_OR: Tensor, old: AdapterShape, a_SI: Tensor, b_OS: Tens
     left_OR, above_RR = torch.linalg.qr(b_OR.double())
     right_IR, below_RR = torch.linalg.qr(a_RI.double().T)
     u_RR, values_R, v_RR = torch.linalg.svd(old.scale * above_RR @ below_RR.T)
+    # A module that is narrower than the rank has no more values than it is wide.
     half_S = (values_R[: new.rank] / new.scale).sqrt()
-    a_SI.copy_((half_S[:, None] * v_RR[: new.rank]) @ right_IR.T)
-    b_OS.copy_(left_OR @ u_RR[:, : new.rank] * half_S)
+    count = len(half_S)
+    a_SI[:count] = (half_S[:, None] * v_RR[:count]) @ right_IR.T
+    b_OS.zero_()
+    b_OS[:, :count] = left_OR @ u_RR[:, :count] * half_S
 
 
 def _shape(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterShape:

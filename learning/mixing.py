@@ -2,27 +2,30 @@
 
     W' = W + sum_i w_i s_i B_i A_i = W + [w_1 s_1 B_1  w_2 s_2 B_2 ...] [A_1; A_2; ...]
 
-Factors side by side are the sum itself, exactly, of the ranks' sum, as PEFT's `combination_type="cat"`. A module that
-one adapter stands in alone has its share only. Knows no engine and no request.
+Factors side by side are the sum itself, exactly, of the ranks' sum, as PEFT's `combination_type="cat"`. Where that is
+more than is wanted, each module gets the matrix of the wanted rank that lies nearest (Eckart and Young, 1936). A module
+that one adapter stands in alone has its share only. Knows no engine and no request.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from learning.adapter_shape import AdapterShape, StoredAdapter
+from learning.adapter_shape import AdapterShape, StoredAdapter, fit
 from learning.errors import LearningError
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
-def mix(parts: Sequence[tuple[Path, float]], target: Path) -> None:
-    """Write adapters' folders, each with its weight, as one PEFT folder into `target`, which is there.
+def mix(parts: Sequence[tuple[Path, float]], most: int, target: Path) -> None:
+    """Write adapters' folders, each with its weight, as one PEFT folder of a rank up to `most` into `target`, which is
+    there.
 
     Raises `LearningError` for one that is not plain LoRA, or of another base than the others, and OSError.
     """
@@ -36,12 +39,17 @@ def mix(parts: Sequence[tuple[Path, float]], target: Path) -> None:
         targets=frozenset().union(*(shape.targets for shape in shapes)),
         layers=frozenset().union(*(shape.layers for shape in shapes)),
     )
+    wanted = replace(whole, rank=min(rank, most), alpha=float(min(rank, most)))
     tensors: dict[str, torch.Tensor] = {}
     for module in sorted({name.removesuffix(_A) for adapter, _ in stored for name in adapter.tensors if _A in name}):
         a_RI, b_OR = _beside(module, stored, rank)
+        if wanted.rank < rank:
+            a_SI, b_OS = a_RI.new_zeros(wanted.rank, a_RI.shape[1]), b_OR.new_zeros(b_OR.shape[0], wanted.rank)
+            fit(a_RI, b_OR, whole, a_SI, b_OS, wanted)
+            a_RI, b_OR = a_SI, b_OS
         tensors |= {module + _A: a_RI, module + _B: b_OR}
     save_file(tensors, target / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "base_model_name_or_path": None, **whole.config(dropout=0.0)}
+    config = {"peft_type": "LORA", "base_model_name_or_path": None, **wanted.config(dropout=0.0)}
     (target / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 

@@ -110,6 +110,8 @@ class RouteDecision(Body):
     to the base."""
     parts: tuple[MixedPart, ...] = ()
     """The adapters, where several answer as one; domain and adapter above name all of them, joined by `+`."""
+    nearest: bool = False
+    """Whether their sum has a higher rank than the engine takes, so that the nearest of that rank answers."""
 
 
 class RouteResult(Body):

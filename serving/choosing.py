@@ -32,8 +32,7 @@ _CHARACTERS_PER_TOKEN = 128
 
 class Chooser:
     """One replica's. `margin`: what a chat's last message must lead by to take it to another domain, in the scores'
-    unit. `top_k`: domains that may answer as one, where a request does not say; `rank`: the most that their adapters
-    have together. Used on one event loop."""
+    unit. `top_k`: domains that may answer as one, where a request does not say. Used on one event loop."""
 
     def __init__(
         self,
@@ -42,10 +41,9 @@ class Chooser:
         metrics: ReplicaMetrics,
         margin: float = CONVERSATION_MARGIN,
         top_k: int = 1,
-        rank: int = 0,
     ) -> None:
         self._engine, self._template, self._metrics = engine, template, metrics
-        self._margin, self._top_k, self._rank = margin, top_k, rank
+        self._margin, self._top_k = margin, top_k
         self._queue = ScoreQueue()
         self._scoring = RememberedScoring(self._queue, metrics.decided)
         self._sessions = Sessions()
@@ -90,7 +88,7 @@ class Chooser:
         return self._beside(served, await self._by_score(served, None, rendered), top_k)
 
     def _beside(self, served: ServedManifest, choices: Sequence[Choice], top_k: int | None) -> list[Choice]:
-        return [beside(served, choice, top_k or self._top_k, self._margin, self._rank) for choice in choices]
+        return [beside(served, choice, top_k or self._top_k, self._margin) for choice in choices]
 
     async def _of_chat(
         self, served: ServedManifest, named: Named | None, texts: Sequence[str], session: str | None

@@ -116,7 +116,7 @@ def quarters(scores: Sequence[float], scale: float) -> list[int]:
 
 @dataclass(frozen=True)
 class Composite:
-    """What a mixture is made of; `adapter` is its name, `rank` that of the sum."""
+    """What a mixture is made of; `adapter` is its name, `rank` the sum's, or what the engine takes of it."""
 
     adapter: str
     rank: int
@@ -140,18 +140,9 @@ class Composites:
         self._folders: dict[str, Path] = {}
 
     def of(self, mixture: MixedAdapters, sources: Sequence[Source]) -> Composite:
-        """The mixture's, which from now on is the last that was asked for; `sources` are its parts', in their order.
-
-        Raises Refused (400) where its rank is more than the engine takes.
-        """
-        if mixture.rank > self._rank:
-            raise bad_request(
-                f"{mixture.domain} has rank {mixture.rank} together, this service takes up to {self._rank}; mix fewer, "
-                "or have serving.max_lora_rank raised",
-                "model",
-            )
+        """The mixture's, which from now on is the last that was asked for; `sources` are its parts', in their order."""
         weights = (weight for _, weight in mixture.parts)
-        made = Composite(mixture.name, mixture.rank, tuple(zip(sources, weights, strict=True)))
+        made = Composite(mixture.name, min(mixture.rank, self._rank), tuple(zip(sources, weights, strict=True)))
         composite = self._asked_for.setdefault(mixture.name, made)
         self._asked_for.move_to_end(mixture.name)
         while len(self._asked_for) > self._most:
@@ -183,7 +174,7 @@ class Composites:
                 self._at = tempfile.TemporaryDirectory(prefix="anabranch-mixtures-", ignore_cleanup_errors=True)
         made = Path(tempfile.mkdtemp(dir=self._at.name))
         try:
-            mix(parts, made)
+            mix(parts, self._rank, made)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise

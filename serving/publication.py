@@ -119,7 +119,7 @@ class Publication:
 
     def composed(self, choice: Choice) -> Choice:
         """The choice with the composite of its mixture, if it is one. Asked under a lease of its manifest, which is to
-        hold the composite before anything is awaited. Raises Refused."""
+        hold the composite before anything is awaited."""
         if (mixture := choice.mixture) is None:
             return choice
         sources = [self.residency.source(adapter.name) for adapter, _ in mixture.parts]

@@ -133,11 +133,11 @@ async def by_segment(served: ServedManifest, named: Named, texts: Sequence[str],
     return [named.choice(decision) for decision in await _decisions_each(served.scorer, texts, scoring)]
 
 
-def beside(served: ServedManifest, choice: Choice, most: int, scale: float, rank: int) -> Choice:
-    """The choice by content with those that score nearly as high beside it, `most` in all and of `rank` together at
-    most; `scale`: by how much less one scores that counts for 1/e of it. Only domains that whoever asks may be told of.
-    """
-    if most == 1 or choice.adapter is None or choice.decision is None or _number(choice.score) is None:
+def beside(served: ServedManifest, choice: Choice, most: int, scale: float) -> Choice:
+    """The choice by content with those that score nearly as high beside it, `most` in all; `scale`: by how much less
+    one scores that counts for 1/e of it. Only domains that whoever asks may be told of."""
+    own = _number(choice.score)
+    if most == 1 or choice.adapter is None or choice.decision is None or own is None:
         return choice
     scores = choice.decision.scores
     others = [
@@ -146,15 +146,10 @@ def beside(served: ServedManifest, choice: Choice, most: int, scale: float, rank
         if name != choice.domain and is_visible(name) and (best := choice.decision.best(domain.by_column)) is not None
     ]
     near = sorted((other for other in others if math.isfinite(other[0])), key=lambda other: -other[0])[: most - 1]
-    while near:
-        units = quarters([choice.score or 0.0, *(score for score, _ in near)], scale)
-        adapters = [choice.adapter, *(adapter for _, adapter in near)]
-        parts = [(adapter, own) for adapter, own in zip(adapters, units, strict=True) if own]
-        mixture = MixedAdapters.of(parts)
-        if len(parts) > 1 and mixture.rank <= rank:
-            return replace(choice, adapter=None, mixture=mixture)
-        near.pop()
-    return choice
+    units = quarters([own, *(score for score, _ in near)], scale)
+    adapters = [choice.adapter, *(adapter for _, adapter in near)]
+    parts = [(adapter, share) for adapter, share in zip(adapters, units, strict=True) if share]
+    return choice if len(parts) == 1 else replace(choice, adapter=None, mixture=MixedAdapters.of(parts))
 
 
 def kept_by(before: Answered | None, domain: ServedDomain, decision: Decision | None = None) -> Choice | None:
@@ -254,6 +249,7 @@ def _decision(served: ServedManifest, index: int, choice: Choice) -> RouteDecisi
         turns=tuple(_turn(turn) for turn in choice.turns if is_visible(turn.domain)),
         lead=_number(choice.lead),
         parts=tuple(MixedPart(domain=adapter.domain, adapter=adapter.name, weight=weight) for adapter, weight in parts),
+        nearest=bool(choice.mixture and choice.adapter and choice.adapter.rank < choice.mixture.rank),
     )
 
 

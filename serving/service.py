@@ -64,7 +64,7 @@ class RoutedService:
         self._max_prompts = max_prompts
         self._registry = registry
         self._template = template
-        self._chooser = Chooser(engine, template, self.metrics, conversation_margin, top_k, knobs.max_lora_rank)
+        self._chooser = Chooser(engine, template, self.metrics, conversation_margin, top_k)
         self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds)
         residency = self._publication.residency
         self._room = EngineRoom(residency, knobs)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from learning.adapter_shape import StoredAdapter
@@ -47,11 +47,38 @@ def parts(tmp_path: Path) -> list[tuple[Path, float]]:
 
 def test_a_mixture_is_the_weighted_sum_of_its_parts(tmp_path: Path, parts: list[tuple[Path, float]]) -> None:
     (tmp_path / "mixed").mkdir()
-    mix(parts, tmp_path / "mixed")
+    mix(parts, 5, tmp_path / "mixed")
     assert json.loads((tmp_path / "mixed" / "adapter_config.json").read_text())["r"] == 5
     for module in (Q, V):
         wanted = sum(weight * change(folder, module) for folder, weight in parts)
         torch.testing.assert_close(change(tmp_path / "mixed", module), wanted)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 4])
+def test_beyond_the_rank_it_is_the_nearest_there_is(tmp_path: Path, parts: list[tuple[Path, float]], rank: int) -> None:
+    (tmp_path / "mixed").mkdir()
+    mix(parts, rank, tmp_path / "mixed")
+    for module in (Q, V):
+        wanted = sum(weight * change(folder, module) for folder, weight in parts).double()  # type: ignore[union-attr]
+        left, values, right = torch.linalg.svd(wanted, full_matrices=False)
+        nearest = left[:, :rank] * values[:rank] @ right[:rank]
+        torch.testing.assert_close(change(tmp_path / "mixed", module).double(), nearest, rtol=1e-4, atol=1e-5)
+        assert load_file(tmp_path / "mixed" / "adapter_model.safetensors")[f"{module}.lora_A.weight"].shape[0] == rank
+
+
+def test_a_module_narrower_than_the_rank_is_the_sum_itself(tmp_path: Path) -> None:
+    parts = [(written(tmp_path / name, 7, 7.0, (Q,), seed=seed), 0.5) for seed, name in enumerate("ab")]
+    (tmp_path / "mixed").mkdir()
+    mix(parts, 10, tmp_path / "mixed")
+    torch.testing.assert_close(
+        change(tmp_path / "mixed", Q), 0.5 * (change(parts[0][0], Q) + change(parts[1][0], Q)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_one_part_with_a_weight_is_scaled(tmp_path: Path, parts: list[tuple[Path, float]]) -> None:
+    (tmp_path / "half").mkdir()
+    mix([(parts[0][0], 0.5)], 16, tmp_path / "half")
+    torch.testing.assert_close(change(tmp_path / "half", Q), 0.5 * change(parts[0][0], Q))
 
 
 def test_it_does_what_pefts_own_combination_does(tmp_path: Path) -> None:
@@ -71,7 +98,7 @@ def test_it_does_what_pefts_own_combination_does(tmp_path: Path) -> None:
     theirs.add_weighted_adapter(["a", "b"], [0.25, 0.75], "both", combination_type="cat")
     theirs.set_adapter("both")
     (tmp_path / "mixed").mkdir()
-    mix([(tmp_path / "a", 0.25), (tmp_path / "b", 0.75)], tmp_path / "mixed")
+    mix([(tmp_path / "a", 0.25), (tmp_path / "b", 0.75)], 8, tmp_path / "mixed")
     ours = PeftModel.from_pretrained(base(), str(tmp_path / "mixed"))
     ids = torch.arange(8)[None]
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
@@ -81,4 +108,4 @@ def test_parts_of_two_bases_are_refused(tmp_path: Path, parts: list[tuple[Path, 
     other = written(tmp_path / "other", 2, 2.0, (Q,), seed=3, width=10)
     (tmp_path / "mixed").mkdir()
     with pytest.raises(LearningError, match="expected those of one base"):
-        mix([*parts, (other, 0.5)], tmp_path / "mixed")
+        mix([*parts, (other, 0.5)], 16, tmp_path / "mixed")

@@ -122,6 +122,7 @@ async def test_two_domains_answer_as_one_and_it_is_told(serving: Serving) -> Non
         ("cats", cats.name, 0.3),
         ("dogs", dogs.name, 0.7),
     ]
+    assert decision["nearest"] is False
     text = serving.service.metrics.text().decode()
     assert f'anabranch_requests_total{{adapter="{cats.name}",domain="cats",model="mixture"}} 1.0' in text
 
@@ -251,13 +252,16 @@ async def test_a_key_gets_no_part_of_a_domain_that_it_is_not_for(serving: Servin
         CALLER.reset(token)
 
 
-async def test_ranks_beyond_the_engines_are_refused_by_name_and_left_out_by_content(serving: Serving) -> None:
+async def test_beyond_the_engines_rank_the_nearest_answers_and_it_is_told(serving: Serving) -> None:
     await serving.publish([serving.adapter("cats", rank=8), serving.adapter("dogs", rank=1)], word_router(WORDS))
     async with serving.client as client:
-        answer = await ask(client, "cats+dogs")
-        assert answer.status_code == 400 and "serving.max_lora_rank" in answer.json()["error"]["message"]
-        answer = await client.post("/v1/route", json={"input": "meow woof", "top_k": 2})
-        assert answer.json()["decisions"][0]["domain"] == "cats"
+        named = await ask(client, "cats+dogs")
+        found = await client.post("/v1/completions", json={"prompt": "meow woof"}, headers={"x-anabranch-top-k": "2"})
+    for answer in (named, found):
+        (decision,) = answer.json()["anabranch"]["decisions"]
+        assert decision["domain"] == "cats+dogs" and decision["nearest"] is True
+    (folder,) = serving.service._publication._composites._folders.values()
+    assert StoredAdapter.read(folder).shape.rank == KNOBS.max_lora_rank == 8
 
 
 async def test_a_mixture_asked_for_while_it_is_put_out_is_loaded_again(
