@@ -12,9 +12,9 @@ pooling.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from learning.symmetric import Float64
 
 KINDS = frozenset({"llama", "mistral", "qwen2"})
 """`model_type`s that may have this form."""
-_SCORES = 1 << 20
-"""Attention scores held at once, which bounds memory where a text is long."""
+_ROWS, _SCORES = 256, 1 << 20
+"""Queries of one text, and scores of them, held at once, which bounds memory where a text is long."""
 _TABLE_BYTES = 4 << 20
 """Of what the first layer makes of each token alone; a vocabulary that takes more is not computed in advance."""
 _DEVIATION = 1e-12
@@ -90,7 +90,9 @@ class PackedLayers:
         self._width = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
         self._embedded_VH = _host(model.embed_tokens.weight)  # type: ignore[union-attr, arg-type]
         self._layers = [_layer(module) for module in model.layers]  # type: ignore[union-attr]
-        self._cosine_TD, self._sine_TD = _rotations(model, positions)
+        self._turns = _turns(model, positions)
+        rows = min(positions, _ROWS)
+        self._later = np.triu(np.full((rows, rows), -np.inf), k=1)
         self._table_VO: Float64 | None = None
         if self._layers:
             first = self._layers[0]
@@ -116,11 +118,9 @@ class PackedLayers:
     def hidden_states(self, tokens: Sequence[Sequence[int]], layers: Sequence[int]) -> list[Float64]:
         """Hidden states float64[all tokens, h] of texts laid end to end, one for each of `layers`; layer 0 is the
         embeddings' output. Not finite where the model's own numbers are not."""
-        ids_N = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in tokens])
-        ends = np.cumsum([len(ids) for ids in tokens]).tolist()
-        texts = [slice(end - len(ids), end) for end, ids in zip(ends, tokens, strict=True)]
-        places_N = np.concatenate([np.arange(len(ids)) for ids in tokens])
-        cosine, sine = self._cosine_TD[places_N, None], self._sine_TD[places_N, None]
+        ids_N = np.array(list(chain.from_iterable(tokens)), dtype=np.int64)
+        texts = [slice(end - len(ids), end) for end, ids in zip(accumulate(map(len, tokens)), tokens, strict=True)]
+        cosine, sine = np.concatenate([self._turns[:, : len(ids)] for ids in tokens], axis=1)
         states = [self._embedded_VH[ids_N]]
         with np.errstate(over="ignore", invalid="ignore"):
             for number, layer in enumerate(self._layers[: max(layers)]):
@@ -166,12 +166,11 @@ class PackedLayers:
         queries = turned[:, : self._heads].reshape(length, self._groups, -1, self._width).transpose(1, 2, 0, 3)
         keys = turned[:, self._heads :].transpose(1, 2, 0)[:, None]
         seen = values.transpose(1, 0, 2)[:, None]
-        rows = max(1, _SCORES // (self._heads * length))
+        rows = min(len(self._later), max(1, _SCORES // (self._heads * length)))
         for first in range(0, length, rows):
             end = min(first + rows, length)
             scores = queries[:, :, first:end] @ keys[..., :end]
-            scores *= 1.0 / math.sqrt(self._width)
-            scores += _later(first, end)
+            scores[..., first:] += self._later[: end - first, : end - first]
             scores -= scores.max(axis=-1, keepdims=True)
             np.exp(scores, out=scores)
             scores /= scores.sum(axis=-1, keepdims=True)
@@ -204,19 +203,17 @@ def _norm(module: Any) -> _Norm:
     return _Norm(_host(module.gain_H), float(module.epsilon))
 
 
-def _rotations(model: PreTrainedModel, positions: int) -> tuple[Float64, Float64]:
-    """cos and sin float64[positions, head width] as the model has them; the sine of what is turned from behind is
-    negative."""
+def _turns(model: PreTrainedModel, positions: int) -> Float64:
+    """The model's cosines and sines by position, float64[2, positions, 1, head width]. Half of the sines are negative:
+    of those that stand with what comes from behind. All are over the fourth root of the width, so that the product of a
+    query and a key is over its square root."""
     like = torch.zeros(1, dtype=torch.float64)
     cosine, sine = model.rotary_emb(like, torch.arange(positions)[None])  # type: ignore[operator]
-    cosine_TD, sine_TD = _host(cosine[0]), _host(sine[0]).copy()
-    sine_TD[:, : sine_TD.shape[1] // 2] *= -1.0
-    return cosine_TD, sine_TD
-
-
-def _later(first: int, end: int) -> Float64:
-    """What is added to the scores of the queries from `first` to `end`: minus infinity for keys behind them."""
-    return np.where(np.arange(end) > np.arange(first, end)[:, None], -np.inf, 0.0)
+    turns = np.stack([_host(cosine[0]), _host(sine[0])])[:, :, None]
+    width = turns.shape[-1]
+    turns[1, :, :, : width // 2] *= -1.0
+    turns /= width**0.25
+    return turns
 
 
 def _host(tensor: Tensor) -> Float64:

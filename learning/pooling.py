@@ -31,8 +31,9 @@ def pool_packed(states: Sequence[Float64], lengths: Sequence[int], poolings: Seq
     """Pooled states float64[b, len(states) * len(poolings) * h] of texts laid end to end on the host, `states` each
     float64[all tokens, h]: state by state, pooling by pooling."""
     texts = [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
-    made = [[_ON_HOST[pooling](states_NH[text]) for states_NH in states for pooling in poolings] for text in texts]
-    return np.stack([np.concatenate(parts) for parts in made])
+    states_NSH = np.stack(states, axis=1)
+    pooled = [np.stack([_ON_HOST[pooling](states_NSH[text]) for pooling in poolings], axis=1) for text in texts]
+    return np.stack(pooled).reshape(len(texts), -1)
 
 
 def _pooled(states_TH: Tensor, poolings: Sequence[Pooling]) -> Tensor:
@@ -47,8 +48,8 @@ _POOLINGS: dict[Pooling, Callable[[Tensor], Tensor]] = {
 }
 
 _ON_HOST: dict[Pooling, Callable[[Float64], Float64]] = {
-    "mean": lambda states_TH: states_TH.mean(axis=0),
-    "max": lambda states_TH: states_TH.max(axis=0),
-    "std": lambda states_TH: np.sqrt(np.square(states_TH - states_TH.mean(axis=0)).mean(axis=0)),
-    "last": lambda states_TH: states_TH[-1],
+    "mean": lambda states_TSH: states_TSH.mean(axis=0),
+    "max": lambda states_TSH: states_TSH.max(axis=0),
+    "std": lambda states_TSH: np.sqrt(np.square(states_TSH - states_TSH.mean(axis=0)).mean(axis=0)),
+    "last": lambda states_TSH: states_TSH[-1],
 }

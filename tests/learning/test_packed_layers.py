@@ -110,7 +110,10 @@ def test_who_lies_beside_a_text_does_not_matter() -> None:
 def test_neither_blocks_of_scores_nor_the_table_of_tokens_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     original = model("llama")
     expected = packed(original).hidden_states(TEXTS, [1, 4])
-    monkeypatch.setattr(packed_layers, "_SCORES", 4 * 37 * 5)  # five queries of a middling text, one of the longest
+    monkeypatch.setattr(
+        packed_layers, "_SCORES", 4 * 37 * 5
+    )  # five queries of a middling text, one of the longest; eleven of a short one
+    monkeypatch.setattr(packed_layers, "_ROWS", 11)
     monkeypatch.setattr(packed_layers, "_TABLE_BYTES", 0)
     made = packed(original)
     assert made._table_VO is None
