@@ -4,7 +4,7 @@ The service of a replica runs in this process on the demo's base, with one untra
 has learned the example stream. The same prompts are asked for by name, by `auto` when nobody has seen them before
 (`routed`), and by `auto` once more (`again`), in turns, so that whatever else the machine does is spread over all.
 Counted is the CPU time of this process, every thread of it, client included; the engine's core is a child and is not.
-Run it with `python -m benchmarks.routed`.
+Run it with `OMP_NUM_THREADS=1 python -m benchmarks.routed`: Ray gives a replica of one core as many threads.
 """
 
 from __future__ import annotations

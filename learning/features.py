@@ -27,12 +27,16 @@ from learning.errors import LearningError, TemplateError, TextsWithoutTokens
 from learning.expansion import RandomExpansion
 from learning.feature_options import FeatureOptions
 from learning.lower_layers import LowerLayers
-from learning.pooling import pool
+from learning.packed_layers import PackedLayers
+from learning.pooling import pool, pool_packed
 from learning.prompt_tokens import CHARACTERS_PER_TOKEN, PromptTokens
 from learning.standardisation import Standardisation
 from learning.symmetric import Float64
 from learning.template import PromptTemplate
-from learning.tokens import batches, pad_right
+from learning.tokens import batches, pad_right, runs
+
+_TOKENS = 1024
+"""Computed at once where texts lie end to end: enough for the products' full speed, and no more to hold."""
 
 
 class FeatureExtractor:
@@ -59,18 +63,19 @@ class FeatureExtractor:
         self._calibrating = threading.Lock()
         self._tokens = PromptTokens(folder, options.max_tokens, template, of_base=options.model is None)
         self._depths = options.depths(layer_count(folder))
-        self._lower = LowerLayers(folder, max(self._depths), options.dtype, options.device)
-        positions = self._lower.max_positions
+        lower = LowerLayers(folder, max(self._depths), options.dtype, options.device)
+        positions = lower.max_positions
         if positions is not None and options.max_tokens > positions:
             raise LearningError(
                 f"features.max_tokens: {folder} has {positions} positions, got {options.max_tokens}; lower it"
             )
-        self.pooled_dim = len(self._depths) * len(options.poolings) * self._lower.hidden_size
+        self._layers = lower.packed(options.max_tokens) or lower
+        self.pooled_dim = len(self._depths) * len(options.poolings) * lower.hidden_size
         self._expansion = RandomExpansion(self.pooled_dim, options.expansion, options.seed)
         self._identity = {
             "tokenizer": tokenizer_digest(folder),
             "of_base": options.model is None,
-            "model": self._lower.identity,
+            "model": lower.identity,
             "layers": self._depths,
             "poolings": options.poolings,
             "expansion": [RandomExpansion.scheme, options.expansion, options.seed],
@@ -139,15 +144,21 @@ class FeatureExtractor:
                 "leave them out, or look at the chat template",
                 empty,
             )
-        for chosen in batches([len(ids) for ids in tokens], self.options.batch_size):
-            pooled_NP[chosen] = self._pooled_batch([tokens[index] for index in chosen])
+        lengths = [len(ids) for ids in tokens]
+        if isinstance(self._layers, PackedLayers):
+            for together in runs(lengths, self.options.batch_size, _TOKENS):
+                states = self._layers.hidden_states(tokens[together], self._depths)
+                pooled_NP[together] = pool_packed(states, lengths[together], self.options.poolings)
+        else:
+            for chosen in batches(lengths, self.options.batch_size):
+                pooled_NP[chosen] = self._pooled_batch(self._layers, [tokens[index] for index in chosen])
         return pooled_NP
 
     @torch.inference_mode()
-    def _pooled_batch(self, tokens: list[list[int]]) -> Float64:
+    def _pooled_batch(self, lower: LowerLayers, tokens: list[list[int]]) -> Float64:
         ids_BT = pad_right(tokens, self._tokens.padding)
         lengths_B = torch.tensor([len(ids) for ids in tokens])
-        states = self._lower.hidden_states(ids_BT, lengths_B, self._depths)
+        states = lower.hidden_states(ids_BT, lengths_B, self._depths)
         try:
             pooled = torch.cat([pool(states_BTH, lengths_B, self.options.poolings) for states_BTH in states], dim=1)
         except torch.OutOfMemoryError as error:

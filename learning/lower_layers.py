@@ -21,6 +21,7 @@ from learning.architecture import check_supported, is_encoder, read_config, what
 from learning.checkpoint import read_tensors, tensors_digest
 from learning.errors import CheckpointError
 from learning.exact_norms import keep_norms_in_float64
+from learning.packed_layers import PackedLayers
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,8 +49,10 @@ class LowerLayers:
         self.identity: list[Any] = [what_features_depend_on(written, depth), tensors_digest(folder, tensors)]
         if dtype == "float64":
             keep_norms_in_float64(model)
+        self._dtype = dtype
         as_module: nn.Module = model
-        self._model = as_module.to(self.device).requires_grad_(False).eval()
+        as_module.to(self.device).requires_grad_(False).eval()
+        self._model = model
 
     @torch.inference_mode()
     def hidden_states(self, ids_BT: Tensor, lengths_B: Tensor, layers: Sequence[int]) -> list[Tensor]:
@@ -67,6 +70,14 @@ class LowerLayers:
         except torch.OutOfMemoryError as error:
             raise MemoryError(f"features of {len(ids_BT)} texts: {error}") from error
         return [outputs.hidden_states[layer] for layer in layers]
+
+    def packed(self, positions: int) -> PackedLayers | None:
+        """The same layers for texts laid end to end, in float64 on the host; None where they are something else.
+
+        `positions` is the most tokens of a text. They hold tensors of their own: let go of these layers.
+        """
+        on_host = self._dtype == "float64" and self.device.type == "cpu"
+        return PackedLayers.of(self._model, positions) if on_host else None
 
 
 def _truncated(

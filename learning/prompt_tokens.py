@@ -13,7 +13,7 @@ that the first may have changed. Does not know of models or pooling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -25,6 +25,7 @@ from learning.tokens import shorten
 CHARACTERS_PER_TOKEN = 16
 """Characters read for each token looked at; part of the features' fingerprint."""
 _SENTINEL = "anabranch-message"
+_SAMPLES = ["", " Two  words.\n\tAnd 17 more: <s>\u00e9 \u6f22 \U0001f600</s>", "x" * 100]
 
 
 class PromptTokens:
@@ -38,6 +39,7 @@ class PromptTokens:
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._max_tokens = max_tokens
         self._specials = not of_base
+        self._encode = self._quick() or self._slow
         self._before, self._behind = ("", "") if of_base or template is None else _frame(template)
         self._lead, self._trail = (0, 0) if of_base else self._special_tokens()
         if self._lead + self._trail >= max_tokens:
@@ -52,8 +54,28 @@ class PromptTokens:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; an empty list where the tokenizer finds nothing in it."""
         bare = [self._bounded(text.removeprefix(self._before).removesuffix(self._behind)) for text in texts]
-        encoded: list[list[int]] = self._tokenizer(bare, add_special_tokens=self._specials)["input_ids"]
-        return [self._shortened(ids) for ids in encoded]
+        return [self._shortened(ids) for ids in self._encode(bare)]
+
+    def _slow(self, texts: list[str]) -> list[list[int]]:
+        encoded: list[list[int]] = self._tokenizer(texts, add_special_tokens=self._specials)["input_ids"]
+        return encoded
+
+    def _quick(self) -> Callable[[list[str]], list[list[int]]] | None:
+        """The same without what Python puts around it; None where it is not, or would not be, the same.
+
+        That takes as long for a short prompt as its tokens do.
+        """
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        backend.no_truncation()
+        backend.no_padding()
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            found = backend.encode_batch_fast(texts, add_special_tokens=self._specials)
+            return [each.ids for each in found]
+
+        return encode if encode(_SAMPLES) == self._slow(_SAMPLES) else None
 
     def _bounded(self, text: str) -> str:
         most = CHARACTERS_PER_TOKEN * self._max_tokens

@@ -50,3 +50,19 @@ def batches(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
         real += length
     if batch:
         yield batch
+
+
+def runs(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[slice]:
+    """All lengths in their order, at most `rows` of them together, and no more than `tokens` unless one alone has more.
+
+    >>> list(runs([5, 90, 6, 91], rows=32, tokens=100))
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    first = taken = 0
+    for place, length in enumerate(lengths):
+        if place > first and (place - first == rows or taken + length > tokens):
+            yield slice(first, place)
+            first, taken = place, 0
+        taken += length
+    if first < len(lengths):
+        yield slice(first, len(lengths))

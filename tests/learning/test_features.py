@@ -125,10 +125,8 @@ def test_megabytes_cost_no_more_than_what_is_looked_at(llama: Path, monkeypatch:
     whole = made._tokens._tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids == [*whole[:50], *whole[-50:]], "of such a text the bound by characters takes nothing more away"
     read: list[int] = []
-    tokenizer = made._tokens._tokenizer
-    monkeypatch.setattr(
-        made._tokens, "_tokenizer", lambda texts, **named: read.extend(map(len, texts)) or tokenizer(texts, **named)
-    )
+    encode = made._tokens._encode
+    monkeypatch.setattr(made._tokens, "_encode", lambda texts: read.extend(map(len, texts)) or encode(texts))
     made.pooled([text, "short", "x" * 1600, "x" * 1601, " " * 2_000_000 + "end"])
     assert read == [1600, 5, 1600, 1600, 1600]
 
@@ -160,17 +158,18 @@ def test_a_layer_that_is_not_there_is_refused(llama: Path) -> None:
 
 
 def test_a_device_without_room_is_said_as_lack_of_memory(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = FeatureExtractor(str(llama), FeatureOptions(layers=(0, 1), expansion=8, max_tokens=64))
+    options = FeatureOptions(layers=(0, 1), expansion=8, max_tokens=64, dtype="float32")
+    made = FeatureExtractor(str(llama), options)
     made.extract(["warm"])
 
     def full(**_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(made._lower, "_model", full)
+    monkeypatch.setattr(made._layers, "_model", full)
     with pytest.raises(MemoryError, match="CUDA out of memory"):
         made.extract(["one"])
 
-    made = FeatureExtractor(str(llama), FeatureOptions(layers=(0, 1), expansion=8, max_tokens=64))
+    made = FeatureExtractor(str(llama), options)
     monkeypatch.setattr(features, "pool", lambda *_: full())
     with pytest.raises(MemoryError, match="pooling 1 texts: CUDA out of memory"):
         made.pooled(["one"])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learning.feature_options import Pooling
-from learning.pooling import pool
+from learning.pooling import pool, pool_packed
 
 ALL: tuple[Pooling, ...] = ("mean", "max", "std", "last")
 
@@ -23,6 +23,18 @@ def test_only_real_positions_count(lengths: list[int], padding: int, seed: int) 
     for row, length, one in zip(pooled, lengths, states.numpy(), strict=True):
         real = one[:length]
         assert np.allclose(row, np.concatenate([real.mean(0), real.max(0), real.std(0), real[-1]]), atol=1e-13)
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 2**32))
+def test_texts_laid_end_to_end_are_pooled_like_rectangles(lengths: list[int], seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    states = [drawn.normal(-5.0, 10.0, (sum(lengths), 6)) for _ in range(2)]
+    found = pool_packed(states, lengths, ALL)
+    ends = np.cumsum(lengths)
+    for row, length, end in zip(found, lengths, ends, strict=True):
+        both = [torch.from_numpy(each[None, end - length : end]) for each in states]
+        expected = torch.cat([pool(each, torch.tensor([length]), ALL)[0] for each in both])
+        assert np.allclose(row, expected, atol=1e-13)
 
 
 @pytest.mark.parametrize(
