@@ -13,7 +13,7 @@ from actors.errors import in_words
 from actors.exam import is_held_out
 from actors.observation import Marker
 from actors.observer import Letter
-from actors.spool import SpooledRow
+from actors.packs import SpooledRow
 from learning.errors import LearningError
 from learning.template import PromptTemplate
 from streaming.errors import RecordError

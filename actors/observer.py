@@ -17,9 +17,10 @@ import numpy as np
 from actors.errors import in_words
 from actors.following import Following
 from actors.observation import Background, Fate, HeldOutRows, Observation, RowKey, example_digest
+from actors.packs import SpooledRow
 from actors.ports import SumsPort
 from actors.quiet import Quiet
-from actors.spool import Block, Spool, SpooledRow
+from actors.spool import Block, Spool
 from learning import general
 from learning.features import FeatureExtractor
 from learning.heads import BACKGROUND

@@ -21,7 +21,8 @@ from actors.directive import Standing
 from actors.directory import ReplicaDirectory
 from actors.ledger import Ledger
 from actors.observation import Observation, RowKey, example_digest
-from actors.spool import Spool, SpooledRow
+from actors.packs import SpooledRow
+from actors.spool import Spool
 from actors.spool_file import delete_file
 from benchmarks import ledger
 from benchmarks.hardware import describe
