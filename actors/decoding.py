@@ -80,7 +80,7 @@ class Decoding:
     def _render(self, record: TaskRecord | PlainRecord) -> str:
         """Return the prompt as it will be featured and trained; what can't be rendered is refused at the border."""
         try:
-            rendered = self._template.render(record.messages_or_prompt())
+            rendered = self._template.render(record.prompt or record.messages_or_prompt())
         except LearningError as error:
             raise RecordError("bad-record", f"record {record.id!r}: the chat template refuses it: {error}") from error
         if not rendered or rendered.isspace():

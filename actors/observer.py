@@ -248,7 +248,8 @@ def _place(row: SpooledRow) -> Place:
 
 
 def _key(row: SpooledRow) -> RowKey:
-    return RowKey(row.domain, example_digest(row.domain, row.record_id), row.partition, row.offset, row.held_out)
+    partition, offset, domain, record_id, held_out, *_ = row
+    return RowKey(domain, example_digest(domain, record_id), partition, offset, held_out)
 
 
 def _extracted(rows: Sequence[SpooledRow], extractor: FeatureExtractor) -> tuple[Float64, dict[int, Exception]]:

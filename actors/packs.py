@@ -54,18 +54,17 @@ class Amount(NamedTuple):
     rows: int = 0
     size: int = 0
 
-    def plus(self, rows: int, size: int) -> Amount:
-        """Return the tally of these and more."""
-        return Amount(self.rows + rows, self.size + size)
+    def plus(self, more: Amount) -> Amount:
+        """Return the amount of both."""
+        return Amount(self.rows + more.rows, self.size + more.size)
 
 
 class Added(NamedTuple):
-    """What was added of a domain and a partition: its rows in order, and in how many bytes they are packed."""
+    """What was added of a partition: its rows in order, and how much of each domain."""
 
     partition: TopicPartition
-    domain: str
     rows: list[SpooledRow]
-    size: int
+    amounts: dict[str, Amount]
 
 
 _Columns = tuple[list[str], list[bool], list[str], list[str]]
@@ -88,14 +87,14 @@ class Packs:
         by_partition: dict[TopicPartition, list[SpooledRow]] = {}
         for partition, run in groupby(rows, key=itemgetter(0)):
             by_partition.setdefault(partition, []).extend(run)
-        added = []
-        for partition, some in by_partition.items():
-            by_domain: dict[str, list[SpooledRow]] = {}
-            for row in self._free(partition, some):
-                by_domain.setdefault(row[2], []).append(row)
-            for domain, new in by_domain.items():
-                added.append(Added(partition, domain, new, self._write(partition, domain, new)))
-        return added
+        return [self._add(partition, self._free(partition, some)) for partition, some in by_partition.items()]
+
+    def _add(self, partition: TopicPartition, rows: list[SpooledRow]) -> Added:
+        by_domain: dict[str, list[SpooledRow]] = {}
+        for row in rows:
+            by_domain.setdefault(row[2], []).append(row)
+        amounts = {d: Amount(len(some), self._write(partition, d, some)) for d, some in by_domain.items()}
+        return Added(partition, rows, amounts)
 
     def _free(self, partition: TopicPartition, rows: Iterable[SpooledRow]) -> list[SpooledRow]:
         """Return the rows whose places are not taken, in order."""

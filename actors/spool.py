@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 
 from actors import packs
@@ -24,7 +23,7 @@ from actors.coverage import Coverage, Span
 from actors.errors import OtherHome, SpoolAhead
 from actors.fresh_rows import FreshRows
 from actors.observation import Int64, LedgerView, Marker, Watermarks
-from actors.packs import Added, Packs, SpooledRow, Amount
+from actors.packs import Added, Amount, Packs, SpooledRow
 from actors.spool_facts import SnapshotNote, facts_in, removals
 from actors.spool_file import Transaction, UnreadableSpool, delete_file, open_file
 from streaming.source import TopicPartition
@@ -252,19 +251,19 @@ class Spool:
                     self.coverage.add(span)
             if self._counted[0] == before:
                 tallies = dict(self._counted[1])
-                for _, domain, new, size in added:
-                    tallies[domain] = tallies.get(domain, Amount()).plus(len(new), size)
+                for domain, amount in (item for each in added for item in each.amounts.items()):
+                    tallies[domain] = tallies.get(domain, Amount()).plus(amount)
                 self._counted = (self._db.total_changes, tallies)
             self._hand_over(added, unread)
 
     def _hand_over(self, added: Sequence[Added], unread: Sequence[Span]) -> None:
         """Keep what was just added at hand, where it is all that there is of a stretch."""
-        for partition in {each.partition for each in added}.union(span.partition for span in unread):
-            some = [each for each in added if each.partition == partition]
-            rows = sorted([row for each in some for row in each.rows], key=itemgetter(1))
+        by_partition = {each.partition: each for each in added}
+        for partition in by_partition.keys() | {span.partition for span in unread}:
+            _, rows, amounts = by_partition.get(partition, Added(partition, [], {}))
             spans = [span for span in unread if span.partition == partition]
             if len(spans) == 1 and (not rows or (spans[0].first <= rows[0].offset and rows[-1].offset < spans[0].end)):
-                self._fresh.add(spans[0], rows, sum(each.size for each in some))
+                self._fresh.add(spans[0], rows, sum(amount.size for amount in amounts.values()))
             else:
                 self._fresh.forget(partition)
 
