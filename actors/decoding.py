@@ -20,7 +20,7 @@ from streaming.errors import RecordError
 from streaming.plain_records import PlainRecord
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.source import Envelope, TopicPartition
-from streaming.wire import decode, decode_plain
+from streaming.wire import decode, plain_reader
 
 # One object for all records of a partition.
 _partition = lru_cache(1_024)(TopicPartition)
@@ -37,14 +37,18 @@ class Decoding:
         rows: list[SpooledRow] = []
         markers: list[Marker] = []
         letters: list[Letter] = []
+        headers, read = None, None
         for envelope in envelopes:
-            partition = _partition(envelope.topic, envelope.partition)
+            partition, value = _partition(envelope.topic, envelope.partition), envelope.value
             try:
-                plain = decode_plain(envelope.value, envelope.headers, max_bytes=self._max_bytes)
-                if plain is not None:
-                    rows.append(self._row(envelope, partition, plain))
-                    continue
-                record = decode(envelope.value, envelope.headers, max_bytes=self._max_bytes)
+                if envelope.headers is not headers:  # Mostly they are those of the record before.
+                    headers, read = envelope.headers, plain_reader(envelope.headers)
+                if read is not None and value is not None and len(value) <= self._max_bytes:
+                    plain = read(value)
+                    if plain is not None:
+                        rows.append(self._row(envelope, partition, plain))
+                        continue
+                record = decode(value, envelope.headers, max_bytes=self._max_bytes)
                 if isinstance(record, EndOfDomain):
                     markers.append(Marker(partition, envelope.offset, record.domain))
                 else:

@@ -397,9 +397,13 @@ class Spool:
     def _tallies(self) -> dict[str, Amount]:
         with self._lock:
             changes = self._db.total_changes
-            if self._counted[0] != changes:
-                self._counted = (changes, self._packs.tallies())
-            return self._counted[1]
+            if self._counted[0] == changes:
+                return self._counted[1]
+            tallies = self._packs.tallies()
+            if not self._db.in_transaction:
+                # Which may be rolled back, with no further change.
+                self._counted = (changes, tallies)
+            return tallies
 
     def counts_from(self, partition: TopicPartition, offset: int) -> dict[str, int]:
         """Return the number of rows of each domain in a partition, from an offset on."""

@@ -13,8 +13,9 @@ itself takes is measured and left out, since it is another process in a system.
 
 Each run is a process of its own: the processor time of all its threads, from the first records that came to the last
 ones that were counted. What the process has imported is kept from the garbage collector in all of them: to look through
-it once takes as long as thousands of records, and would fall on some run or other. Rounds are interleaved; a ratio is the median over rounds, each taken within its round. Run it
-with `python -m benchmarks.ingest`; it needs Apache Kafka (`KAFKA_HOME`).
+it once takes as long as thousands of records, and would fall on some run or other. Rounds are interleaved; a ratio is
+the median over rounds, each taken within its round. Run it with `python -m benchmarks.ingest`; it needs Apache Kafka
+(`KAFKA_HOME`).
 """
 
 from __future__ import annotations

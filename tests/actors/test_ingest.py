@@ -86,7 +86,7 @@ def test_a_prompt_that_can_not_be_rendered_does_not_stop_the_router(
 # -- nothing lost, nothing twice --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["decode", "decode_plain", "render"])
+@pytest.mark.parametrize("part", ["decode", "plain_reader", "render"])
 def test_what_nobody_foresaw_of_a_record_is_a_dead_letter_too(
     build: Build, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -96,15 +96,17 @@ def test_what_nobody_foresaw_of_a_record_is_a_dead_letter_too(
     ingest = house.ingests[0]
     place: Any = ingest._template if part == "render" else decoding_module
     act = getattr(place, part)
+    if part == "plain_reader":
+        act = act(())
 
     def fails(value: Any, *args: Any, **options: Any) -> Any:
         if str(records[5].prompt) in str(value):
             raise ZeroDivisionError("a mistake")
         return act(value, *args, **options)
 
-    monkeypatch.setattr(place, part, fails)
+    monkeypatch.setattr(place, part, (lambda _headers: fails) if part == "plain_reader" else fails)
     if part == "decode":
-        monkeypatch.setattr(decoding_module, "decode_plain", lambda *_args, **_options: None)
+        monkeypatch.setattr(decoding_module, "plain_reader", lambda _headers: None)
     house.drain()
     (letter,) = house.letters.list()
     assert (letter.offset, letter.reason) == (5, "bad-record") and "can't be taken: a mistake" in letter.detail
