@@ -50,8 +50,10 @@ def _begun(domain: str | None) -> blake2b:
 def normalised(text: str) -> str:
     """Return text without what does not change its meaning: compatibility forms, case, spacing, invisible marks."""
     if text.isascii():
-        # Nothing below is in it.
-        return " ".join(text.lower().split())
+        # Nothing below is in it, and mostly its only spacing are single spaces.
+        folded = text.lower()
+        is_spaced = folded.isprintable() and "  " not in folded and folded == folded.strip()
+        return folded if is_spaced else " ".join(folded.split())
     # First, as a mark between a letter and its accent would keep the two from becoming one.
     unseen = [c for c in set(text) if _is_unseen(c)]
     seen = text.translate(dict.fromkeys(map(ord, unseen))) if unseen else text

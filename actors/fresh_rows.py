@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -59,7 +58,7 @@ class FreshRows:
         end = first
         for piece in pieces:
             start = bisect_left(piece.rows, first, key=_offset) if piece.first < first else 0
-            found += islice(piece.rows, start, start + limit - len(found))
+            found += piece.rows[start : start + limit - len(found)]
             end = piece.end
             if len(found) == limit:
                 end = min(end, found[-1].offset + 1)
