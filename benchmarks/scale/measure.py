@@ -86,7 +86,7 @@ def record_costs(folder: Path) -> dict[str, float]:
 
     spool = Spool(folder / "read.sqlite")
     spool.append(rows, [], [Span(partition, 0, POLL_RECORDS)])
-    read = _least(lambda: spool.block({}, BLOCK_ROWS), 20) / BLOCK_ROWS
+    read = _least(lambda: spool.recall(partition, 0, POLL_RECORDS, BLOCK_ROWS), 20) / BLOCK_ROWS
     spool.close()
     return {
         "bytes": len(value),
