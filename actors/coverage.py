@@ -26,37 +26,44 @@ class Coverage:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self._known: tuple[int, dict[TopicPartition, list[Span]]] = (-1, {})
+        """The intervals by partition, as of a number of changes to the database."""
 
     def partitions(self) -> list[TopicPartition]:
         """Return the partitions of which anything was read."""
-        known = self._db.execute("SELECT DISTINCT topic, part FROM coverage ORDER BY topic, part").fetchall()
-        return [TopicPartition(topic, part) for topic, part in known]
+        return list(self._all())
 
     def ends(self) -> dict[TopicPartition, int]:
         """Return up to where each of these partitions was read."""
-        known = self._db.execute("SELECT topic, part, max(next) FROM coverage GROUP BY topic, part").fetchall()
-        return {TopicPartition(topic, part): end for topic, part, end in known}
+        return {partition: spans[-1].end for partition, spans in self._all().items()}
 
     def spans(self) -> list[Span]:
         """Return all intervals, in order."""
-        known = self._db.execute("SELECT topic, part, first, next FROM coverage ORDER BY 1, 2, 3").fetchall()
-        return [Span(TopicPartition(topic, part), first, end) for topic, part, first, end in known]
+        return [span for spans in self._all().values() for span in spans]
 
     def reaches(self, partition: TopicPartition, offset: int) -> int | None:
         """Return the end of the interval that `offset` lies in, or None when it lies in none."""
-        row = self._db.execute(
-            "SELECT next FROM coverage WHERE topic=? AND part=? AND first<=? AND next>?", (*partition, offset, offset)
-        ).fetchone()
-        return None if row is None else int(row[0])
+        return next((end for _, first, end in self._all().get(partition, ()) if first <= offset < end), None)
 
     def within(self, partition: TopicPartition, first: int, end: int) -> list[Span]:
         """Return what of a stretch was read."""
-        touched = self._db.execute(
-            "SELECT max(first, ?), min(next, ?) FROM coverage WHERE topic=? AND part=? AND first<? AND next>? "
-            "ORDER BY first",
-            (first, end, *partition, end, first),
-        ).fetchall()
-        return [Span(partition, start, stop) for start, stop in touched]
+        cut = [Span(partition, max(first, span.first), min(end, span.end)) for span in self._all().get(partition, ())]
+        return [span for span in cut if span.first < span.end]
+
+    def _all(self) -> dict[TopicPartition, list[Span]]:
+        changes = self._db.total_changes
+        if self._known[0] == changes:
+            return self._known[1]
+        found: dict[TopicPartition, list[Span]] = {}
+        for topic, part, first, end in self._db.execute(
+            "SELECT topic, part, first, next FROM coverage ORDER BY 1, 2, 3"
+        ):
+            partition = TopicPartition(topic, part)
+            found.setdefault(partition, []).append(Span(partition, first, end))
+        if not self._db.in_transaction:
+            # Which may be rolled back, with no further change.
+            self._known = changes, found
+        return found
 
     def holes(self, partition: TopicPartition, first: int, end: int) -> list[Span]:
         """Return what of a stretch was not read."""

@@ -13,14 +13,14 @@ from actors.errors import in_words
 from actors.exam import is_held_out
 from actors.observation import Marker
 from actors.observer import Letter
-from actors.spool import SpooledRow
+from actors.packs import SpooledRow
 from learning.errors import LearningError
 from learning.template import PromptTemplate
 from streaming.errors import RecordError
 from streaming.plain_records import PlainRecord
 from streaming.records import EndOfDomain, TaskRecord
 from streaming.source import Envelope, TopicPartition
-from streaming.wire import decode, decode_plain
+from streaming.wire import decode, plain_reader
 
 # One object for all records of a partition.
 _partition = lru_cache(1_024)(TopicPartition)
@@ -37,14 +37,18 @@ class Decoding:
         rows: list[SpooledRow] = []
         markers: list[Marker] = []
         letters: list[Letter] = []
+        headers, read = None, None
         for envelope in envelopes:
-            partition = _partition(envelope.topic, envelope.partition)
+            partition, value = _partition(envelope.topic, envelope.partition), envelope.value
             try:
-                plain = decode_plain(envelope.value, envelope.headers, max_bytes=self._max_bytes)
-                if plain is not None:
-                    rows.append(self._row(envelope, partition, plain))
-                    continue
-                record = decode(envelope.value, envelope.headers, max_bytes=self._max_bytes)
+                if envelope.headers is not headers:  # Mostly they are those of the record before.
+                    headers, read = envelope.headers, plain_reader(envelope.headers)
+                if read is not None and value is not None and len(value) <= self._max_bytes:
+                    plain = read(value)
+                    if plain is not None:
+                        rows.append(self._row(envelope, partition, plain))
+                        continue
+                record = decode(value, envelope.headers, max_bytes=self._max_bytes)
                 if isinstance(record, EndOfDomain):
                     markers.append(Marker(partition, envelope.offset, record.domain))
                 else:
@@ -80,7 +84,7 @@ class Decoding:
     def _render(self, record: TaskRecord | PlainRecord) -> str:
         """Return the prompt as it will be featured and trained; what can't be rendered is refused at the border."""
         try:
-            rendered = self._template.render(record.messages_or_prompt())
+            rendered = self._template.render(record.prompt or record.messages_or_prompt())
         except LearningError as error:
             raise RecordError("bad-record", f"record {record.id!r}: the chat template refuses it: {error}") from error
         if not rendered or rendered.isspace():

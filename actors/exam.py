@@ -37,15 +37,23 @@ def is_held_out(record: TaskRecord | PlainRecord, fraction: float) -> bool:
     if said is None:
         said = "\n".join([message.content for message in record.messages or ()])
     text = normalised(said)
-    digest = blake2b(f"held-out\0{record.domain}\0{text}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+    hashed = _begun(record.domain).copy()
+    hashed.update(text.encode())
+    return int.from_bytes(hashed.digest(), "big") < fraction * 2**64
+
+
+@lru_cache(4_096)
+def _begun(domain: str | None) -> blake2b:
+    return blake2b(f"held-out\0{domain}\0".encode(), digest_size=8)
 
 
 def normalised(text: str) -> str:
     """Return text without what does not change its meaning: compatibility forms, case, spacing, invisible marks."""
     if text.isascii():
-        # Nothing below is in it.
-        return " ".join(text.lower().split())
+        # Nothing below is in it, and mostly its only spacing are single spaces.
+        folded = text.lower()
+        is_spaced = folded.isprintable() and "  " not in folded and folded == folded.strip()
+        return folded if is_spaced else " ".join(folded.split())
     # First, as a mark between a letter and its accent would keep the two from becoming one.
     unseen = [c for c in set(text) if _is_unseen(c)]
     seen = text.translate(dict.fromkeys(map(ord, unseen))) if unseen else text

@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -240,10 +242,10 @@ class Ingest:
         """
         firsts: dict[tuple[str, int], int] = {}
         ends: dict[tuple[str, int], int] = {}
-        for topic, number, offset, *_ in envelopes:
-            place = topic, number
-            firsts.setdefault(place, offset)
-            ends[place] = offset + 1
+        for place, run in groupby(envelopes, itemgetter(0, 1)):
+            some = list(run)
+            firsts.setdefault(place, some[0].offset)
+            ends[place] = some[-1].offset + 1
         spans = []
         for place, first in firsts.items():
             partition = TopicPartition(*place)

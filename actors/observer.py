@@ -17,9 +17,10 @@ import numpy as np
 from actors.errors import in_words
 from actors.following import Following
 from actors.observation import Background, Fate, HeldOutRows, Observation, RowKey, example_digest
+from actors.packs import SpooledRow
 from actors.ports import SumsPort
 from actors.quiet import Quiet
-from actors.spool import Block, Spool, SpooledRow
+from actors.spool import Block, Spool
 from learning import general
 from learning.features import FeatureExtractor
 from learning.heads import BACKGROUND
@@ -157,21 +158,23 @@ class Observer:
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _without_repeats(self, keyed: Sequence[Keyed]) -> list[Keyed]:
+    def _without_repeats(self, keyed: list[Keyed]) -> list[Keyed]:
         """Return the first row of each example among rows that are to be kept: of one that goes, what comes after it is
         no repeat."""
+        if len({key.digest for _, key in keyed}) == len(keyed):
+            return keyed
         kept: dict[bytes, Keyed] = {}
         for each in keyed:
             kept.setdefault(each[1].digest, each)
-        if len(kept) < len(keyed):
-            self._discard([row for row, key in keyed if kept[key.digest][0] is not row])
+        self._discard([row for row, key in keyed if kept[key.digest][0] is not row])
         return list(kept.values())
 
-    def _sifted(self, keyed: Sequence[Keyed]) -> tuple[list[Keyed], set[int]]:
-        """Return the rows to be kept, of a block, and the offsets of those among them that are to be counted."""
+    def _sifted(self, keyed: list[Keyed]) -> tuple[list[Keyed], set[int] | None]:
+        """Return the rows to be kept, of a block, and the offsets of those among them that are to be counted; None
+        where all are."""
         fates = self._asked(lambda: self._router.fates([key for _, key in keyed]))
         if set(fates) <= {"new"}:
-            return self._without_repeats(keyed), {key.offset for _, key in keyed}
+            return self._without_repeats(keyed), None
         rows = self._turned([row for row, _ in keyed], fates)
         kept = [
             (row, key if fate != "turned" else _key(row))
@@ -203,14 +206,14 @@ class Observer:
             self.duplicates += len(rows)
 
     def _with_features(
-        self, keyed: list[Keyed], new: set[int]
+        self, keyed: list[Keyed], new: set[int] | None
     ) -> tuple[list[Keyed], Statistics | None, HeldOutRows | None]:
         """Return the usable rows, the statistics of the new ones to be trained on, and the features of the new ones
         that are held out; None where there are none.
 
         The others are dead letters when this returns, and then deleted: put twice after a crash, one is listed once.
         """
-        counted = [each for each in keyed if each[1].offset in new]
+        counted = keyed if new is None else [each for each in keyed if each[1].offset in new]
         if not counted:
             return keyed, None, None
         features, refused = _extracted([row for row, _ in counted], self._extractor)
@@ -247,7 +250,8 @@ def _place(row: SpooledRow) -> Place:
 
 
 def _key(row: SpooledRow) -> RowKey:
-    return RowKey(row.domain, example_digest(row.domain, row.record_id), row.partition, row.offset, row.held_out)
+    partition, offset, domain, record_id, held_out, *_ = row
+    return RowKey(domain, example_digest(domain, record_id), partition, offset, held_out)
 
 
 def _extracted(rows: Sequence[SpooledRow], extractor: FeatureExtractor) -> tuple[Float64, dict[int, Exception]]:

@@ -1,9 +1,10 @@
 """What one ingest worker keeps of the stream until its domains are published: a cache, which may be deleted any time.
 
-One SQLite file. Rows are keyed by topic, partition and offset, so spooling a record twice is spooling it once, and the
-offsets that were covered are stored in the same transaction. What becomes of a row the router's ledger says alone: the
-spool is led after its snapshots, drops what they have settled, and notes by which one it did. A router that does not
-descend from that one is refused: it may ask for rows that are not here any more, and nobody would read them again.
+One SQLite file. Rows lie in it by topic, partition and offset (`packs`), so spooling a record twice is spooling it
+once, and the offsets that were covered are stored in the same transaction. What was stored last is in memory as well,
+for the one who reads on. What becomes of a row the router's ledger says alone: the spool is led after its snapshots,
+drops what they have settled, and notes by which one it did. A router that does not descend from that one is refused: it
+may ask for rows that are not here any more, and nobody would read them again.
 
 A row holds the prompt as it was rendered when it came, and that text is featured and trained on: a file whose rows were
 rendered by another template is refused. The spool knows nothing of features, training or publication.
@@ -13,28 +14,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-
+from actors import packs
 from actors.coverage import Coverage, Span
 from actors.errors import OtherHome, SpoolAhead
+from actors.fresh_rows import FreshRows
 from actors.observation import Int64, LedgerView, Marker, Watermarks
+from actors.packs import Added, Amount, Packs, SpooledRow
 from actors.spool_facts import SnapshotNote, facts_in, removals
 from actors.spool_file import Transaction, UnreadableSpool, delete_file, open_file
 from streaming.source import TopicPartition
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (
-    topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL, record_id TEXT NOT NULL,
-    held_out INTEGER NOT NULL, prompt TEXT NOT NULL, completion TEXT NOT NULL,
-    size INTEGER NOT NULL AS (length(CAST(prompt AS BLOB)) + length(CAST(completion AS BLOB))) STORED,
-    PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rows_domain ON rows (domain, topic, part, pos, size);
+SCHEMA = f"""{packs.SCHEMA}
 CREATE TABLE IF NOT EXISTS markers (
     topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, domain TEXT NOT NULL,
     PRIMARY KEY (topic, part, pos)) WITHOUT ROWID;
@@ -43,7 +37,6 @@ CREATE TABLE IF NOT EXISTS coverage (
     PRIMARY KEY (topic, part, first)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_ROW = "pos, domain, record_id, held_out, prompt, completion"
 _WIPED = "wiped"
 """The fact for which removals the file was made anew last."""
 _WIPE_AGAIN_S = 30.0
@@ -52,19 +45,6 @@ _FOR_EVER = 2**63 - 1
 """Beyond every offset."""
 _STRETCH = "topic=? AND part=? AND pos>=? AND pos<?"
 _REREAD = "`anabranch home reread` deletes the spools, and the stream is read again"
-
-
-class SpooledRow(NamedTuple):
-    """One example: where it stood in the stream, what it belongs to, and its texts."""
-
-    partition: TopicPartition
-    offset: int
-    domain: str
-    record_id: str
-    held_out: bool
-    prompt: str
-    """As the template rendered it."""
-    completion: str
 
 
 @dataclass(frozen=True)
@@ -93,8 +73,9 @@ class Spool:
         self._made_by: dict[str, str] = {}
         """Facts of what is read into the file, whichever file it is: its logs and the template."""
         self._wipe_at = 0.0
-        self._counted: tuple[int, dict[str, tuple[int, int]]] = (-1, {})
-        """Rows and bytes of texts by domain, as of a number of changes to the file."""
+        self._counted: tuple[int, dict[str, Amount]] = (-1, {})
+        """What there is of each domain, as of a number of changes to the file."""
+        self._fresh = FreshRows()
         self._last_block: TopicPartition | None = None
         self._open()
 
@@ -108,8 +89,12 @@ class Spool:
                 raise
         except UnreadableSpool as error:
             self._delete(str(error))
-        self.coverage = Coverage(self._db)
+        self._hold()
+
+    def _hold(self) -> None:
+        self.coverage, self._packs = Coverage(self._db), Packs(self._db)
         self._counted = (-1, {})
+        self._fresh.clear()
 
     def _delete(self, why: str) -> None:
         delete_file(self.path)
@@ -123,8 +108,7 @@ class Spool:
             self._delete(why)
             for name, value in self._made_by.items():
                 self.note(name, value)
-            self.coverage = Coverage(self._db)
-            self._counted = (-1, {})
+            self._hold()
 
     def close(self) -> None:
         """Close the file."""
@@ -224,17 +208,17 @@ class Spool:
                 self._note_made_by(f"taken {topic}", str(times))
 
     def _drop_topic(self, topic: str) -> None:
-        for table in ("rows", "markers", "coverage"):
+        for table in ("packs", "markers", "coverage"):
             self._db.execute(f"DELETE FROM {table} WHERE topic=?", (topic,))
+        self._fresh.clear()
         # The fences of another log begin anew, so by them two removals may look like one.
         self._db.execute("DELETE FROM facts WHERE name IN (?,?)", (f"log {topic}", _WIPED))
 
     def _drop_settled(self, durable: Watermarks) -> None:
         for domain in self.counts():
             for partition, offset in self._fences.get(domain, {}).items():
-                self._db.execute(
-                    "DELETE FROM rows WHERE domain=? AND topic=? AND part=? AND pos<?", (domain, *partition, offset)
-                )
+                if self._packs.drop_below(domain, partition, offset):
+                    self._fresh.forget(partition)
         for partition, offset in durable.items():
             self._db.execute("DELETE FROM markers WHERE topic=? AND part=? AND pos<?", (*partition, offset))
 
@@ -252,48 +236,53 @@ class Spool:
         What is there already stays; rows below a fence of the snapshot in force are not taken.
         """
         with self._lock:
-            kept = list(rows)
+            kept, spans = list(rows), list(spans)
             if not self._fences.keys().isdisjoint({row.domain for row in kept}):
                 kept = [row for row in kept if row.offset >= self._fence(row.domain, row.partition)]
+            unread = [span for span in spans if not self.coverage.within(*span)]
             before = self._db.total_changes
             with Transaction(self._db):
-                self._db.executemany(
-                    "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-                    [(*row[0], *row[1:]) for row in kept],
-                )
-                are_all_new = self._db.total_changes - before == len(kept)
+                added = self._packs.add(kept)
                 self._db.executemany(
                     "INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
                     [(*m.partition, m.offset, m.domain) for m in markers],
                 )
                 for span in spans:
                     self.coverage.add(span)
-            if are_all_new and self._counted[0] == before:
-                self._counted = (self._db.total_changes, _more(self._counted[1], kept))
+            if self._counted[0] == before:
+                tallies = dict(self._counted[1])
+                for domain, amount in (item for each in added for item in each.amounts.items()):
+                    tallies[domain] = tallies.get(domain, Amount()).plus(amount)
+                self._counted = (self._db.total_changes, tallies)
+            self._hand_over(added, unread)
+
+    def _hand_over(self, added: Sequence[Added], unread: Sequence[Span]) -> None:
+        """Keep what was just added at hand, where it is all that there is of a stretch."""
+        by_partition = {each.partition: each for each in added}
+        for partition in by_partition.keys() | {span.partition for span in unread}:
+            _, rows, amounts = by_partition.get(partition, Added(partition, [], {}))
+            spans = [span for span in unread if span.partition == partition]
+            if len(spans) == 1 and (not rows or (spans[0].first <= rows[0].offset and rows[-1].offset < spans[0].end)):
+                self._fresh.add(spans[0], rows, sum(amount.size for amount in amounts.values()))
+            else:
+                self._fresh.forget(partition)
 
     def take(
         self,
-        rows: Iterable[Sequence[tuple[Any, ...]]],
-        markers: Iterable[Sequence[tuple[object, ...]]],
+        rows: Iterable[Iterable[SpooledRow]],
+        markers: Iterable[tuple[str, int, int, str]],
         coverage: Iterable[tuple[str, int, int, int]],
         facts: Mapping[str, str],
     ) -> None:
-        """Take in what lay in another spool, as the tables have it, in one transaction.
+        """Take in what lay in another spool, markers and coverage as the tables have them, in one transaction.
 
         What is there already stays; rows below a fence are not taken, so that nothing of what was removed comes over.
         """
         with self._lock, Transaction(self._db):
+            self._fresh.clear()
             for some in rows:
-                self._db.executemany(
-                    "INSERT INTO rows VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-                    [
-                        (topic, part, pos, domain, *rest)
-                        for topic, part, pos, domain, *rest in some
-                        if pos >= self._fence(domain, TopicPartition(topic, part))
-                    ],
-                )
-            for some in markers:
-                self._db.executemany("INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING", some)
+                self._packs.add([row for row in some if row.offset >= self._fence(row.domain, row.partition)])
+            self._db.executemany("INSERT INTO markers VALUES (?,?,?,?) ON CONFLICT DO NOTHING", markers)
             for topic, part, first, end in coverage:
                 self.coverage.add(Span(TopicPartition(topic, part), first, end))
             for name, value in facts.items():
@@ -304,18 +293,22 @@ class Spool:
 
     def turn(self, places: Iterable[tuple[TopicPartition, int]]) -> None:
         """Put single rows on the other side of the exam, where the ledger has them."""
-        with self._lock, Transaction(self._db):
-            self._db.executemany(
-                "UPDATE rows SET held_out = 1 - held_out WHERE topic=? AND part=? AND pos=?",
-                [(*partition, offset) for partition, offset in places],
-            )
+        self._change(places, lambda row: row._replace(held_out=not row.held_out))
 
     def discard(self, places: Iterable[tuple[TopicPartition, int]]) -> None:
         """Delete single rows, which the ledger has elsewhere or not at all."""
+        self._change(places, lambda _: None)
+
+    def _change(
+        self, places: Iterable[tuple[TopicPartition, int]], change: Callable[[SpooledRow], SpooledRow | None]
+    ) -> None:
+        by_partition: dict[TopicPartition, list[int]] = {}
+        for partition, offset in places:
+            by_partition.setdefault(partition, []).append(offset)
         with self._lock, Transaction(self._db):
-            self._db.executemany(
-                "DELETE FROM rows WHERE topic=? AND part=? AND pos=?", [(*p, offset) for p, offset in places]
-            )
+            for partition, offsets in by_partition.items():
+                self._fresh.forget(partition)
+                self._packs.change(partition, offsets, change)
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -334,7 +327,7 @@ class Spool:
                 if end is None:
                     continue
                 self._last_block = partition
-                rows = self.recall(partition, start, end, limit + 1)
+                rows, end = self._fresh_or_filed(partition, start, end, limit + 1)
                 markers = self._markers(partition, start, end, limit + 1)
                 for some in (rows, markers):
                     if len(some) > limit:
@@ -349,27 +342,28 @@ class Spool:
         later = [each for each in partitions if self._last_block is not None and each > self._last_block]
         return [*later, *(each for each in partitions if each not in later)]
 
+    def _fresh_or_filed(
+        self, partition: TopicPartition, first: int, end: int, limit: int
+    ) -> tuple[Sequence[SpooledRow], int]:
+        """Return up to `limit` rows of a stretch, in order, and up to where these are all there are, or the limit."""
+        fresh = self._fresh.recall(partition, first, limit)
+        return fresh if fresh is not None else (self._packs.recall(partition, first, end, limit), end)
+
     def recall(self, partition: TopicPartition, first: int, end: int, limit: int) -> Sequence[SpooledRow]:
         """Return up to `limit` rows of a stretch of a partition, in order."""
-        return self._rows(partition, f"{_STRETCH} ORDER BY pos LIMIT ?", (*partition, first, end, limit))
+        with self._lock:
+            return self._packs.recall(partition, first, end, limit)
 
     def examples(self, domain: str, until: Watermarks) -> Sequence[SpooledRow]:
         """Return the rows of a domain below `until`."""
         with self._lock:
-            return [
-                row
-                for partition, end in until.items()
-                for row in self._rows(
-                    partition, "domain=? AND topic=? AND part=? AND pos<? ORDER BY pos", (domain, *partition, end)
-                )
-            ]
+            return [row for partition, end in until.items() for row in self._packs.of(domain, partition, end)]
 
     def survey(self, partition: TopicPartition, first: int, end: int) -> tuple[Int64, tuple[Span, ...]]:
         """Return the offsets of the rows of a stretch, and what of the partition was read from its beginning on."""
         with self._lock:
-            found = self._db.execute(f"SELECT pos FROM rows WHERE {_STRETCH}", (*partition, first, end)).fetchall()
-            read = self.coverage.within(partition, first, _FOR_EVER)
-        return np.array([pos for (pos,) in found], dtype=np.int64), tuple(read)
+            found = self._packs.offsets(partition, first, end)
+            return found, tuple(self.coverage.within(partition, first, _FOR_EVER))
 
     def holes(self, partition: TopicPartition, first: int, end: int) -> list[Span]:
         """Return what of a stretch was not read."""
@@ -400,23 +394,21 @@ class Spool:
         texts = sum(size for _, size in tallies.values()) or 1
         return {d: max(rows / limit, size / texts * used / limit_bytes) for d, (rows, size) in tallies.items()}
 
-    def _tallies(self) -> dict[str, tuple[int, int]]:
+    def _tallies(self) -> dict[str, Amount]:
         with self._lock:
             changes = self._db.total_changes
-            if self._counted[0] != changes:
-                found = self._db.execute("SELECT domain, count(*), sum(size) FROM rows GROUP BY domain").fetchall()
-                self._counted = (changes, {domain: (rows, size) for domain, rows, size in found})
-            return self._counted[1]
+            if self._counted[0] == changes:
+                return self._counted[1]
+            tallies = self._packs.tallies()
+            if not self._db.in_transaction:
+                # Which may be rolled back, with no further change.
+                self._counted = (changes, tallies)
+            return tallies
 
     def counts_from(self, partition: TopicPartition, offset: int) -> dict[str, int]:
         """Return the number of rows of each domain in a partition, from an offset on."""
         with self._lock:
-            return dict(
-                self._db.execute(
-                    "SELECT domain, count(*) FROM rows WHERE topic=? AND part=? AND pos>=? GROUP BY domain",
-                    (*partition, offset),
-                ).fetchall()
-            )
+            return self._packs.counts_from(partition, offset)
 
     def size(self) -> int:
         """Return the number of rows held."""
@@ -431,30 +423,11 @@ class Spool:
             )
         return (pages - free) * size
 
-    def _rows(self, partition: TopicPartition, where: str, values: tuple[object, ...]) -> list[SpooledRow]:
-        """Return rows of one partition."""
-        with self._lock:
-            found = self._db.execute(f"SELECT {_ROW} FROM rows WHERE {where}", values).fetchall()
-        return [SpooledRow(partition, pos, d, i, h == 1, prompt, said) for pos, d, i, h, prompt, said in found]
-
     def _markers(self, partition: TopicPartition, first: int, end: int, limit: int) -> list[Marker]:
         found = self._db.execute(
             f"SELECT pos, domain FROM markers WHERE {_STRETCH} ORDER BY pos LIMIT ?", (*partition, first, end, limit)
         ).fetchall()
         return [Marker(partition, pos, domain) for pos, domain in found]
-
-
-def _more(tallies: Mapping[str, tuple[int, int]], rows: Sequence[SpooledRow]) -> dict[str, tuple[int, int]]:
-    """Return the tallies with further rows."""
-    counts, sizes = Counter([row.domain for row in rows]), dict.fromkeys([row.domain for row in rows], 0)
-    for _, _, domain, _, _, prompt, said in rows:
-        text = prompt + said
-        sizes[domain] += len(text) if text.isascii() else len(text.encode())
-    found = dict(tallies)
-    for domain, count in counts.items():
-        rows_before, size_before = found.get(domain, (0, 0))
-        found[domain] = (rows_before + count, size_before + sizes[domain])
-    return found
 
 
 def _behind_markers(rows: Sequence[SpooledRow], markers: Sequence[Marker]) -> list[int]:

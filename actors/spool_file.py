@@ -15,7 +15,7 @@ from pathlib import Path
 
 from actors.errors import ActorError
 
-FORMAT = 4
+FORMAT = 5
 """Kept as SQLite's user_version."""
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _IN_USE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -67,6 +67,8 @@ def _check_tables(db: sqlite3.Connection, schema: str) -> None:
 
 def is_damage(error: BaseException) -> bool:
     """Tell whether an error means that the file's content is broken, rather than busy, full or out of reach."""
+    if isinstance(error, UnreadableSpool):
+        return True
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         # Not SQLite's own: a text in the file that is no UTF-8.

@@ -12,16 +12,16 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from actors.observation import LedgerView
+from actors.packs import Packs, SpooledRow
 from actors.spool import SCHEMA, Spool
 from actors.spool_facts import SnapshotNote, facts_in
 from actors.spool_file import UnreadableSpool, delete_file, is_damage, open_file
 
 _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)\.sqlite$")
 _PATIENCE_S = 0.1
-_AT_ONCE = 500
 
 
 def left_behind(path: Path, workers: int) -> tuple[Path, ...]:
@@ -64,10 +64,10 @@ def take_over(
 
 
 class _Content(NamedTuple):
-    """All that lies in a spool, as its tables have it, and what it was made by."""
+    """All that lies in a spool, markers and coverage as its tables have them, and what it was made by."""
 
-    rows: list[list[tuple[Any, ...]]]
-    markers: list[list[tuple[Any, ...]]]
+    rows: list[list[SpooledRow]]
+    markers: list[tuple[str, int, int, str]]
     coverage: list[tuple[str, int, int, int]]
     made_by: dict[str, str]
 
@@ -100,8 +100,8 @@ def _content(db: sqlite3.Connection, spool: Spool, view: LedgerView) -> _Content
         raise UnreadableSpool("it was read from another log or rendered by another template")
     try:
         return _Content(
-            _batches(db, "rows", "topic, part, pos, domain, record_id, held_out, prompt, completion"),
-            _batches(db, "markers", "topic, part, pos, domain"),
+            list(Packs(db).all()),
+            db.execute("SELECT topic, part, pos, domain FROM markers").fetchall(),
             db.execute("SELECT topic, part, first, next FROM coverage").fetchall(),
             made_by,
         )
@@ -109,8 +109,3 @@ def _content(db: sqlite3.Connection, spool: Spool, view: LedgerView) -> _Content
         if is_damage(error):
             raise UnreadableSpool(f"it is damaged ({error})") from error
         raise
-
-
-def _batches(db: sqlite3.Connection, table: str, columns: str) -> list[list[tuple[Any, ...]]]:
-    cursor = db.execute(f"SELECT {columns} FROM {table}")
-    return list(iter(lambda: cursor.fetchmany(_AT_ONCE), []))

@@ -130,7 +130,7 @@ class IngestSettings(Section):
     The embedded stream is read by neither."""
     max_record_bytes: Annotated[int, Field(ge=256)] = 1_048_576
     """Bytes above which a record is a dead letter."""
-    poll_records: Count = 1_000
+    poll_records: Count = 2_000
     """Records fetched at most by one poll. More are written and committed at once, and cost less each."""
     block_rows: Count = 256
     """Examples folded into one statistics message to the router; fewer means fresher, more means cheaper."""

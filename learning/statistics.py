@@ -72,7 +72,7 @@ def checked_rows(features: ArrayLike, domains: Sequence[str]) -> Float64:
         raise LearningError(
             f"features of shape {rows_ND.shape} with {len(domains)} domains: expected [n, d] and n domain names"
         )
-    if isinstance(domains, str) or not all(isinstance(domain, str) and domain for domain in domains):
+    if isinstance(domains, str) or not all(issubclass(kind, str) for kind in set(map(type, domains))) or "" in domains:
         raise LearningError("domain names: expected a sequence of non-empty strings, one per row")
     unusable = np.flatnonzero(~usable_rows(rows_ND)).tolist()
     if unusable:

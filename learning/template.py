@@ -45,11 +45,13 @@ class PromptTemplate:
         self.terminator = terminator
         self._shapes = Shapes(effective, self._rendered)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, str]] | str) -> str:
         """The prompt as text, with whatever asks the model to answer. A bare prompt is one user message."""
         placed = self._shapes.render(messages)
         if placed is not None:
             return placed
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
         try:
             return self._rendered([dict(message) for message in messages])
         except (JinjaError, KeyError, IndexError, TypeError, ValueError) as error:

@@ -24,11 +24,17 @@ class Shapes:
         self._render = render
         self._is_plain = places_only(chat_template)
         self._known: dict[tuple[str, ...], tuple[list[str], list[int]] | None] = {}
+        self._around: tuple[str, str] | None = None
+        """What stands before and behind one user message by itself, once it was learned."""
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str | None:
-        """The messages rendered; None where the engine has to be asked."""
+    def render(self, messages: Sequence[Mapping[str, str]] | str) -> str | None:
+        """The messages, or a user's only one, rendered; None where the engine has to be asked."""
         if not self._is_plain:
             return None
+        if isinstance(messages, str):
+            if self._around is not None:
+                return self._around[0] + messages + self._around[1]
+            messages = [{"role": "user", "content": messages}]
         for message in messages:
             if len(message) != 2 or not isinstance(message.get("content"), str) or "role" not in message:
                 return None
@@ -61,6 +67,8 @@ class Shapes:
         if len(self._known) >= _MOST_SHAPES:
             self._known.clear()
         shape = self._known[roles] = (pieces[::2], [int(at) for at in pieces[1::2]])
+        if roles == ("user",) and len(shape[1]) == 1:
+            self._around = shape[0][0], shape[0][1]
         return shape
 
 

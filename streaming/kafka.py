@@ -9,9 +9,9 @@ log at any time, and offsets alone don't tell. The writing half is `kafka_sink`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -306,13 +306,11 @@ class KafkaSource:
     def _check_floors(self, envelopes: Sequence[Envelope]) -> None:
         """An offset below where reading stands means another log than before: the client has started over."""
         for number, some in groupby(envelopes, itemgetter(1)):
-            each = TopicPartition(self._topic, number)
-            floor = self._floor.get(each, 0)
-            for envelope in some:
-                if envelope.offset < floor:
-                    raise _lost(each, floor, f"got {envelope.offset}")
-                floor = envelope.offset + 1
-            self._floor[each] = floor
+            each, offsets = TopicPartition(self._topic, number), [envelope.offset for envelope in some]
+            for before, offset in pairwise([self._floor.get(each, 0) - 1, *offsets]):
+                if offset <= before:
+                    raise _lost(each, before + 1, f"got {offset}")
+            self._floor[each] = offsets[-1] + 1
 
     def _seen_end(self, partition: TopicPartition) -> int | None:
         """The high-water mark of the last fetch; None before the first one, and of a partition not assigned."""
@@ -360,10 +358,12 @@ def named(headers: Iterable[tuple[str, bytes | None]] | None) -> Headers:
     return tuple([(name, value or b"") for name, value in headers]) if headers else ()
 
 
-def _envelopes(records: Iterable[Any]) -> Iterator[Envelope]:
+def _envelopes(records: Iterable[Any]) -> list[Envelope]:
+    found = []
     raw: Any = None
     headers: Headers = ()
-    for each in records:
-        if each.headers != raw:  # Mostly they are those of the record before.
-            raw, headers = each.headers, named(each.headers)
-        yield Envelope(each.topic, each.partition, each.offset, each.key, each.value, headers, each.timestamp)
+    for topic, number, _, offset, timestamp, _, key, value, written, *_ in records:
+        if written != raw:  # Mostly they are those of the record before.
+            raw, headers = written, named(written)
+        found.append(Envelope(topic, number, offset, key, value, headers, timestamp))
+    return found

@@ -190,32 +190,28 @@ class LibrdkafkaSource(KafkaSource):
                 self._renew_if_due()
                 return []
 
-    def _envelopes(self, messages: Iterable[Any]) -> list[Envelope]:
-        found: list[Envelope] = []
-        topic, reached = self._topic, {}
-        raw: Any = None
-        headers: Headers = ()
+    def _envelopes(self, messages: Sequence[Any]) -> list[Envelope]:
         read = {each.partition for each in self._standing}
-        for message in messages:
-            number = message.partition()
-            if (error := message.error()) is not None:
-                self._heed(error, number, message.offset())
+        # One question at a time to all of them: what the library says of a message costs little, asking for it does.
+        if any(map(_ask_error, messages)) or not read.issuperset(map(_ask_partition, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._heed(error, message.partition(), message.offset())
             # What is not placed was fetched for an assignment that is no more.
-            elif number in read:
-                offset, written = message.offset(), _headers(message)
-                reached[number] = offset + 1
-                if written != raw:  # Mostly they are those of the record before.
-                    raw, headers = written, named(written)
-                found.append(
-                    Envelope(topic, number, offset, message.key(), message.value(), headers, message.timestamp()[1])
-                )
-        for number, next_ in reached.items():
-            each = TopicPartition(topic, number)
-            self._standing[each] = max(next_, self._standing[each] or 0)
-        if self._failure is not None and not found:
+            messages = [each for each in messages if each.error() is None and each.partition() in read]
+        numbers, offsets = list(map(_ask_partition, messages)), list(map(_ask_offset, messages))
+        for number, last in dict(zip(numbers, offsets, strict=True)).items():
+            each = TopicPartition(self._topic, number)
+            self._standing[each] = max(last + 1, self._standing[each] or 0)
+        if self._failure is not None and not messages:
             failure, self._failure = self._failure, None
             raise failure
-        return found
+        keys, values, times = (map(ask, messages) for ask in (_ask_key, _ask_value, _ask_time))
+        columns = zip(numbers, offsets, keys, values, _headers_of(messages), times, strict=True)
+        topic = self._topic
+        return [
+            Envelope(topic, number, at, key, value, said, when[1]) for number, at, key, value, said, when in columns
+        ]
 
     def _heed(self, error: Any, number: int, offset: int) -> None:
         """What the library says beside records: that a partition was read to its end, or what is wrong."""
@@ -273,17 +269,25 @@ class LibrdkafkaSource(KafkaSource):
             raise StreamError(f"{doing}: {self._options} answered: {_words(exception)}") from exception
 
 
+_ask_error, _ask_partition, _ask_offset = methodcaller("error"), methodcaller("partition"), methodcaller("offset")
+_ask_key, _ask_value, _ask_time = methodcaller("key"), methodcaller("value"), methodcaller("timestamp")
 _ask_headers = methodcaller("headers")
 """Never called directly: the library returns a broken list for a name that is no text, which only this way of calling
 turns into an error; touched, it would end the process."""
 
 
-def _headers(message: Any) -> Any:
-    """A record's headers; none where the name of one is no text."""
-    try:
-        return _ask_headers(message)
-    except (SystemError, UnicodeDecodeError):
-        return None
+def _headers_of(messages: Iterable[Any]) -> Iterator[Headers]:
+    """The headers of each record; none where the name of one is no text."""
+    raw: Any = None
+    headers: Headers = ()
+    for message in messages:
+        try:
+            written = _ask_headers(message)
+        except (SystemError, UnicodeDecodeError):
+            written = None
+        if written != raw:  # Mostly they are those of the record before.
+            raw, headers = written, named(written)
+        yield headers
 
 
 def _settings(options: KafkaOptions, group: str, note: Any) -> dict[str, Any]:

@@ -51,12 +51,23 @@ _from_msgpack = msgspec.msgpack.Decoder(PlainRecord).decode
 _known_domain = lru_cache(4_096)(is_domain)
 
 
-def read_plain(value: bytes, *, is_json: bool) -> PlainRecord | None:
-    """The common record in these bytes, msgpack unless `is_json`; None where it is none."""
+def plain_from_json(value: bytes) -> PlainRecord | None:
+    """The common record in these bytes of JSON; None where it is none."""
     try:
-        record = _from_json(value) if is_json else _from_msgpack(value)
+        return _common(_from_json(value))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def plain_from_msgpack(value: bytes) -> PlainRecord | None:
+    """The common record in these bytes of msgpack; None where it is none."""
+    try:
+        return _common(_from_msgpack(value))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _common(record: PlainRecord) -> PlainRecord | None:
     prompt, messages, meta = record.prompt, record.messages, record.meta
     if prompt is not None:
         if messages is not None or not prompt or prompt.isspace():

@@ -7,14 +7,14 @@ record or raises `RecordError`. It does not know topics or offsets.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
 import msgpack
 
 from streaming.errors import RecordError
-from streaming.plain_records import PlainRecord, read_plain
+from streaming.plain_records import PlainRecord, plain_from_json, plain_from_msgpack
 from streaming.records import EndOfDomain, TaskRecord, from_mapping, parse_json
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -71,17 +71,16 @@ def decode(
     )
 
 
-def decode_plain(
-    value: bytes | None, headers: Sequence[tuple[str, bytes | None]], *, max_bytes: int = MAX_RECORD_BYTES
-) -> PlainRecord | None:
-    """What `decode` reads from these bytes, in a fraction of its time, where they are a common record with an id and a
-    domain; None where `decode` has to be asked."""
-    if value is None or len(value) > max_bytes:
-        return None
-    media_type = _media_type(headers) if headers else "application/json"
+def plain_reader(headers: Sequence[tuple[str, bytes | None]]) -> Callable[[bytes], PlainRecord | None] | None:
+    """What reads common records under these headers, with an id and a domain, in a fraction of `decode`'s time: it
+    returns what `decode` would, or None where that has to be asked. None where it always has to be.
+
+    It knows no bound of their bytes.
+    """
+    media_type = _media_type(headers)
     if media_type in _JSON_NAMES:
-        return read_plain(value, is_json=True)
-    return read_plain(value, is_json=False) if media_type in _MSGPACK_NAMES else None
+        return plain_from_json
+    return plain_from_msgpack if media_type in _MSGPACK_NAMES else None
 
 
 def entry_bytes(value: bytes | None, headers: Headers = (), key: bytes | None = None) -> int:

@@ -21,7 +21,8 @@ from actors.directive import Standing
 from actors.directory import ReplicaDirectory
 from actors.ledger import Ledger
 from actors.observation import Observation, RowKey, example_digest
-from actors.spool import Spool, SpooledRow
+from actors.packs import SpooledRow
+from actors.spool import Spool
 from actors.spool_file import delete_file
 from benchmarks import ledger
 from benchmarks.hardware import describe
@@ -85,7 +86,7 @@ def record_costs(folder: Path) -> dict[str, float]:
 
     spool = Spool(folder / "read.sqlite")
     spool.append(rows, [], [Span(partition, 0, POLL_RECORDS)])
-    read = _least(lambda: spool.block({}, BLOCK_ROWS), 20) / BLOCK_ROWS
+    read = _least(lambda: spool.recall(partition, 0, POLL_RECORDS, BLOCK_ROWS), 20) / BLOCK_ROWS
     spool.close()
     return {
         "bytes": len(value),

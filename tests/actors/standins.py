@@ -46,8 +46,8 @@ class PlainTemplate:
     digest = "plain"
     tells_time = False
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        return messages[-1]["content"]
+    def render(self, messages: Sequence[Mapping[str, str]] | str) -> str:
+        return messages if isinstance(messages, str) else messages[-1]["content"]
 
 
 def result_of(

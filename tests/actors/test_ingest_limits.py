@@ -7,16 +7,34 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from actors.decoding import Decoding
 from actors.exam import is_held_out
 from streaming.records import TaskRecord
+from streaming.source import Envelope
+from streaming.wire import ContentType, encode
 from tests.actors.house import House, limits, records_of, training
+from tests.actors.standins import PlainTemplate
 
 Build = Callable[..., House]
 
 
 def rows_of(house: House, worker: int = 0) -> list[tuple[str, str, int]]:
     spool = house.ingests[worker]._spool
-    return spool._db.execute("SELECT domain, record_id, held_out FROM rows ORDER BY record_id").fetchall()
+    rows = [row for pack in spool._packs.all() for row in pack]
+    return sorted([(row.domain, row.record_id, int(row.held_out)) for row in rows], key=lambda row: row[1])
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+def test_a_record_may_be_as_large_as_the_limit_and_no_larger(kind: ContentType) -> None:
+    value, headers = encode(records_of("alpha", 1)[0], kind)
+    envelopes = [Envelope("stream", 0, at, None, each, headers, 0) for at, each in enumerate([value, None])]
+    for limit, reasons in ((len(value), ["undecodable"]), (len(value) - 1, ["too-large", "undecodable"])):
+        decoding = Decoding(PlainTemplate(), limit, 0.5)  # type: ignore[arg-type]
+        rows, _, letters = decoding.decode(envelopes)
+        assert [error.reason for _, error in letters] == reasons and len(rows) == 2 - len(reasons)
 
 
 # -- held out ---------------------------------------------------------------------------------------------------------

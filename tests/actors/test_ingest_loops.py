@@ -52,7 +52,7 @@ def test_trouble_in_a_loop_is_reported_and_passes(build: Build) -> None:
     house.check_exact(training(records))
 
 
-@pytest.mark.parametrize("who", ["append", "recall", "examples", "survey", "counts_from"])
+@pytest.mark.parametrize("who", ["append", "block", "examples", "survey", "counts_from"])
 def test_damage_is_mended_whoever_comes_upon_it(build: Build, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
     """A page of the file that neither loop reads would keep its domain from being learned; and the disk is full."""
     house = build()

@@ -18,7 +18,8 @@ Build = Callable[..., House]
 
 def rows_of(house: House, worker: int = 0) -> list[tuple[str, str, int]]:
     spool = house.ingests[worker]._spool
-    return spool._db.execute("SELECT domain, record_id, held_out FROM rows ORDER BY record_id").fetchall()
+    rows = [row for pack in spool._packs.all() for row in pack]
+    return sorted([(row.domain, row.record_id, int(row.held_out)) for row in rows], key=lambda row: row[1])
 
 
 # -- one rendering ----------------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ import pytest
 from actors.coverage import Span
 from actors.errors import OtherHome, SpoolAhead
 from actors.observation import Marker
-from actors.spool import Spool, SpooledRow
+from actors.packs import SpooledRow
+from actors.spool import Spool
 from actors.spool_facts import SnapshotNote
-from actors.spool_file import delete_file, is_damage
+from actors.spool_file import UnreadableSpool, delete_file, is_damage
 from streaming.source import TopicPartition
 from tests.actors.views import LINEAGE, view
 
@@ -66,8 +67,8 @@ def test_storing_twice_is_storing_once(spool: Spool) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(spool: Spool) -> None:
-    bad = SpooledRow(P0, 1, "alpha", None, False, "ask", "say")  # type: ignore[arg-type]
-    with pytest.raises(sqlite3.IntegrityError):
+    bad = SpooledRow(P0, 1, "beta", "\ud800", False, "ask", "say")
+    with pytest.raises(UnicodeEncodeError):
         spool.append([row(P0, 0), bad], [], [Span(P0, 0, 2)])
     assert (spool.size(), spool.continuation(P0, 0)) == (0, 0)
     spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
@@ -297,7 +298,7 @@ def test_a_file_of_another_format_is_deleted(reopen: Callable[[], Spool], tmp_pa
     spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     spool._db.execute("PRAGMA user_version=2")
     spool = reopen()
-    assert spool.trouble is not None and "format 2, this version reads format 4" in spool.trouble
+    assert spool.trouble is not None and "format 2, this version reads format 5" in spool.trouble
     assert spool.size() == 0 and {each.name for each in tmp_path.iterdir()} <= {"spool.sqlite", "spool.sqlite-wal"}
     assert reopen().trouble is None
 
@@ -327,7 +328,7 @@ def test_a_file_with_facts_that_are_none_is_deleted_too(reopen: Callable[[], Spo
 
 @pytest.mark.parametrize("byte", [b"\xff", b"z"], ids=["no text", "another name"])
 @pytest.mark.parametrize(
-    "name", [b"facts (name", b"PRIMARY KEY, value", b"prompt TEXT NOT NULL, completion", b"PRIMARY KEY"]
+    "name", [b"facts (name", b"PRIMARY KEY, value", b"offsets BLOB NOT NULL, content", b"PRIMARY KEY"]
 )
 def test_a_file_with_a_damaged_schema_is_deleted_too(
     reopen: Callable[[], Spool], tmp_path: Path, name: bytes, byte: bytes
@@ -342,15 +343,29 @@ def test_a_file_with_a_damaged_schema_is_deleted_too(
     assert spool.size() == 0
 
 
-def test_a_text_that_is_none_counts_as_damage(spool: Spool) -> None:
-    spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
-    spool._db.execute("UPDATE rows SET prompt=CAST(x'ff' AS TEXT)")
-    with pytest.raises(sqlite3.OperationalError) as caught:
-        spool.recall(P0, 0, 1, 1)
-    assert is_damage(caught.value)
-    with pytest.raises(sqlite3.OperationalError) as caught:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "content=CAST(replace(content, 'ask', x'ff6b6b') AS BLOB)",
+        "content=x''",
+        "content=x'90'",
+        "content='text'",
+        "content=CAST(replace(content, 'ask', 'as') AS BLOB)",
+        "offsets=x'00'",
+        "offsets=x''",
+        "offsets='text of 8'",
+    ],
+)
+def test_a_pack_that_is_none_counts_as_damage(spool: Spool, change: str) -> None:
+    spool.append([row(P0, 0), row(P0, 1)], [], [Span(P0, 0, 2)])
+    spool._db.execute(f"UPDATE packs SET {change}")
+    for ask in (lambda: spool.recall(P0, 0, 2, 1), lambda: spool.examples("alpha", {P0: 2})):
+        with pytest.raises(UnreadableSpool, match="it is damaged") as caught:
+            ask()
+        assert is_damage(caught.value)
+    with pytest.raises(sqlite3.OperationalError) as other:
         spool._db.execute("SELECT nothing")
-    assert not is_damage(caught.value)
+    assert not is_damage(other.value)
 
 
 def test_it_begins_anew_where_its_file_breaks(spool: Spool, tmp_path: Path) -> None:
@@ -389,14 +404,15 @@ def test_what_was_stored_survives_a_kill(tmp_path: Path, repository: Path) -> No
 import os, signal
 from pathlib import Path
 from actors.coverage import Span
-from actors.spool import Spool, SpooledRow
+from actors.packs import SpooledRow
+from actors.spool import Spool
 from streaming.source import TopicPartition
 partition = TopicPartition("stream", 0)
 spool = Spool(Path({str(path)!r}))
 rows = [SpooledRow(partition, n, "alpha", str(n), False, "ask", "say") for n in range(5)]
 spool.append(rows, [], [Span(partition, 0, 5)])
 spool._db.execute("BEGIN IMMEDIATE")
-spool._db.execute("DELETE FROM rows")
+spool._db.execute("DELETE FROM packs")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     died = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, timeout=60)
@@ -413,7 +429,7 @@ def test_transactions_are_forced_to_the_disk_and_the_file_is_not_shared(spool: S
     spool.append([row(P0, 0)], [], [Span(P0, 0, 1)])
     other = sqlite3.connect(tmp_path / "spool.sqlite", timeout=0)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        other.execute("SELECT count(*) FROM rows")
+        other.execute("SELECT count(*) FROM packs")
     other.close()
 
 

@@ -151,16 +151,16 @@ def test_an_index_that_does_not_hold_what_its_table_does_is_found(tmp_path: Path
     spool = led_after(tmp_path, 4)
     db = spool._db
     db.execute("PRAGMA writable_schema=ON")
-    index = db.execute("SELECT * FROM sqlite_master WHERE name='rows_domain'").fetchone()
-    db.execute("DELETE FROM sqlite_master WHERE name='rows_domain'")
+    index = db.execute("SELECT * FROM sqlite_master WHERE name='packs_domain'").fetchone()
+    db.execute("DELETE FROM sqlite_master WHERE name='packs_domain'")
     spool.close()
     db = sqlite3.connect(tmp_path / "ingest-4.sqlite", isolation_level=None)
-    db.execute("INSERT INTO rows VALUES ('stream',0,1,'alpha','id',0,'ask','say')")
+    db.execute("INSERT INTO packs VALUES (NULL,'stream',0,1,1,'alpha',1,9,x'0100000000000000',x'00')")
     db.execute("PRAGMA writable_schema=ON")
     db.execute("INSERT INTO sqlite_master VALUES (?,?,?,?,?)", index)
     db.close()
     (line,) = told(tmp_path, LINEAGE, 4, [("r1", 1)])
-    assert "ingest-4.sqlite" in line and "rows_domain" in line
+    assert "ingest-4.sqlite" in line and "packs_domain" in line
 
 
 def test_a_spool_in_use_is_passed_over_and_its_worker_goes_on(tmp_path: Path) -> None:

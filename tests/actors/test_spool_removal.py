@@ -12,7 +12,8 @@ import pytest
 
 from actors.coverage import Span
 from actors.observation import LedgerView
-from actors.spool import Spool, SpooledRow
+from actors.packs import SpooledRow
+from actors.spool import Spool
 from actors.takeover import take_over
 from streaming.source import TopicPartition
 from tests.actors.views import view

@@ -12,7 +12,8 @@ import pytest
 from actors.coverage import Span
 from actors.following import Following
 from actors.observation import Marker
-from actors.spool import Spool, SpooledRow
+from actors.packs import SpooledRow
+from actors.spool import Spool
 from actors.takeover import left_behind, take_over
 from streaming.records import EndOfDomain
 from streaming.source import TopicPartition
@@ -113,7 +114,7 @@ def test_one_that_can_not_be_trusted_is_deleted_and_said(
     if what == "facts":
         other.note("snapshot", "many")
     if what == "text":
-        other._db.execute("UPDATE rows SET prompt=CAST(x'ff' AS TEXT)")
+        other._db.execute("UPDATE packs SET content=replace(content, 'ask', x'ff6b6b')")
     other.close()
     path = tmp_path / "ingest-1.sqlite"
     if what == "damaged":

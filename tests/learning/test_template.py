@@ -21,6 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_messages_become_text_and_tokens_with_one_begin_token(folder: Path) -> None:
     template = PromptTemplate(str(folder), TEMPLATE)
     text = template.render(USER)
+    assert template.render(USER[0]["content"]) == text
     assert text == "<s>hello\n"
     assert template.encode_prompt(text)[0] == 0 and template.encode_prompt(text).count(0) == 1
     assert template.chat_template == TEMPLATE

@@ -86,6 +86,8 @@ def test_what_only_places_contents_is_rendered_as_the_engine_does(template: str)
         before = len(asked)
         again = [{**message, "content": message["content"] + "!"} for message in talk]
         assert shapes.render(again) == real(again) and len(asked) == before
+        prompt = talk[0]["content"]
+        assert shapes.render(prompt) == real([{"role": "user", "content": prompt}])
 
     check()
 
@@ -93,7 +95,8 @@ def test_what_only_places_contents_is_rendered_as_the_engine_does(template: str)
 @pytest.mark.parametrize("template", LEFT)
 def test_what_does_more_is_left_to_the_engine(template: str) -> None:
     assert not places_only(template)
-    assert Shapes(template, engine(template)).render([{"role": "user", "content": "a"}]) is None
+    shapes = Shapes(template, engine(template))
+    assert shapes.render([{"role": "user", "content": "a"}]) is None and shapes.render("a") is None
 
 
 def test_what_the_engine_refuses_is_asked_of_it_each_time() -> None:
