@@ -3,6 +3,10 @@
     client -> HAProxy -> a replica      no answer at all    another is asked, where asking twice does no harm
                                         none takes it       an error in OpenAI's form: never a hang
 
+Requests that name a model, or a session, go to the same replica each time, so that it has the adapter, and the chat's
+beginning, already; to the next one on the ring where that has more than its share (consistent hashing with bounded
+loads, arXiv 1608.01350). All others are spread evenly, within the same bound.
+
 Generation, routing and GET leave nothing behind: what has had no byte of an answer is sent to another replica, up to
 twice. Records and commands are sent once; only a connection that was refused is tried elsewhere.
 
@@ -24,6 +28,12 @@ BACKEND, SLOT = "replicas", "r"
 """Names of the backend and, with a number behind, of its servers."""
 REPEATABLE = ("/v1/chat/completions", "/v1/completions", "/v1/route")
 """What may be posted twice and done twice, as nothing stays of it."""
+GENERATION = REPEATABLE[:2]
+"""What may name a model that only some of the replicas have at hand."""
+ANYWHERE = ("auto", "base")
+"""Models that every replica has at hand."""
+BOUND_PERCENT = 150
+"""How much of the mean of requests in flight a replica may have."""
 SEEN_AFTER_S = 2.5
 """Seconds after which HAProxy gives a replica nothing new that is not ready any more."""
 _BUFFER_BYTES = 64 << 10
@@ -84,10 +94,13 @@ def configuration(
         *(_RESOLVERS if "resolvers system" in servers else []),
         *_door(listen, inner),
         f"backend {BACKEND}",
-        "    balance leastconn",
+        "    balance hash var(txn.key)",
+        "    hash-type consistent",
+        f"    hash-balance-factor {BOUND_PERCENT}",
         "    option httpchk GET /readyz",
         "    http-check expect status 200",
-        "    default-server check inter 1s fastinter 200ms downinter 200ms fall 2 rise 1",
+        # A hundred places on the ring for each, or some would be asked for twice as much as others.
+        "    default-server weight 8 check inter 1s fastinter 200ms downinter 200ms fall 2 rise 1",
         f"    server-template {SLOT} {most} {servers}",
     ]
     return "\n".join(lines) + "\n"
@@ -109,6 +122,12 @@ def _door(listen: str, inner: Path | None) -> list[str]:
         "    http-request set-var(txn.code) int(502)",
         '    http-request set-var(txn.kind) str("ServiceUnavailableError") if { var(txn.again) -m bool }',
         "    http-request set-var(txn.code) int(503) if { var(txn.again) -m bool }",
+        "    http-request set-var(txn.key) req.hdr(x-anabranch-session)",
+        f"    acl generation path {' '.join(GENERATION)}",
+        "    acl has_key var(txn.key) -m found",
+        "    http-request set-var(txn.key) req.body,json_query('$.model') if generation !has_key",
+        f"    acl anywhere var(txn.key) -m str {' '.join(ANYWHERE)}",
+        "    http-request set-var(txn.key) rand(4294967295) if anywhere or !has_key",
         "    http-request set-header x-forwarded-for %[src]",
         "    http-request set-header x-forwarded-proto https if { ssl_fc }",
         "    http-request del-header x-forwarded-proto unless { ssl_fc }",
