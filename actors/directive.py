@@ -26,6 +26,8 @@ class Standing:
     failure: str = ""
     address: str = ""
     """Where it takes requests, as host:port; empty where nobody leads them there."""
+    used: tuple[str, ...] = ()
+    """Full names of the adapters in its engine, the one used last first."""
 
 
 @dataclass(frozen=True)

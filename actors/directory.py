@@ -23,6 +23,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from actors.directive import Directive, PublicationReport, Standing
@@ -64,6 +65,8 @@ class ReplicaDirectory:
         self._one_by_one = False
         self._silence, self._timeout = silence_seconds, prepare_timeout_seconds
         self._members: dict[str, _Member] = {}
+        self._used: tuple[str, ...] = ()
+        """What the last to tell has used, for whoever comes when no other is left."""
         self._changed = asyncio.Condition()
         self._publishing = asyncio.Lock()
 
@@ -76,6 +79,7 @@ class ReplicaDirectory:
                 # It may have been told by a directory before this one.
                 self._note_told(member, standing.preparing)
             self._note_lag(member)
+            self._used = standing.used or self._used
             self._changed.notify_all()
             deadline = time.monotonic() + wait_seconds
             while (directive := self._directive(member)).action == "stay" and (left := deadline - time.monotonic()) > 0:
@@ -103,6 +107,11 @@ class ReplicaDirectory:
     async def addresses(self) -> list[str]:
         """Return where the live replicas take requests, fenced ones among them."""
         return [member.standing.address for member in self._live().values() if member.standing.address]
+
+    async def used(self) -> list[str]:
+        """Return full names of adapters by how lately the live replicas have used them, or whoever lived last."""
+        told = [member.standing.used for member in self._live().values() if member.standing.used] or [self._used]
+        return list(dict.fromkeys(name for place in zip_longest(*told) for name in place if name is not None))
 
     async def replicas(self) -> dict[str, ReplicaStatus]:
         """Return the live replicas: manifest served, for how long it lags, and the reason where one is fenced."""

@@ -81,7 +81,7 @@ class Replica:
             asked = time.monotonic()
             # Who is in trouble or busy asks for an answer at once; the others for one when there is something to do.
             wait = 0.0 if failing or self._is_busy() else self._beat
-            standing = replace(self._standing, address=self._address)
+            standing = replace(self._standing, address=self._address, used=self.service.used)
             try:
                 # Not wait_for: it may swallow the cancellation by which `leave` ends this loop.
                 async with asyncio.timeout(self._silence / 2):

@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -100,7 +101,19 @@ async def _on_vllm(settings: Settings) -> RoutedService:
         drain_seconds=settings.serving.drain_seconds,
         conversation_margin=settings.serving.conversation_margin,
         top_k=settings.serving.top_k,
+        hot=asyncio.ensure_future(_hot()),
     )
+
+
+async def _hot() -> list[str]:
+    """Return the adapters that other replicas have used lately; none where that is not to be learned soon, as when the
+    whole system starts."""
+    from cluster import names
+
+    with suppress(Exception):
+        used: list[str] = await AsyncRemote.named(names.DIRECTORY).used()
+        return used
+    return []
 
 
 def application(settings: Settings, system: Application | None = None, start: Start | None = None) -> Application:

@@ -24,6 +24,8 @@ _DEADLINES_S: dict[str, float | None] = {
     "train": None,
     # Asked again a moment later, by who has more to do meanwhile.
     "addresses": 2.0,
+    # Of use to who starts, which does not wait for it.
+    "used": 2.0,
     # Bounded by the replicas' own time-outs, each in turn where the base changes.
     "publish": 3600.0,
     **dict.fromkeys(("remove", "rollback", "pin", "unpin"), 3600.0),

@@ -5,8 +5,8 @@
     sweep:      unload each version that neither the current nor a prepared manifest names and no lease holds
 
 What is new is loaded and probed before it is in force; whether it stays in the engine is up to `serving.residency`. A
-replica that starts loads of what was in force before as much as there is room for, and what of that can't be had does
-not keep it from serving the rest.
+replica that starts loads of what was in force before as much as there is room for, first what others have used lately,
+and what of that can't be had does not keep it from serving the rest.
 
 Weights of two bases don't lie beside each other: a manifest on another change of the base comes into force in its
 prepare. Everything that can be is looked at first; then requests wait at the door, those in flight finish on the base
@@ -77,6 +77,7 @@ class Publication:
 
     `base` is what the engine was started with: manifests and adapters of another digest are refused, one that names
     none included. Those of a change of it wait up to `drain_seconds` for requests in flight.
+    `hot` are versions that others have used lately: of what was in force before they are loaded first, in this order.
     `extractor_for(manifest)` gives the feature extractor that the manifest's router was trained with; it is asked in a
     thread, for each manifest.
     """
@@ -89,6 +90,7 @@ class Publication:
         knobs: EngineKnobs,
         base: BaseRevision,
         drain_seconds: float = DRAIN_SECONDS,
+        hot: Sequence[str] = (),
     ) -> None:
         self.current: ServedManifest = NOTHING_PUBLISHED
         self.leases = Leases(self._sweep_soon)
@@ -104,6 +106,7 @@ class Publication:
         self._base = base
         """What the engine runs."""
         self._drain_seconds = drain_seconds
+        self._rank = {name: at for at, name in enumerate(hot)}
         self._prepared: dict[int, ServedManifest] = {}
         self._preparing = asyncio.Lock()
         self._sweeping: asyncio.Task[None] | None = None
@@ -215,7 +218,8 @@ class Publication:
         unseen = [adapter for name, adapter in new.items() if name not in before]
         for adapter in unseen:
             await self._take(adapter, placed_by_name[adapter.name], deadline)
-        await self._fill_with([adapter for name, adapter in new.items() if name in before])
+        others = [adapter for name, adapter in new.items() if name in before]
+        await self._fill_with(sorted(others, key=lambda adapter: self._rank.get(adapter.name, len(self._rank))))
         return served
 
     async def _served_before(self, manifest: Manifest) -> set[str]:

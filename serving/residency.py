@@ -69,6 +69,11 @@ class Residency:
         """Full names of those in the engine."""
         return tuple(sorted(self._resident))
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The same, the one used last first."""
+        return tuple(reversed(self._resident))
+
     def know(self, domain: str, source: Source) -> LoadedAdapter:
         """The adapter as the engine will know it: by one number as long as it is known, and never by that again."""
         if source.adapter not in self._known:

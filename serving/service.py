@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 class RoutedService:
     """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request, `conversation_margin` and
-    `top_k` are the Chooser's."""
+    `top_k` are the Chooser's, `hot` the Publication's."""
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class RoutedService:
         drain_seconds: float = DRAIN_SECONDS,
         conversation_margin: float = CONVERSATION_MARGIN,
         top_k: int = 1,
+        hot: Sequence[str] = (),
     ) -> None:
         self.engine = engine
         self.metrics = ReplicaMetrics()
@@ -65,7 +66,7 @@ class RoutedService:
         self._registry = registry
         self._template = template
         self._chooser = Chooser(engine, template, self.metrics, conversation_margin, top_k)
-        self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds)
+        self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds, hot)
         residency = self._publication.residency
         self._room = EngineRoom(residency, knobs)
         self.metrics.leases.set_function(lambda: len(self._publication.leases))
@@ -88,6 +89,7 @@ class RoutedService:
         drain_seconds: float = DRAIN_SECONDS,
         conversation_margin: float = CONVERSATION_MARGIN,
         top_k: int = 1,
+        hot: Awaitable[Sequence[str]] | None = None,
     ) -> RoutedService:
         """Start vLLM and stand on the registry's current manifest before returning.
 
@@ -113,6 +115,7 @@ class RoutedService:
             drain_seconds=drain_seconds,
             conversation_margin=conversation_margin,
             top_k=top_k,
+            hot=() if hot is None else await hot,
         )
         try:
             await service.catch_up()
@@ -158,6 +161,11 @@ class RoutedService:
     async def settle(self) -> None:
         """Return once every version that nothing needs any more is unloaded."""
         await self._publication.settle()
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Full names of the adapters in the engine, the one used last first."""
+        return self._publication.residency.used
 
     # -- health -----------------------------------------------------------------------------------------------------
 

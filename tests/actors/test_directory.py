@@ -489,3 +489,12 @@ async def test_it_tells_where_the_live_replicas_listen() -> None:
     assert await directory.addresses() == ["10.0.0.2:8100"]
     await asyncio.sleep(0.4)
     assert await directory.addresses() == []
+
+
+async def test_it_tells_what_replicas_have_used_lately_or_the_last_of_them() -> None:
+    directory = ReplicaDirectory(lambda: 1)
+    for name, used in {"one": ("a", "b", "c"), "two": ("b", "d"), "new": ()}.items():
+        await directory.next_directive(name, Standing(1, used=used), 0.0)
+    assert await directory.used() == ["a", "b", "d", "c"]
+    await asyncio.gather(directory.leave("one"), directory.leave("two"))
+    assert await directory.used() == ["b", "d"]

@@ -35,6 +35,7 @@ class Service:
         self.on_another_base: set[int] = set()
         """Manifests that are served as soon as they are prepared."""
         self.breaks_at: int | None = None
+        self.used: tuple[str, ...] = ("a@v1-00000000",)
         self.stopped = False
 
     @property
@@ -212,7 +213,7 @@ async def test_a_long_preparation_is_no_silence(directory: ReplicaDirectory, sta
     publication = asyncio.create_task(directory.publish(1))
     await asyncio.sleep(1.5 * SILENCE)
     assert (publication.done(), slow.service.fenced, quick.service.serves) == (False, None, 0)
-    assert Standing(preparing=1, address="slow:8100") in slow.line.standings
+    assert Standing(preparing=1, address="slow:8100", used=slow.service.used) in slow.line.standings
     report = await publication
     assert (report.replicas, report.fenced) == (2, {})
     assert (slow.service.serves, quick.service.serves) == (1, 1)

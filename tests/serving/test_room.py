@@ -276,6 +276,26 @@ async def test_a_replica_that_starts_serves_what_it_can_have(
     assert len(fresh.log) < 3 * len(NAMES)
 
 
+async def test_a_replica_that_starts_loads_first_what_others_used_lately(
+    service: RoutedService, publisher: Publisher, registry: Registry
+) -> None:
+    adapters = await publish(service, publisher, NAMES)
+    # A manifest of before that names the same is what tells a start from a publication.
+    publisher.publish(adapters)
+    await service.catch_up()
+    hot = [adapters[at] for at in (9, 4, 11)]
+    for adapter in reversed(hot):
+        await ask(service, adapter.domain)
+    assert service.used[:3] == tuple(adapter.name for adapter in hot)
+    engine, template = MemoryEngine(), PlainTemplate()
+    again = RoutedService(
+        engine, registry, lambda _: WordFeatures(["word"]), template, KNOBS, BASE,  # type: ignore[arg-type]
+        hot=("gone@v1-00000000", *service.used),
+    )  # fmt: skip
+    await again.catch_up()
+    assert engine.log == [("load", adapter.name) for adapter in hot]
+
+
 async def test_what_is_new_is_checked_also_by_a_replica_that_starts(
     registry: Registry, service: RoutedService, publisher: Publisher, engine: MemoryEngine
 ) -> None:
