@@ -4,8 +4,8 @@
                                         none takes it       an error in OpenAI's form: never a hang
 
 Requests that name a model, or a session, go to the same replica each time, so that it has the adapter, and the chat's
-beginning, already; to the next one on the ring where that has more than its share (consistent hashing with bounded
-loads, arXiv 1608.01350). All others are spread evenly, within the same bound.
+beginning, already. Those for what is hot, as more of its requests are in flight than one replica should have of one
+model, are spread like all others. Consistent hashing with bounded loads (arXiv 1608.01350).
 
 Generation, routing and GET leave nothing behind: what has had no byte of an answer is sent to another replica, up to
 twice. Records and commands are sent once; only a connection that was refused is tried elsewhere.
@@ -26,14 +26,18 @@ from pathlib import Path
 
 BACKEND, SLOT = "replicas", "r"
 """Names of the backend and, with a number behind, of its servers."""
+HOT_KEYS = "hot"
+"""Name of the table that counts the requests in flight of each model and session."""
 REPEATABLE = ("/v1/chat/completions", "/v1/completions", "/v1/route")
 """What may be posted twice and done twice, as nothing stays of it."""
 GENERATION = REPEATABLE[:2]
 """What may name a model that only some of the replicas have at hand."""
 ANYWHERE = ("auto", "base")
 """Models that every replica has at hand."""
-BOUND_PERCENT = 150
-"""How much of the mean of requests in flight a replica may have."""
+HOT = 4
+"""A model is hot with more than one part in so many of the mean of requests in flight at a replica."""
+BOUND_PERCENT = 250
+"""How much of that mean a replica may have. Above twice, as where one of two refuses the other has to take all."""
 SEEN_AFTER_S = 2.5
 """Seconds after which HAProxy gives a replica nothing new that is not ready any more."""
 _BUFFER_BYTES = 64 << 10
@@ -93,6 +97,8 @@ def configuration(
         *(_error(status, *told) for status, told in _TOLD.items()),
         *(_RESOLVERS if "resolvers system" in servers else []),
         *_door(listen, inner),
+        f"backend {HOT_KEYS}",
+        "    stick-table type string len 128 size 10k expire 10m store conn_cur",
         f"backend {BACKEND}",
         "    balance hash var(txn.key)",
         "    hash-type consistent",
@@ -127,7 +133,13 @@ def _door(listen: str, inner: Path | None) -> list[str]:
         "    acl has_key var(txn.key) -m found",
         "    http-request set-var(txn.key) req.body,json_query('$.model') if generation !has_key",
         f"    acl anywhere var(txn.key) -m str {' '.join(ANYWHERE)}",
-        "    http-request set-var(txn.key) rand(4294967295) if anywhere or !has_key",
+        f"    http-request track-sc0 var(txn.key) table {HOT_KEYS} if has_key",
+        f"    http-request set-var(txn.replicas) nbsrv({BACKEND})",
+        f"    http-request set-var(txn.all) be_conn({BACKEND})",
+        # Its own, beside this one, against its share of one replica's, which has one in so many of all.
+        f"    http-request set-var(txn.over) sc0_conn_cur({HOT_KEYS}),sub(1),mul({HOT}),mul(txn.replicas),sub(txn.all)",
+        "    acl hot var(txn.over) -m int gt 0",
+        "    http-request set-var(txn.key) rand(4294967295) if anywhere or hot or !has_key",
         "    http-request set-header x-forwarded-for %[src]",
         "    http-request set-header x-forwarded-proto https if { ssl_fc }",
         "    http-request del-header x-forwarded-proto unless { ssl_fc }",

@@ -10,8 +10,18 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.haproxy import BOUND_PERCENT
-from tests.serving.test_balancer import CHAT, Door, Replica, answers, door_to, takes_long
+from tests.serving.test_balancer import (
+    CHAT,
+    Door,
+    Fate,
+    Replica,
+    answers,
+    dies,
+    door_to,
+    is_fenced,
+    takes_long,
+    tries,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -99,14 +109,40 @@ async def test_who_leaves_takes_only_its_own_models_away_and_who_comes_in_its_pl
         assert third == first
 
 
-async def test_a_hot_model_gets_no_more_of_a_replica_than_its_share() -> None:
+async def test_a_hot_model_is_spread_and_a_rare_one_beside_it_is_not() -> None:
     async with door_to(takes_long, takes_long) as (door, replicas):
+        asking = [asyncio.create_task(door.request(CHAT, json={"model": "hot"})) for _ in range(40)]
+        while tries(replicas) < 40:
+            await asyncio.sleep(0.02)
+        assert min(len(replica.heads) for replica in replicas) >= 8
+        for replica in replicas:
+            replica.fate = answers
+        assert len(set(await places(door, replicas, [{"model": "rare"}] * 10))) == 1
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize("fate", [dies, is_fenced])
+async def test_under_load_one_that_refuses_leaves_the_other_to_answer_all(fate: Fate) -> None:
+    """Though it has nothing in flight, and the other all: what is sent again goes there."""
+    async with door_to(answers, answers) as (door, (first, second)):
+
+        async def in_a_moment(replica: Replica, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.05)
+            await answers(replica, writer)
+
+        first.fate = second.fate = in_a_moment
+        told: Counter[int] = Counter()
         async with httpx.AsyncClient(base_url=door.url, timeout=20) as client:
-            asking = [asyncio.create_task(client.post(CHAT, json={"model": "hot"})) for _ in range(20)]
-            while sum(len(replica.heads) for replica in replicas) < 20:
-                await asyncio.sleep(0.02)
-            got = sorted(len(replica.heads) for replica in replicas)
-            for each in asking:
-                each.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
-        assert 10 < got[1] <= 10 * BOUND_PERCENT / 100 + 1
+
+            async def ask(number: int) -> None:
+                for at in range(20):
+                    model = "auto" if at % 2 else f"domain-{number}"
+                    told[(await client.post(CHAT, json={"model": model})).status_code] += 1
+
+            asking = [asyncio.create_task(ask(number)) for number in range(16)]
+            await asyncio.sleep(0.2)
+            first.fate = fate
+            await asyncio.gather(*asking)
+        assert told == {200: 320}
