@@ -1,5 +1,6 @@
 """What holds for every test: no network, no telemetry, few threads; where the shared material lies."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,6 +24,18 @@ for _key, _value in {
 os.environ.pop("COLUMNS", None)
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+# What is collected and imported stays until the end: searched for garbage again and again, it took a second each time.
+def pytest_collection() -> None:
+    """Collect tests without collecting garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is what a test leaves."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
