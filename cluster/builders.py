@@ -42,7 +42,9 @@ from streaming.source import RecordSink, RecordSource, StartAt
 if TYPE_CHECKING:
     from actors.ingest import IngestOptions
     from learning.features import FeatureExtractor
+    from learning.pooled_layers import TokenPooling
     from learning.template import PromptTemplate
+    from serving.hosted_layers import HostedLayers
 
 
 def registry_root(home: Path) -> Path:
@@ -121,14 +123,26 @@ def base_revision(settings: Settings) -> BaseRevision:
     return BaseRevision(model=settings.base.model, revision="r0", digest=base_digest(settings.base.model))
 
 
-def extractor(settings: Settings) -> FeatureExtractor:
-    """Return the feature extractor."""
+def extractor(settings: Settings, layers: TokenPooling | None = None) -> FeatureExtractor:
+    """Return the feature extractor; `layers` are its lower layers, where they lie elsewhere."""
     from learning.features import FeatureExtractor
 
-    return FeatureExtractor(settings.base.model, settings.features, template(settings))
+    return FeatureExtractor(settings.base.model, settings.features, template(settings), layers=layers)
 
 
-def extractor_for(settings: Settings) -> Callable[[Manifest | None], FeatureExtractor]:
+def hosted_layers(settings: Settings) -> HostedLayers | None:
+    """Return the lower layers for the engine's worker to host; None where the replica has its own."""
+    from learning.checkpoint import resolve
+    from serving.hosted_layers import HostedLayers
+
+    if not settings.serving.hosts_layers:
+        return None
+    return HostedLayers(resolve(settings.features.model or settings.base.model), settings.features)
+
+
+def extractor_for(
+    settings: Settings, layers: TokenPooling | None = None
+) -> Callable[[Manifest | None], FeatureExtractor]:
     """Return the function by which a replica gets the extractor of a manifest.
 
     The lower layers are loaded and the calibration text is run from now on, beside whatever else starts, so that the
@@ -136,7 +150,7 @@ def extractor_for(settings: Settings) -> Callable[[Manifest | None], FeatureExtr
     """
 
     def calibrated() -> FeatureExtractor:
-        loaded = extractor(settings)
+        loaded = extractor(settings, layers)
         loaded.extract(["calibrated"])
         return loaded
 

@@ -92,16 +92,18 @@ async def _on_vllm(settings: Settings) -> RoutedService:
     from cluster import builders
     from serving.service import RoutedService
 
+    layers = builders.hosted_layers(settings)
     return await RoutedService.start(
         builders.engine_options(settings),
         builders.registry(settings),
-        builders.extractor_for(settings),
+        builders.extractor_for(settings, layers),
         builders.base_revision(settings),
         max_prompts=settings.serving.max_prompts,
         drain_seconds=settings.serving.drain_seconds,
         conversation_margin=settings.serving.conversation_margin,
         top_k=settings.serving.top_k,
         hot=asyncio.ensure_future(_hot()),
+        layers=layers,
     )
 
 

@@ -302,6 +302,9 @@ class Serving(Section, EngineKnobs):
     """By how much a chat's last message must score higher for another domain than for the first message's to take the
     chat there; in the scores' unit, which of `router.head` ridge and inverse_frequency is about 1 from one domain to
     another, of lda nats. More keeps chats in their domain, and in the prefix cache."""
+    hosts_layers: bool = False
+    """True has the engine's worker compute the router's lower layers, on its device and in its context; False computes
+    them in the replica's process, on `features.device`."""
     top_k: Annotated[int, Field(ge=1, le=MOST_PARTS)] = 1
     """Domains that may answer a request for `auto` as one, where their scores lie near each other (within a few times
     `conversation_margin`); 1 leaves it to the best. A request may say its own in `x-anabranch-top-k`."""

@@ -23,20 +23,14 @@ import torch
 
 from learning import calibration, general
 from learning.checkpoint import layer_count, resolve, tokenizer_digest
-from learning.errors import LearningError, TemplateError, TextsWithoutTokens
+from learning.errors import TemplateError, TextsWithoutTokens
 from learning.expansion import RandomExpansion
 from learning.feature_options import FeatureOptions
-from learning.lower_layers import LowerLayers
-from learning.packed_layers import PackedLayers
-from learning.pooling import pool, pool_packed
+from learning.pooled_layers import PooledLayers, TokenPooling
 from learning.prompt_tokens import CHARACTERS_PER_TOKEN, PromptTokens
 from learning.standardisation import Standardisation
 from learning.symmetric import Float64
 from learning.template import PromptTemplate
-from learning.tokens import batches, pad_right, runs
-
-_TOKENS = 1024
-"""Computed at once where texts lie end to end: enough for the products' full speed, and no more to hold."""
 
 
 class FeatureExtractor:
@@ -45,7 +39,8 @@ class FeatureExtractor:
     `base` is the base model, whose `template` prompts are rendered with; None stands for prompts that go to the model
     as they are. `options.model`, where set, is the model that makes the features instead. Only its layers up to the
     highest one used are loaded. Without a `standardisation` the features are scaled by that of the calibration text,
-    rendered as user messages where the template takes them, and fitted at the first use. Raises `LearningError` on
+    rendered as user messages where the template takes them, and fitted at the first use. `layers`, where given, are
+    those of the same model and options, which lie elsewhere. Raises `LearningError` on
     options that the model can't meet, `CheckpointError` on an unusable one.
     """
 
@@ -55,6 +50,7 @@ class FeatureExtractor:
         options: FeatureOptions,
         template: PromptTemplate | None = None,
         standardisation: Standardisation | None = None,
+        layers: TokenPooling | None = None,
     ) -> None:
         folder = resolve(options.model or base)
         self.options = options
@@ -62,21 +58,14 @@ class FeatureExtractor:
         self._standardisation = standardisation
         self._calibrating = threading.Lock()
         self._tokens = PromptTokens(folder, options.max_tokens, template, of_base=options.model is None)
-        self._depths = options.depths(layer_count(folder))
-        lower = LowerLayers(folder, max(self._depths), options.dtype, options.device)
-        positions = lower.max_positions
-        if positions is not None and options.max_tokens > positions:
-            raise LearningError(
-                f"features.max_tokens: {folder} has {positions} positions, got {options.max_tokens}; lower it"
-            )
-        self._layers = lower.packed(options.max_tokens) or lower
-        self.pooled_dim = len(self._depths) * len(options.poolings) * lower.hidden_size
+        self._layers = layers if layers is not None else PooledLayers(folder, options)
+        self.pooled_dim = self._layers.width
         self._expansion = RandomExpansion(self.pooled_dim, options.expansion, options.seed)
         self._identity = {
             "tokenizer": tokenizer_digest(folder),
             "of_base": options.model is None,
-            "model": lower.identity,
-            "layers": self._depths,
+            "model": self._layers.identity,
+            "layers": options.depths(layer_count(folder)),
             "poolings": options.poolings,
             "expansion": [RandomExpansion.scheme, options.expansion, options.seed],
             "max_tokens": [options.max_tokens, CHARACTERS_PER_TOKEN],
@@ -133,9 +122,8 @@ class FeatureExtractor:
 
         Raises `TextsWithoutTokens`, which names the texts.
         """
-        pooled_NP = np.empty((len(texts), self.pooled_dim))
         if not texts:
-            return pooled_NP
+            return np.empty((0, self.pooled_dim))
         tokens = self._tokens.encode(texts)
         empty = [index for index, ids in enumerate(tokens) if not ids]
         if empty:
@@ -144,27 +132,7 @@ class FeatureExtractor:
                 "leave them out, or look at the chat template",
                 empty,
             )
-        lengths = [len(ids) for ids in tokens]
-        if isinstance(self._layers, PackedLayers):
-            for together in runs(lengths, self.options.batch_size, _TOKENS):
-                states = self._layers.hidden_states(tokens[together], self._depths)
-                pooled_NP[together] = pool_packed(states, lengths[together], self.options.poolings)
-        else:
-            for chosen in batches(lengths, self.options.batch_size):
-                pooled_NP[chosen] = self._pooled_batch(self._layers, [tokens[index] for index in chosen])
-        return pooled_NP
-
-    @torch.inference_mode()
-    def _pooled_batch(self, lower: LowerLayers, tokens: list[list[int]]) -> Float64:
-        ids_BT = pad_right(tokens, self._tokens.padding)
-        lengths_B = torch.tensor([len(ids) for ids in tokens])
-        states = lower.hidden_states(ids_BT, lengths_B, self._depths)
-        try:
-            pooled = torch.cat([pool(states_BTH, lengths_B, self.options.poolings) for states_BTH in states], dim=1)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(f"pooling {len(tokens)} texts: {error}") from error
-        on_host: Float64 = pooled.to("cpu", torch.float64).numpy()
-        return on_host
+        return self._layers.pooled(tokens, self._tokens.padding)
 
 
 def _as_rendered(prompts: Sequence[str], template: PromptTemplate | None) -> Sequence[str]:

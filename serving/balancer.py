@@ -48,7 +48,7 @@ class Balancer:
         tls: TlsFiles = _PLAIN,
         body_seconds: float = 60.0,
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="anabranch-", dir=_short_folder()))
+        self._folder = Path(tempfile.mkdtemp(prefix="anabranch-", dir=short_folder()))
         self.inner = self._folder / "inner.sock"
         """Where it listens too, for this user only and without TLS."""
         self._admin, self._config = self._folder / "admin.sock", self._folder / "haproxy.cfg"
@@ -187,6 +187,6 @@ def _end_with_parent() -> None:
     _LIBRARY.prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 
-def _short_folder() -> str | None:
+def short_folder() -> str | None:
     """Where the folder is to be made; None is where others make theirs."""
     return None if len(tempfile.gettempdir()) <= _SHORT else "/tmp"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from learning.template import PromptTemplate
     from registry.manifest import BaseRevision, Manifest
     from registry.registry import Registry
+    from serving.hosted_layers import HostedLayers
 
 
 class RoutedService:
@@ -90,8 +91,9 @@ class RoutedService:
         conversation_margin: float = CONVERSATION_MARGIN,
         top_k: int = 1,
         hot: Awaitable[Sequence[str]] | None = None,
+        layers: HostedLayers | None = None,
     ) -> RoutedService:
-        """Start vLLM and stand on the registry's current manifest before returning.
+        """Start vLLM and stand on the registry's current manifest before returning; its worker hosts `layers`.
 
         Raises EngineFailed, PrepareFailed, or LearningError for a model without a chat template; nothing is left
         running then.
@@ -118,6 +120,8 @@ class RoutedService:
             hot=() if hot is None else await hot,
         )
         try:
+            if layers is not None:
+                await engine.host_layers(layers)
             await service.catch_up()
         except BaseException:
             await engine.stop()

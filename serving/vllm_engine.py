@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from serving.hosted_layers import HostedLayers
     from serving.openai_layer import OpenAILayer
 
 
@@ -41,6 +42,7 @@ class VllmEngine:
         self._layer = layer
         self._requests: dict[str, LoRARequest] = {}
         self._probes = 0
+        self._hosted: HostedLayers | None = None
         self._stopped = False
 
     @classmethod
@@ -124,6 +126,15 @@ class VllmEngine:
             # vLLM forgets all adapters with the weights they stood beside.
             await self._add(request)
 
+    async def host_layers(self, layers: HostedLayers) -> None:
+        """Have the engine's worker compute the router's lower layers. Raises EngineFailed."""
+        try:
+            await self._llm.collective_rpc("host_layers", args=tuple(layers.hosting))
+        except Exception as error:
+            raise EngineFailed(f"the engine's worker can't host the router's layers: {error}") from error
+        self._hosted = layers
+        layers.begun()
+
     async def probe(self, adapter: LoadedAdapter | None) -> None:
         from vllm import SamplingParams
 
@@ -182,6 +193,8 @@ class VllmEngine:
         if not self._stopped:
             self._stopped = True
             await asyncio.to_thread(self._llm.shutdown, 5)
+            if self._hosted is not None:
+                self._hosted.close()
 
     def _check_alive(self) -> None:
         if self.failure is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import serving.lora_rows  # noqa: F401 - what it installs is what counts
+from serving.hosted_layers import Hosting, host
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +21,19 @@ class EngineWorker:
     """The class that vLLM mixes into its workers."""
 
     if TYPE_CHECKING:
+        rank: int
+        device: torch.device
         vllm_config: Any
         model_runner: Any
         reload_weights: Any
+
+    def host_layers(self, *hosting: Any) -> None:
+        """Compute the router's lower layers from now on for the replica, on this worker's device if on any GPU; the
+        first worker alone does."""
+        told = Hosting(*hosting)
+        if self.rank == 0:
+            own = {} if self.device.type == "cpu" else {"device": str(self.device)}
+            host(told._replace(options={**told.options, **own}))
 
     def change_base(self, delta: str | None) -> None:
         """Reload the model's weights from its checkpoint, with those of the change in the folder `delta` in their

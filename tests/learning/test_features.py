@@ -10,7 +10,7 @@ import safetensors
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from learning import checkpoint, features
+from learning import checkpoint, pooled_layers
 from learning.errors import CheckpointError, LearningError, TextsWithoutTokens
 from learning.feature_options import FeatureOptions
 from learning.features import FeatureExtractor
@@ -165,11 +165,11 @@ def test_a_device_without_room_is_said_as_lack_of_memory(llama: Path, monkeypatc
     def full(**_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(made._layers, "_model", full)
+    monkeypatch.setattr(made._layers._layers, "_model", full)
     with pytest.raises(MemoryError, match="CUDA out of memory"):
         made.extract(["one"])
 
     made = FeatureExtractor(str(llama), options)
-    monkeypatch.setattr(features, "pool", lambda *_: full())
+    monkeypatch.setattr(pooled_layers, "pool", lambda *_: full())
     with pytest.raises(MemoryError, match="pooling 1 texts: CUDA out of memory"):
         made.pooled(["one"])

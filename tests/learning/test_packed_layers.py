@@ -139,7 +139,7 @@ def test_features_are_the_same_with_the_models_modules(llama: Path, monkeypatch:
     ours = FeatureExtractor(str(llama), options)
     monkeypatch.setattr(LowerLayers, "packed", lambda self, positions: None)
     theirs = FeatureExtractor(str(llama), options)
-    assert isinstance(ours._layers, PackedLayers) and isinstance(theirs._layers, LowerLayers)
+    assert isinstance(ours._layers._layers, PackedLayers) and isinstance(theirs._layers._layers, LowerLayers)
     assert np.abs(ours.pooled(texts) - theirs.pooled(texts)).max() < 1e-12
     assert (ours.extract(texts) == theirs.extract(texts)).mean() > 0.999
     assert ours.fingerprint == theirs.fingerprint
