@@ -77,7 +77,7 @@ class Publication:
 
     `base` is what the engine was started with: manifests and adapters of another digest are refused, one that names
     none included. Those of a change of it wait up to `drain_seconds` for requests in flight.
-    `hot` are versions that others have used lately: of what was in force before they are loaded first, in this order.
+    `hot` are versions that others have used lately: of what was in force before they are loaded before others.
     `extractor_for(manifest)` gives the feature extractor that the manifest's router was trained with; it is asked in a
     thread, for each manifest.
     """
@@ -237,7 +237,8 @@ class Publication:
         """Load as many as there is room for; the others come when they are asked for. What is wrong with one is told to
         whoever asks for it, and keeps nobody from being served."""
         room = self.residency.capacity - 1 - len(self.residency.resident)
-        for adapter in adapters[: max(0, room)]:
+        # The hottest last, as it is to be put out last.
+        for adapter in reversed(adapters[: max(0, room)]):
             try:
                 await self.residency.use(adapter)
             except (PrepareFailed, EngineFailed) as error:
