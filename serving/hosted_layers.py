@@ -15,6 +15,7 @@ import os
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from multiprocessing.connection import Client, Connection, Listener
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _START_S = 600.0
 """For an engine to start."""
+_PAUSE_S = 0.01
 _LOG = logging.getLogger(__name__)
 
 
@@ -142,6 +144,7 @@ def _serve(listener: Listener, hosting: Hosting) -> None:
             except Exception as error:
                 # Whoever asked has left, or is a stranger; the next may ask.
                 _LOG.info("a connection to the router's layers ended: %r", error)
+                time.sleep(_PAUSE_S)
 
 
 def _answer(connection: Connection[Any, Any], layers: PooledLayers | None, trouble: Exception | None) -> None:

@@ -22,6 +22,14 @@ OPTIONS = FeatureOptions(layers=(0, 1), poolings=("mean", "max"), expansion=64, 
 TEXTS = ["one", "two and three", "a longer text that is none of these"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _where_sockets_stay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Who hosts here is this process, which has its sockets until it ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.hosted_layers.short_folder", lambda: str(tmp_path_factory.mktemp("at")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def base() -> Path:
     return Path(__file__).parents[2] / "examples" / "base"
