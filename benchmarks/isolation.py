@@ -103,9 +103,9 @@ class LastMessage:
 
     digest = "plain"
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def render(self, messages: Sequence[dict[str, str]] | str) -> str:
         """Return the text of the prompt."""
-        return messages[-1]["content"]
+        return messages if isinstance(messages, str) else messages[-1]["content"]
 
 
 class Untrained:

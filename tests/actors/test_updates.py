@@ -31,7 +31,7 @@ from registry.adapters import Adapter
 from serving.options import EngineKnobs
 from serving.publication import Publication
 from serving.score_queue import ScoreQueue
-from serving.selection import Choice, by_segment
+from serving.selection import Choice, Named, by_segment
 from streaming.records import EndOfDomain, TaskRecord
 from tests.actors.house import BASE, House, HouseParts, limits
 from tests.serving.memory_engine import MemoryEngine
@@ -128,7 +128,8 @@ class Place:
         await replica.commit(number)
         queue = ScoreQueue()
         try:
-            return await by_segment(replica.current, replica.current.by_domain[domain], texts, queue)
+            named = Named(((replica.current.by_domain[domain], 1),))
+            return await by_segment(replica.current, named, texts, queue)
         finally:
             queue.close()
 
