@@ -24,6 +24,8 @@ from serving.haproxy import BACKEND, binary, configuration
 from serving.options import TlsFiles
 
 _EVERY_S = 0.5
+_START_S = 60.0
+"""For whoever knows the replicas to be there."""
 _CERTIFICATES_EVERY_S = 5.0
 _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG."""
@@ -73,7 +75,8 @@ class Balancer:
         self._config.write_text(text)
         self._addresses, self._where = addresses, f"{host}:{port}"
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_behind = False
+        self._is_behind = self._was_told = False
+        self._began = time.monotonic()
         self._stopping, self._up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="balancer", daemon=True)
 
@@ -119,14 +122,15 @@ class Balancer:
             self._renew()
             self._tell(slots, set(self._addresses()))
         except Exception as error:
-            # Whatever it is, HAProxy keeps those that it has, and looks after them. While it starts, nobody is told.
-            if self._up.is_set() and not self._is_behind:
+            # Whatever it is, HAProxy keeps those that it has, and looks after them. While all starts, nobody is told.
+            is_behind = self._up.is_set() and (self._was_told or time.monotonic() - self._began > _START_S)
+            if is_behind and not self._is_behind:
                 _LOG.warning("HAProxy can't be told of replicas that come and go: %s", error, exc_info=error)
-            self._is_behind = self._up.is_set()
+            self._is_behind = is_behind
         else:
             if self._is_behind:
                 _LOG.warning("HAProxy is told of replicas again")
-            self._is_behind = False
+            self._is_behind, self._was_told = False, True
 
     def _renew(self) -> None:
         """Have new certificates taken; what is no good is told, and tried again."""

@@ -32,7 +32,7 @@ def pytest_collection() -> None:
     gc.disable()
 
 
-def pytest_collection_finish() -> None:
+def pytest_runtestloop() -> None:
     """From here on garbage is what a test leaves."""
     gc.freeze()
     gc.enable()

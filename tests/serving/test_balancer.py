@@ -279,6 +279,23 @@ async def test_who_is_cut_off_from_the_directory_serves_on_and_says_so_once(capl
     assert told[1:] == ["HAProxy is told of replicas again"]
 
 
+async def test_a_directory_that_is_not_there_yet_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    door = Door()
+    door.addresses = None
+    async with Replica(answers).listening() as replica:
+        await asyncio.to_thread(door.balancer.start)
+        try:
+            await asyncio.sleep(1.2)
+            assert not caplog.records
+            door.addresses = [replica.address]
+            await door.until(200)
+            door.addresses = None
+            await asyncio.sleep(1.2)
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+        finally:
+            await asyncio.to_thread(door.balancer.stop)
+
+
 async def test_it_is_started_again_with_the_replicas_that_there_are() -> None:
     async with door_to(answers) as (door, _):
         (process,) = [each for each in psutil.Process().children() if "haproxy" in each.name()]
