@@ -53,7 +53,7 @@ class FrontDoor:
         self._finish_s = settings.serving.finish_seconds
         name = f"replica-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         access = builders.access(settings, name, AsyncRemote.named(names.METER))
-        app = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)), access)
+        app = self._app = build_app(service, ClusterControl(settings, AsyncRemote.named(names.COORDINATOR)), access)
         # Where all is on one machine, nobody else is to come in beside the front door.
         host = "127.0.0.1" if settings.ray.address is None and system is None else _own_address()
         self._listener = await Listener.start(app, host, settings.serving.replica_port)
@@ -72,7 +72,8 @@ class FrontDoor:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve of the requests, which it does not see."""
-        return {_IN_FLIGHT: float(self._listener.in_flight)}
+        # Whoever looks at the page is no load.
+        return {_IN_FLIGHT: float(self._listener.in_flight - self._app.state.watch.watchers)}
 
     async def __del__(self) -> None:
         ends = time.monotonic() + self._finish_s
@@ -104,6 +105,7 @@ async def _on_vllm(settings: Settings) -> RoutedService:
         top_k=settings.serving.top_k,
         hot=asyncio.ensure_future(_hot()),
         layers=layers,
+        decisions=settings.serving.decisions,
     )
 
 

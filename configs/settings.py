@@ -21,6 +21,7 @@ from learning.options import Count, Dtype, Options, Seed, disagreement
 from learning.router_options import RouterOptions
 from learning.training_options import TrainingOptions
 from serving.access_options import AccessOptions
+from serving.decision_options import DecisionOptions
 from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, MOST_PARTS, EngineKnobs, TlsFiles
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -267,6 +268,10 @@ class AccessSettings(Section, AccessOptions):
     """Who is let in at the front door, and for how long."""
 
 
+class DecisionSettings(Section, DecisionOptions):
+    """Which decisions on requests are kept in the registry for a person to look at, and what of their prompts."""
+
+
 class Serving(Section, EngineKnobs):
     """The front door and its replicas, each with an engine of its own."""
 
@@ -310,6 +315,8 @@ class Serving(Section, EngineKnobs):
     `conversation_margin`); 1 leaves it to the best. A request may say its own in `x-anabranch-top-k`."""
     access: AccessSettings = AccessSettings()
     """Keys, origins of pages that may call, and how long a request may take."""
+    decisions: DecisionSettings = DecisionSettings()
+    """Decisions on requests that are kept for a person to look at; none unless set."""
 
     @property
     def is_public(self) -> bool:

@@ -33,10 +33,12 @@ from serving.errors import ControlUnavailable, Refused
 from serving.key_ring import KeyRing
 from serving.meter import Quota
 from serving.openai_body import error_body
+from serving.page import ASSETS
 from serving.quotas import MeterPort, Quotas
 
 GENERATION = ("/v1/chat/completions", "/v1/completions", "/v1/route")
 _HEALTH = ("/healthz", "/readyz")
+_PAGE = "/"
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -80,7 +82,7 @@ class Door:
 
     def __init__(self, app: ASGIApp, access: Access, count: Callable[[int], None]) -> None:
         self._app, self._access, self._count = app, access, count
-        self._open = _HEALTH + (("/metrics",) if access.options.metrics == "open" else ())
+        self._open = (*_HEALTH, _PAGE, *(("/metrics",) if access.options.metrics == "open" else ()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -106,14 +108,14 @@ class Door:
             await self._let_in(scope, receive, send, caller, act)
 
     async def _admitted(self, scope: Scope) -> Caller:
-        path = scope["path"]
+        path, is_open = scope["path"], self._is_open(scope["path"])
         try:
             key = await self._key(scope)
         except (_Unknown, ControlUnavailable):
-            if path in self._open:
+            if is_open:
                 return Caller("")
             raise
-        if path not in self._open:
+        if not is_open:
             _check_scope(key, path)
             await self._check_quota(key)
         quotas = self._access.quotas
@@ -123,6 +125,9 @@ class Door:
             None if key.domains is None else frozenset(key.domains),
             None if key.tokens_per_day is None else lambda tokens: quotas.spend(key.id, tokens),
         )
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or path.startswith(ASSETS)
 
     async def _key(self, scope: Scope) -> AccessKey:
         for part in (scope.get("raw_path") or b"", scope["query_string"]):
@@ -149,7 +154,7 @@ class Door:
 
     async def _begun(self, caller: Caller, scope: Scope) -> str | None:
         """Record an act of an administrator's; None for what is none."""
-        if scope["method"] in _READING or scope["path"] in self._open or _scope_of(scope["path"]) != "admin":
+        if scope["method"] in _READING or self._is_open(scope["path"]) or _scope_of(scope["path"]) != "admin":
             return None
         return await asyncio.to_thread(self._access.audit.begin, caller.key, f"{scope['method']} {scope['path']}")
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 
-from serving.api import AdapterRequest, CommandResult, DomainList, RecordsResult, SystemStatus, VersionRequest
+from serving.api import (
+    AdapterRequest,
+    CommandResult,
+    DomainList,
+    RecordsResult,
+    SystemStatus,
+    VersionRequest,
+)
 from serving.caller import check_domain, check_records, is_visible, note
+from serving.event_stream import EventStream
+from serving.events import StatusStream
 from serving.openai_body import bad_request, without_nulls
 from serving.paths import answering, asking, sent
 from serving.ports import ControlPort
 from serving.record_body import read_records
 from serving.request_body import MAX_RECORDS_BYTES, aside, parse, read_bytes
-from serving.service import RoutedService
 from serving.system_view import Within
 
 _RECORDS = {
@@ -33,7 +42,9 @@ async def _checked(domain: str) -> None:
 _FOR_IT = [Depends(_checked)]
 
 
-def admin_router(service: RoutedService, control: ControlPort, status_of: Within[SystemStatus]) -> APIRouter:
+def admin_router(
+    control: ControlPort, status_of: Callable[[], Awaitable[SystemStatus]], watch: StatusStream
+) -> APIRouter:
     """The paths below /v1 that don't generate."""
     domains_of = Within(lambda: control.domains())
     router = APIRouter(prefix="/v1")
@@ -76,7 +87,11 @@ def admin_router(service: RoutedService, control: ControlPort, status_of: Within
 
     @router.get("/status", responses=answering(SystemStatus))
     async def status() -> Response:
-        return sent((await status_of()).model_copy(update={"replica": service.health()}))
+        return sent(await status_of())
+
+    @router.get("/events", responses={200: {"content": {"text/event-stream": {}}}})
+    async def events() -> Response:
+        return EventStream(watch.events())
 
     return router
 

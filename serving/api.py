@@ -100,6 +100,8 @@ class RouteDecision(Body):
     """Score of every published domain: that of its best segment."""
     confidence: float | None = None
     """What is held against the router's threshold; null where not all domains competed."""
+    threshold: float | None = None
+    """What `confidence` has to reach for a domain to answer; null where any will do."""
     abstained: str | None = None
     """Why the prompt was left to the base though no model was named, in words; null where it was not."""
     turns: tuple[TurnDecision, ...] = ()
@@ -123,6 +125,32 @@ class RouteResult(Body):
     """Which change of the base's weights it is for, by sha256; empty for the model as it is."""
     decisions: tuple[RouteDecision, ...]
     """One for each text in order."""
+
+
+class DecisionRecord(Body):
+    """A decision on a request, as it was kept: `GET /v1/decisions/{decision}`."""
+
+    id: str = ""
+    """By which it can be asked for again."""
+    at: float
+    """When it was taken, in Unix seconds."""
+    model: str
+    """What the request named: `auto`, `base`, a domain, a version or several."""
+    manifest: int
+    """Number of the manifest that decided."""
+    prompt: str | None = None
+    """The text that was decided on, of a chat its last user message, as far as it is kept."""
+    decision: RouteDecision
+    """Who answered, and why; of the scores the highest."""
+
+
+class DecisionList(Body):
+    """`GET /v1/decisions`: the newest first."""
+
+    keep: int
+    """About how many are kept; 0 where none are."""
+    decisions: tuple[DecisionRecord, ...]
+    """Those that were asked for."""
 
 
 class RecordsResult(Body):
@@ -434,3 +462,19 @@ class SystemStatus(Body):
         """Say in one sentence which actors are being recovered; None where all are up."""
         away = [f"{actor.name} ({actor.in_words()})" for actor in self.actors if actor.state != "up"]
         return f"being recovered: {', '.join(away)}" if away else None
+
+
+class DomainEvent(Body):
+    """An event `domains` of `GET /v1/events`; its event `system` is a `SystemStatus` without domains."""
+
+    domains: tuple[DomainStatus, ...]
+    """Those that are not what was told last; all of them in the first event."""
+    gone: tuple[str, ...]
+    """Names of those that are not there any more."""
+
+
+class TroubleEvent(Body):
+    """An event `trouble` of `GET /v1/events`: nothing can be told now; the next other event ends it."""
+
+    message: str
+    """Why, in one line."""

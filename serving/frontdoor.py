@@ -13,25 +13,28 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from serving.access import GENERATION, Access, Door
 from serving.access_options import AccessOptions
 from serving.admin import admin_router
 from serving.api import ReplicaHealth, RouteRequest, RouteResult, SystemStatus
 from serving.caller import CALLER, is_administrator, is_visible
+from serving.decisions import decision_router
 from serving.error_answers import RETRY_AFTER, add_error_answers
 from serving.errors import ControlUnavailable
+from serving.event_stream import EventStream
+from serving.events import StatusStream
 from serving.keys import key_router
 from serving.openai_body import bad_request, model_not_found
+from serving.page import page_router
 from serving.paths import ERRORS, answering, asking, openai_body, sent
 from serving.ports import ControlPort
-from serving.reply import EXPOSED, LeasedEvents, Reply
+from serving.reply import EXPOSED, Reply
 from serving.request_body import read_object, request_id, session_name, top_k, well_formed_target
 from serving.served import AUTO, BASE, ServedManifest
 from serving.service import RoutedService
@@ -59,8 +62,15 @@ def build_app(service: RoutedService, control: ControlPort, access: Access | Non
     status = Within(lambda: control.status())
     _add_generation(app, service)
     _add_models(app, service)
-    _add_health(app, service, status)
-    app.include_router(admin_router(service, control, status))
+
+    async def whole() -> SystemStatus:
+        return (await status()).model_copy(update={"replica": service.health()})
+
+    _add_health(app, service, whole)
+    app.state.watch = StatusStream(whole, lambda: service.away or service.fenced is not None)
+    app.include_router(admin_router(control, whole, app.state.watch))
+    app.include_router(decision_router(service))
+    app.include_router(page_router())
     app.include_router(key_router(access))
 
     def count(status: int) -> None:
@@ -169,7 +179,7 @@ def _bare(health: ReplicaHealth) -> ReplicaHealth:
     return health.model_copy(update={name: value for name, value in blank.items() if name not in told})
 
 
-def _add_health(app: FastAPI, service: RoutedService, status: Within[SystemStatus]) -> None:
+def _add_health(app: FastAPI, service: RoutedService, status: Callable[[], Awaitable[SystemStatus]]) -> None:
     def health(well: bool) -> Response:
         whole = service.health()
         told = whole if is_administrator() else _bare(whole)
@@ -191,7 +201,7 @@ def _add_health(app: FastAPI, service: RoutedService, status: Within[SystemStatu
         # A scrape of this replica must not fail with the rest of the system, whichever way that fails; that the rest
         # is missing is told.
         try:
-            system, up = render_metrics((await status()).model_copy(update={"replica": service.health()})), 1
+            system, up = render_metrics(await status()), 1
         except ControlUnavailable:
             system, up = "", 0
         except Exception as error:
@@ -237,23 +247,6 @@ async def _unless_disconnected(request: Request, work: Awaitable[T]) -> T:
 async def _disconnection(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events that are closed however the response ends: sent, failed, or the client gone."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, events: LeasedEvents, headers: dict[str, str]) -> None:
-        # Proxies that buffer would turn a stream into one late answer.
-        super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
-        self._events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._events.aclose()
 
 
 def _model_cards(served: ServedManifest) -> list[dict[str, Any]]:

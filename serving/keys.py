@@ -18,7 +18,7 @@ from serving.errors import ControlUnavailable, UnknownName
 from serving.key_bodies import AuditAct, AuditList, KeyList, KeyMade, KeyStatus, RotationRequest
 from serving.openai_body import bad_request
 from serving.paths import answering, asking, sent
-from serving.request_body import parse, read_bytes
+from serving.request_body import limit, parse, read_bytes
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -77,10 +77,8 @@ def key_router(access: Access | None) -> APIRouter:
     @router.get("/audit", responses=answering(AuditList))
     async def audit(request: Request) -> Response:
         """The newest acts, `limit` (50) of them, up to 1000."""
-        limit = request.query_params.get("limit", "50")
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MOST_ACTS):
-            raise bad_request(f"expected a limit from 1 to {_MOST_ACTS}", "limit")
-        acts = await at_the_registry(lambda access: list(access.audit.newest(int(limit))))
+        most = limit(request, 50, _MOST_ACTS)
+        acts = await at_the_registry(lambda access: list(access.audit.newest(most)))
         return sent(AuditList(acts=tuple(map(AuditAct.of, acts))))
 
     return router

@@ -102,6 +102,14 @@ def request_id(request: Request, body: dict[str, Any]) -> str | None:
     )
 
 
+def limit(request: Request, usual: int, most: int) -> int:
+    """How many the query asks for."""
+    asked = request.query_params.get("limit", str(usual))
+    if not (asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= most):
+        raise bad_request(f"expected a limit from 1 to {most}", "limit")
+    return int(asked)
+
+
 def session_name(request: Request) -> str | None:
     """The chat that a client says the request belongs to. Raises Refused."""
     name = request.headers.get("x-anabranch-session")

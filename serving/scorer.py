@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Decision:
     """`scores`: by column, of all that are published. `confidence`: that one of them is right. `abstained`: set where
-    that is not enough."""
+    that is not enough. `threshold`: what would be."""
 
     scores: Mapping[str, float]
     confidence: float
     abstained: Abstained | None = None
+    threshold: float = -math.inf
 
     def best(self, columns: Iterable[str]) -> str | None:
         """The one of these columns that scores highest, the first of equals; None where none has a number."""
@@ -73,4 +74,4 @@ class Scorer:
         elif not kept:
             rule = self._router.abstention
             abstained = low_confidence(float(confidence), rule.threshold, rule.keep)
-        return Decision(scores, float(confidence), abstained)
+        return Decision(scores, float(confidence), abstained, self._router.abstention.threshold)

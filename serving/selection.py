@@ -245,6 +245,7 @@ def _decision(served: ServedManifest, index: int, choice: Choice) -> RouteDecisi
         score=_number(choice.score),
         scores={} if decision is None else _by_domain(served, decision),
         confidence=None if decision is None else _number(decision.confidence),
+        threshold=None if decision is None else _number(decision.threshold),
         abstained=None if choice.abstained is None else choice.abstained.words,
         turns=tuple(_turn(turn) for turn in choice.turns if is_visible(turn.domain)),
         lead=_number(choice.lead),

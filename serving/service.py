@@ -11,10 +11,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from registry.decisions import DecisionLog
 from serving.api import ReplicaHealth, RouteResult
 from serving.batch import announced, groups_of, merged, merged_events, sent
 from serving.caller import check_answerers, check_model
 from serving.choosing import Chooser
+from serving.decision_log import DecisionRecorder
+from serving.decision_options import DecisionOptions
 from serving.engine import Answer, Call, Engine, Kind, LoadedAdapter
 from serving.errors import PrepareFailed, Unavailable
 from serving.leases import Lease
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 class RoutedService:
     """Made by `start`; tests inject an engine of their own. `max_prompts` bounds one request, `conversation_margin` and
-    `top_k` are the Chooser's, `hot` the Publication's."""
+    `top_k` are the Chooser's, `hot` the Publication's; without `decisions` none is kept."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class RoutedService:
         conversation_margin: float = CONVERSATION_MARGIN,
         top_k: int = 1,
         hot: Sequence[str] = (),
+        decisions: DecisionOptions | None = None,
     ) -> None:
         self.engine = engine
         self.metrics = ReplicaMetrics()
@@ -67,6 +71,9 @@ class RoutedService:
         self._registry = registry
         self._template = template
         self._chooser = Chooser(engine, template, self.metrics, conversation_margin, top_k)
+        self.decisions = DecisionLog(registry.storage, decisions.keep if decisions else 0)
+        self._recorder = DecisionRecorder(self.decisions, decisions or DecisionOptions())
+        self.troubles.append(self._recorder.trouble)
         self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds, hot)
         residency = self._publication.residency
         self._room = EngineRoom(residency, knobs)
@@ -92,6 +99,7 @@ class RoutedService:
         top_k: int = 1,
         hot: Awaitable[Sequence[str]] | None = None,
         layers: HostedLayers | None = None,
+        decisions: DecisionOptions | None = None,
     ) -> RoutedService:
         """Start vLLM and stand on the registry's current manifest before returning; its worker hosts `layers`.
 
@@ -118,6 +126,7 @@ class RoutedService:
             conversation_margin=conversation_margin,
             top_k=top_k,
             hot=() if hot is None else await hot,
+            decisions=decisions,
         )
         try:
             if layers is not None:
@@ -209,6 +218,7 @@ class RoutedService:
         await self.settle()
         await self._publication.close()
         self._chooser.close()
+        await self._recorder.close()
         await self.engine.stop()
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -265,7 +275,9 @@ class RoutedService:
             raise
         self.metrics.count(call.model or AUTO, choices)
         headers = stamp(lease.served, choices)
-        whole = routing(lease.served, choices).model_dump(exclude={"decisions": {"__all__": {"scores"}}})
+        result = routing(lease.served, choices)
+        self._recorder.note(call.model or AUTO, result, _decided_on(call))
+        whole = result.model_dump(exclude={"decisions": {"__all__": {"scores"}}})
         told = {"system_fingerprint": f"{lease.served.number}:{headers['x-anabranch-adapter']}"}
         if isinstance(answer, dict):
             lease.release()
@@ -316,6 +328,13 @@ class RoutedService:
             raise Unavailable(f"this replica is fenced: {self.fenced}")
         if self.engine.failure is not None:
             raise Unavailable(f"this replica's engine is down: {self.engine.failure}")
+
+
+def _decided_on(call: Call) -> list[str | None]:
+    """The texts of a call, one a prompt; of a chat its last user message, of tokens none."""
+    if call.kind == "chat":
+        return [next((each["content"] for each in reversed(call.messages) if each.get("role") == "user"), None)]
+    return [prompt if isinstance(prompt, str) else None for prompt in call.prompts]
 
 
 async def _staying(events: AsyncGenerator[str, None], stay: Stay) -> AsyncGenerator[str, None]:

@@ -52,6 +52,7 @@ PATHS = [
     ("POST", "/v1/domains/cats/learn", None, "admin"),
     ("POST", "/v1/domains/cats/adapters", {"offer": "cats~0123abcd"}, "admin"),
     ("GET", "/v1/status", None, "admin"),
+    ("GET", "/v1/decisions", None, "admin"),
     ("GET", "/v1/keys", None, "admin"),
     ("POST", "/v1/keys", {"name": "b", "scopes": ["infer"]}, "admin"),
     ("GET", "/v1/audit", None, "admin"),
@@ -80,12 +81,15 @@ async def test_every_path_that_there_is_has_been_asked(house: House) -> None:
     there = {(method, route.path) for route in house.app().routes for method in route.methods}
     asked = {(method, path.replace("/cats", "/{domain}")) for method, path, _, _ in PATHS}
     asked = {(method, "/v1/models/{model:path}" if path == "/v1/models/{domain}" else path) for method, path in asked}
-    others = {("GET", "/healthz"), ("GET", "/readyz"), ("DELETE", "/v1/keys/{key}"), ("POST", "/v1/keys/{key}/rotate")}
-    assert there == asked | others
+    ours = {("DELETE", "/v1/keys/{key}"), ("POST", "/v1/keys/{key}/rotate"), ("GET", "/v1/decisions/{decision}")}
+    open_ = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/"), ("GET", "/assets/{name}")}
+    # A stream that does not end: tests/serving/test_events.py.
+    assert there == asked | ours | open_ | {("GET", "/v1/events")}
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/nothing", "/v1/records/", "//v1/models", "/v1/Models", "/v1/adapters", "/docs", "/"]
+    "path",
+    ["/v1/nothing", "/v1/records/", "//v1/models", "/v1/Models", "/v1/adapters", "/docs", "/index.html", "/assets"],
 )
 async def test_a_path_that_nobody_has_named_is_for_administrators(house: House, path: str) -> None:
     async with house.client(house.app()) as client:
