@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,8 @@ class _Member:
     """A manifest that it could not prepare and is to try again."""
     told: int = 0
     """The manifest that it was told last to prepare."""
+    served_at: float = field(default_factory=time.time)
+    """When it was first heard of at the manifest that it serves, in Unix seconds."""
     told_at: float = 0.0
     """When it was told that first, or the publication of it began."""
 
@@ -74,6 +76,8 @@ class ReplicaDirectory:
         """Record where a replica stands and return its next directive, waiting up to `wait_seconds` for one."""
         async with self._changed:
             member = self._members.setdefault(replica, _Member(standing, time.monotonic()))
+            if standing.serves != member.standing.serves:
+                member.served_at = time.time()
             member.standing, member.seen = self._forgiven(member, standing), time.monotonic()
             if standing.preparing is not None:
                 # It may have been told by a directory before this one.
@@ -121,6 +125,7 @@ class ReplicaDirectory:
                 manifest=member.standing.serves,
                 fenced=member.fenced or None,
                 lag_seconds=0.0 if member.behind_since is None else now - member.behind_since,
+                since=member.served_at,
             )
             for name, member in self._live().items()
         }

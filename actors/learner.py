@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.curve import Curve
 from actors.errors import ActorError, Unanswered, in_words
 from actors.exam import ExamLimits, exam_from_bytes, exam_to_bytes
 from actors.handover import Handover
@@ -53,6 +54,7 @@ class LearnerWorker:
         self._unfinished, self._handover = unfinished, handover
         _empty(work)
         self._progress: Progress | None = None
+        self._curve = Curve()
         self._lock = threading.Lock()
         self._training = threading.Lock()
 
@@ -137,6 +139,11 @@ class LearnerWorker:
 
     def _note(self, progress: Progress | None) -> None:
         with self._lock:
+            if progress is None or self._progress is None:
+                self._curve = Curve()
+            if progress is not None:
+                self._curve.add(progress.step, progress.loss)
+                progress = replace(progress, curve=self._curve.points)
             self._progress = progress
 
 

@@ -14,6 +14,7 @@ from actors.errors import in_words
 from actors.fan_out import Asked, FanOut
 from actors.observation import Loss, OpenDomain
 from actors.ports import LearnerPort, ManifestPort, ReplicasPort
+from actors.routed_share import Share
 from actors.spools import Spools
 from actors.stage import Stage
 from learning.contract import Progress
@@ -44,7 +45,7 @@ class _Counts:
     open: Mapping[str, OpenDomain] = field(default_factory=dict)
     unread: Sequence[Loss] = ()
     segments: Mapping[str, int] = field(default_factory=dict)
-    prequential: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    prequential: Mapping[str, Share] = field(default_factory=dict)
     trouble: str | None = None
 
 
@@ -120,7 +121,7 @@ class Overview:
         progress = self._progress.get(name)
         settled = stage.state in ("open", "published")
         waiting = self._counts.open.get(name, OpenDomain())
-        accuracy, rows = self._counts.prequential.get(name, (None, 0))
+        share = self._counts.prequential.get(name)
         return DomainStatus(
             domain=name,
             state=("published" if route else "open") if settled else stage.state,
@@ -139,8 +140,9 @@ class Overview:
             progress=_told(progress) if progress else None,
             timings=dict(stage.timings),
             segments=self._segments(name, route, versions),
-            prequential=accuracy,
-            prequential_rows=rows,
+            prequential=share.accuracy if share else None,
+            prequential_rows=share.rows if share else 0,
+            routed_to=share.routed_to() if share else {},
             versions=tuple(map(_version, versions)),
         )
 
@@ -183,7 +185,11 @@ def _counted(router: ManifestPort) -> _Counts:
 
 def _told(progress: Progress) -> TrainingProgress:
     return TrainingProgress(
-        step=progress.step, steps=progress.steps, loss=progress.loss, resumed_from=progress.resumed_from
+        step=progress.step,
+        steps=progress.steps,
+        loss=progress.loss,
+        resumed_from=progress.resumed_from,
+        curve=progress.curve,
     )
 
 

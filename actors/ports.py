@@ -25,6 +25,7 @@ from actors.observation import (
     Watermarks,
 )
 from actors.report import IngestReport, Survey
+from actors.routed_share import Share
 from actors.training import Trained, TrainingOrder
 from learning.contract import Example, Progress
 from registry.manifest import Manifest
@@ -97,7 +98,7 @@ class ManifestPort(Protocol):
 
     def segment_counts(self) -> dict[str, int]: ...
 
-    def prequential(self) -> dict[str, tuple[float, int]]: ...
+    def prequential(self) -> dict[str, Share]: ...
 
     def trouble(self) -> str | None: ...
 

@@ -7,11 +7,12 @@ alone: what keeps it from being taken is said, and stops nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from actors.errors import in_words
 from actors.labels import domain_of
+from actors.routed_share import Share
 from actors.stage import Pause
 from learning.errors import LearningError
 from learning.router_weights import RouterWeights
@@ -19,23 +20,6 @@ from learning.served_router import ServedRouter
 from learning.statistics import Statistics
 from registry.errors import RegistryError
 from registry.registry import Registry
-
-_MEMORY = 0.998
-"""What a row weighs after another one: the last 500 or so count."""
-
-
-@dataclass
-class Share:
-    """Of recent rows of one domain: the share that was routed right, and how many there were since the start."""
-
-    right: float = 0.0
-    weight: float = 0.0
-    rows: int = 0
-
-    @property
-    def accuracy(self) -> float:
-        """0 to 1."""
-        return self.right / self.weight
 
 
 class Prequential:
@@ -63,19 +47,16 @@ class Prequential:
                 self._note(statistics.row_domains[row], domain_of(weights.domains[column]))
 
     def _note(self, domain: str, chosen: str) -> None:
-        share = self._shares.setdefault(domain, Share())
-        share.right = share.right * _MEMORY + (domain == chosen)
-        share.weight = share.weight * _MEMORY + 1.0
-        share.rows += 1
+        self._shares.setdefault(domain, Share()).note(chosen, domain == chosen)
 
     def forget(self, domains: Iterable[str]) -> None:
         """Drop domains that were removed."""
         for domain in domains:
             self._shares.pop(domain, None)
 
-    def shares(self) -> dict[str, tuple[float, int]]:
-        """Accuracy and rows by domain."""
-        return {domain: (share.accuracy, share.rows) for domain, share in sorted(self._shares.items())}
+    def shares(self) -> dict[str, Share]:
+        """Return what is known of each domain."""
+        return {domain: copy.deepcopy(share) for domain, share in sorted(self._shares.items())}
 
     def trouble(self) -> str | None:
         """Say why rows are not tried on what is in force, None where they are; what can't be read is tried again."""

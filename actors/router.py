@@ -46,6 +46,7 @@ from actors.observation import (
 )
 from actors.ports import ManifestPort, SumsPort
 from actors.prequential import Prequential
+from actors.routed_share import Share
 from actors.sums import RouterSums
 from learning.errors import LearningError
 from learning.router_options import RouterOptions
@@ -142,7 +143,7 @@ class Router:
             sums.take_background(background)
             self._sums = sums
 
-    def prequential(self) -> dict[str, tuple[float, int]]:
+    def prequential(self) -> dict[str, Share]:
         """Return, of each domain in service, the share of its recent rows that the router in force would have routed
         right before it learned them, and the number of rows since this router began."""
         return self._prequential.shares()

@@ -6,6 +6,7 @@ from typing import Any
 
 from actors.errors import ActorError, DomainTaken, OfferRefused, UnknownDomain
 from actors.intake import Intake
+from actors.letters import LetterDesk
 from cluster import builders
 from cluster.remote import AsyncRemote
 from configs.settings import Settings
@@ -22,6 +23,11 @@ class ClusterControl:
 
     def __init__(self, settings: Settings, coordinator: AsyncRemote) -> None:
         self._intake = Intake(lambda: builders.sink(settings, patience_s=_PATIENCE_S))
+        self._letters = LetterDesk(
+            lambda: builders.dead_letters(settings), lambda: builders.sink(settings, patience_s=_PATIENCE_S)
+        )
+        # Their own words say what they do.
+        self.dead_letters, self.replay_letters = self._letters.list, self._letters.replay
         self._coordinator = coordinator
 
     async def append_records(self, records: list[dict[str, Any]]) -> list[str]:

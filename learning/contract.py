@@ -235,6 +235,8 @@ class Progress:
     """Set on the steps after which held-out examples were evaluated."""
     resumed_from: int = 0
     """As in `TrainingResult`."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """Steps so far with their losses, thinned, where whoever follows the training keeps them."""
 
 
 class Learner(Protocol):

@@ -1,16 +1,18 @@
-"""Prints the JSON Schema of everything that the page reads: the bodies of `serving/api.py`, for `npm run types`."""
+"""Prints the JSON Schema of everything that the page reads, for `npm run types`."""
 
 import json
 
 from pydantic.json_schema import models_json_schema
 
-from serving import api
+from serving import api, past_bodies
 
 
 def schema() -> str:
     """All bodies under one root, so that their names are kept."""
-    bodies = [value for value in vars(api).values() if isinstance(value, type) and issubclass(value, api.Body)]
-    bodies.remove(api.Body)
+    members = {**vars(api), **vars(past_bodies)}.values()
+    bodies = [
+        each for each in members if isinstance(each, type) and issubclass(each, api.Body) and each is not api.Body
+    ]
     _, found = models_json_schema([(body, "serialization") for body in bodies], ref_template="#/$defs/{model}")
     names = sorted(body.__name__ for body in bodies)
     for body in found["$defs"].values():

@@ -127,32 +127,6 @@ class RouteResult(Body):
     """One for each text in order."""
 
 
-class DecisionRecord(Body):
-    """A decision on a request, as it was kept: `GET /v1/decisions/{decision}`."""
-
-    id: str = ""
-    """By which it can be asked for again."""
-    at: float
-    """When it was taken, in Unix seconds."""
-    model: str
-    """What the request named: `auto`, `base`, a domain, a version or several."""
-    manifest: int
-    """Number of the manifest that decided."""
-    prompt: str | None = None
-    """The text that was decided on, of a chat its last user message, as far as it is kept."""
-    decision: RouteDecision
-    """Who answered, and why; of the scores the highest."""
-
-
-class DecisionList(Body):
-    """`GET /v1/decisions`: the newest first."""
-
-    keep: int
-    """About how many are kept; 0 where none are."""
-    decisions: tuple[DecisionRecord, ...]
-    """Those that were asked for."""
-
-
 class RecordsResult(Body):
     """`POST /v1/records`: what is durable in the stream now."""
 
@@ -246,6 +220,8 @@ class TrainingProgress(Body):
     """Of the last step, in nats a token."""
     resumed_from: int = 0
     """The step after which a worker that died had left it; 0 where this one began it."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """Steps so far with their losses, thinned to sixty at most."""
 
 
 class Stretch(Body):
@@ -285,6 +261,8 @@ class DomainStatus(Body):
     learned of them; null before it was published."""
     prequential_rows: int = 0
     """Rows that this is the share of."""
+    routed_to: dict[str, float] = Field(default_factory=dict)
+    """Of the same rows, the share (0 to 1) that would have gone to each domain: the eight largest."""
     waiting: Waiting
     """What no published version was trained on."""
     withdrawn: str | None = None
@@ -344,6 +322,8 @@ class ReplicaStatus(Body):
     """Why it takes no requests."""
     lag_seconds: float = 0.0
     """For how long it has stood behind the manifest in force; 0 where it does not."""
+    since: float | None = None
+    """When it was first heard of at this manifest, in Unix seconds."""
 
 
 class ReplicaHealth(Body):

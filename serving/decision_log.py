@@ -16,8 +16,9 @@ from typing import Any
 
 from registry.decisions import DecisionLog
 from registry.key_form import masked
-from serving.api import DecisionRecord, RouteResult
+from serving.api import RouteResult
 from serving.decision_options import DecisionOptions
+from serving.past_bodies import DecisionRecord
 
 _EVERY_S = 2.0
 _CLOSE_S = 5.0

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from registry.errors import RegistryError
-from serving.api import DecisionList, DecisionRecord
 from serving.errors import ControlUnavailable
 from serving.openai_body import bad_request
+from serving.past_bodies import DecisionList, DecisionRecord
 from serving.paths import answering, sent
 from serving.request_body import limit
 from serving.service import RoutedService

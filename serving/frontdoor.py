@@ -30,10 +30,12 @@ from serving.errors import ControlUnavailable
 from serving.event_stream import EventStream
 from serving.events import StatusStream
 from serving.keys import key_router
+from serving.letters import letter_router
 from serving.openai_body import bad_request, model_not_found
 from serving.page import page_router
 from serving.paths import ERRORS, answering, asking, openai_body, sent
 from serving.ports import ControlPort
+from serving.publications import publication_router
 from serving.reply import EXPOSED, Reply
 from serving.request_body import read_object, request_id, session_name, top_k, well_formed_target
 from serving.served import AUTO, BASE, ServedManifest
@@ -70,6 +72,8 @@ def build_app(service: RoutedService, control: ControlPort, access: Access | Non
     app.state.watch = StatusStream(whole, lambda: service.away or service.fenced is not None)
     app.include_router(admin_router(control, whole, app.state.watch))
     app.include_router(decision_router(service))
+    app.include_router(publication_router(service))
+    app.include_router(letter_router(control))
     app.include_router(page_router())
     app.include_router(key_router(access))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from serving.api import CommandResult, DomainStatus, SystemStatus
+from serving.past_bodies import Letter, LetterChoice, ReplayResult
 
 
 class ControlPort(Protocol):
@@ -43,6 +45,12 @@ class ControlPort(Protocol):
 
         Raises Refused for one that can't be served, and where the domain takes none now.
         """
+
+    async def dead_letters(self) -> tuple[Letter, ...]:
+        """The records that could not be read and were not replayed since, oldest first."""
+
+    async def replay_letters(self, chosen: Sequence[LetterChoice] | None) -> ReplayResult:
+        """Send these again, None for all, each as it was or mended; what can't be sent stays listed."""
 
     async def status(self) -> SystemStatus:
         """The whole system's state."""

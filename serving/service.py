@@ -68,7 +68,7 @@ class RoutedService:
         self.troubles: list[Callable[[], str | None]] = []
         """The same of what stands before it."""
         self._max_prompts = max_prompts
-        self._registry = registry
+        self.registry = registry
         self._template = template
         self._chooser = Chooser(engine, template, self.metrics, conversation_margin, top_k)
         self.decisions = DecisionLog(registry.storage, decisions.keep if decisions else 0)
@@ -139,7 +139,7 @@ class RoutedService:
 
     async def catch_up(self) -> None:
         """Stand on the registry's current manifest, also if that changes meanwhile."""
-        while (manifest := await asyncio.to_thread(self._registry.current)) is not None:
+        while (manifest := await asyncio.to_thread(self.registry.current)) is not None:
             if manifest.number <= self._publication.current.number:
                 return
             await self.prepare(manifest.number)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import builtins
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from streaming.errors import EntryRefused, RecordError, StreamError
 from streaming.letter import DeadLetter, LetterEntry, Origin, is_mark, letter_entry, read_letter, replayed_entry
@@ -101,14 +101,18 @@ class DeadLetters:
                 letters.setdefault(letter.origin, letter)
         return [letter for origin, letter in letters.items() if origin not in replayed]
 
-    def replay(self, sink: RecordSink) -> Replay:
-        """Send the listed letters to `sink` as they were, oldest first, and mark them, a hundred at a time.
+    def replay(self, sink: RecordSink, mended: Mapping[Origin, str | None] | None = None) -> Replay:
+        """Send the listed letters to `sink` as they were, oldest first, and mark them, a hundred at a time; with
+        `mended` those alone, each with its text in the place of its value where one is given. A mended one has neither
+        key nor headers of before, as these say how the value is to be read.
 
-        One that was cut, that has neither key nor value, that is too large for `sink` or that its log refuses is not
-        sent and stays listed; the others are. Raises StreamError when the stream fails midway: what was marked until
-        then is not sent again, the hundred on their way may be, which their ids undo.
+        One that was cut and is not mended, that has neither key nor value, that is too large for `sink` or that its log
+        refuses is not sent and stays listed; the others are. Raises StreamError when the stream fails midway: what was
+        marked until then is not sent again, the hundred on their way may be, which their ids undo.
         """
         listed = self.list()
+        if mended is not None:
+            listed = [_mended(each, mended[each.origin]) for each in listed if each.origin in mended]
         whole = [letter for letter in listed if letter.is_whole]
         unsent = [Unsent(letter, _CUT) for letter in listed if not letter.is_whole]
         for start in range(0, len(whole), _REPLAY_BATCH):
@@ -161,3 +165,17 @@ class DeadLetters:
             raise StreamError(f"the dead letters could not be read to their end within {_SETTLE_S:.0f} s; try again")
         finally:
             source.close()
+
+
+def _mended(letter: DeadLetter, text: str | None) -> DeadLetter:
+    if text is None:
+        return letter
+    return replace(
+        letter,
+        key=None,
+        value=text.encode(errors="replace"),
+        headers=(),
+        original_bytes=None,
+        original_key_bytes=None,
+        original_headers=None,
+    )

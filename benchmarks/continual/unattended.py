@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from serving.api import CommandResult, DomainStatus, SystemStatus
 from serving.errors import ControlUnavailable
+from serving.past_bodies import Letter, LetterChoice, ReplayResult
 
 
 class Unattended:
@@ -33,6 +35,12 @@ class Unattended:
         _refuse()
 
     async def add_adapter(self, domain: str, offer: str, note: str) -> CommandResult:
+        _refuse()
+
+    async def dead_letters(self) -> tuple[Letter, ...]:
+        _refuse()
+
+    async def replay_letters(self, chosen: Sequence[LetterChoice] | None) -> ReplayResult:
         _refuse()
 
     async def status(self) -> SystemStatus:

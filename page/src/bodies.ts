@@ -9,9 +9,19 @@ export interface Bodies {
   DomainStatus: DomainStatus;
   ErrorAnswer: ErrorAnswer;
   ErrorDetail: ErrorDetail;
+  ExamExample: ExamExample;
+  ExamList: ExamList;
   IngestStatus: IngestStatus;
+  Letter: Letter;
+  LetterChoice: LetterChoice;
+  LetterList: LetterList;
   MixedPart: MixedPart;
+  PublicationList: PublicationList;
+  PublicationRecord: PublicationRecord;
+  PublishedChange: PublishedChange;
   RecordsResult: RecordsResult;
+  ReplayRequest: ReplayRequest;
+  ReplayResult: ReplayResult;
   ReplicaHealth: ReplicaHealth;
   ReplicaStatus: ReplicaStatus;
   RouteDecision: RouteDecision;
@@ -97,6 +107,9 @@ export interface DomainStatus {
   prequential: number | null;
   prequential_rows: number;
   progress: TrainingProgress | null;
+  routed_to: {
+    [k: string]: number;
+  };
   router_rows: number;
   segments: SegmentStatus[];
   state: "open" | "closed" | "learning" | "publishing" | "published" | "rejected" | "failed";
@@ -115,6 +128,7 @@ export interface Stretch {
   rows: number;
 }
 export interface TrainingProgress {
+  curve: [unknown, unknown][];
   loss: number | null;
   resumed_from: number;
   step: number;
@@ -157,6 +171,16 @@ export interface ErrorDetail {
   param: string | null;
   type: string;
 }
+export interface ExamExample {
+  completion: string;
+  prompt: string;
+}
+export interface ExamList {
+  domain: string;
+  examples: ExamExample[];
+  rows: number;
+  version: string;
+}
 export interface IngestStatus {
   dead_letters: number;
   duplicates: number;
@@ -173,8 +197,58 @@ export interface IngestStatus {
     [k: string]: string;
   };
 }
+export interface Letter {
+  at: number;
+  bytes: number;
+  detail: string;
+  offset: number;
+  partition: number;
+  reason: string;
+  text: string | null;
+  topic: string;
+  whole: boolean;
+}
+export interface LetterChoice {
+  offset: number;
+  partition: number;
+  text: string | null;
+  topic: string;
+}
+export interface LetterList {
+  letters: Letter[];
+  total: number;
+}
+export interface PublicationList {
+  damaged: number[];
+  publications: PublicationRecord[];
+}
+export interface PublicationRecord {
+  at: number;
+  changes: PublishedChange[];
+  domains: number;
+  exact: {
+    [k: string]: number;
+  };
+  manifest: number;
+  reason: string;
+}
+export interface PublishedChange {
+  after: string | null;
+  before: string | null;
+  domain: string;
+  kind: "added" | "updated" | "rolled back" | "pinned" | "unpinned" | "removed" | "base";
+  publication_seconds: number | null;
+  training_seconds: number | null;
+}
 export interface RecordsResult {
   ids: string[];
+}
+export interface ReplayRequest {
+  letters: LetterChoice[] | null;
+}
+export interface ReplayResult {
+  kept: string[];
+  replayed: number;
 }
 export interface ReplicaHealth {
   engine_failure: string | null;
@@ -193,6 +267,7 @@ export interface ReplicaStatus {
   fenced: string | null;
   lag_seconds: number;
   manifest: number;
+  since: number | null;
 }
 export interface RouteRequest {
   input: string | string[] | null;

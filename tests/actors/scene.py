@@ -26,6 +26,7 @@ from actors.errors import NoLongerSealed, PublicationFailed
 from actors.ledger import Ledger
 from actors.observation import Int64, Loss, Marker, Observation, OpenDomain, RowKey, Seal, Watermarks, example_digest
 from actors.report import IngestReport, Survey
+from actors.routed_share import Share
 from actors.training import Trained, TrainingOrder
 from learning.contract import Comparison, Evaluation, NewAdapter, TrainingResult
 from learning.gate import Gate
@@ -189,7 +190,7 @@ class MemoryRouter:
     def segment_counts(self) -> dict[str, int]:
         return {}
 
-    def prequential(self) -> dict[str, tuple[float, int]]:
+    def prequential(self) -> dict[str, Share]:
         return {}
 
     def trouble(self) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actors.change import Change
+from actors.routed_share import Share
 from actors.router import Router
 from registry.adapters import Adapter
 from registry.registry import Registry
@@ -45,13 +46,35 @@ def test_rows_are_tried_on_what_is_in_force_before_they_count(router: Router, re
     weights, rows = served(registry), of("alpha", range(50, 60))
     names = [weights.domains[column] for column in weights.scores(features(rows)).argmax(axis=1)]
     router.observe(observation({P0: (40, 52)}, [*rows, *of("gamma", range(2))]))
-    accuracy, count = router.prequential()["alpha"]
+    share = router.prequential()["alpha"]
     weight = 0.998 ** np.arange(9, -1, -1)
     right = np.array([name == "alpha" for name in names])
-    assert (accuracy, count) == (pytest.approx((weight * right).sum() / weight.sum()), 10)
+    assert (share.accuracy, share.rows) == (pytest.approx((weight * right).sum() / weight.sum()), 10)
+    shares = {name: (weight * (np.array(names) == name)).sum() / weight.sum() for name in set(names)}
+    assert share.routed_to() == pytest.approx(shares)
     assert set(router.prequential()) == {"alpha"} and router.trouble() is None, "what is not in service is not tried"
     router.publish(Change("removed", removes={"alpha": 1}))
     assert router.prequential() == {}
+
+
+def test_where_rows_would_have_gone_fades_as_they_do_and_stays_bounded() -> None:
+    share, names = Share(), [f"d{n % 37 if n < 20_000 else n % 3}" for n in range(30_000)]
+    for name in names:
+        share.note(name, name == "d0")
+    weight = 0.998 ** np.arange(len(names) - 1, -1, -1)
+    told = share.routed_to()
+    for name in ("d0", "d1", "d2"):
+        assert told[name] == pytest.approx((weight * (np.array(names) == name)).sum() / weight.sum())
+    assert told["d0"] == pytest.approx(share.accuracy)
+    assert set(told) <= {"d0", "d1", "d2"} and len(share.chosen) == 3, "what has faded is dropped"
+
+
+def test_the_largest_are_told_of_many() -> None:
+    share = Share()
+    for n in range(1000):
+        share.note(f"d{n % 50 if n % 2 else 0}", n % 2 == 0)
+    told = share.routed_to()
+    assert next(iter(told)) == "d0" and len(told) == 8 and sum(told.values()) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("damage", [change_a_byte, Path.unlink], ids=["changed", "gone"])
@@ -72,7 +95,7 @@ def test_weights_that_cannot_be_read_are_said_and_tried_again(
     assert router.prequential() == {} and router.trouble() is not None, "not before the pause is over"
     now += 100.0
     router.observe(observation({P0: (45, 50)}, of("alpha", range(55, 60))))
-    assert router.prequential()["alpha"][1] == 5 and router.trouble() is None
+    assert router.prequential()["alpha"].rows == 5 and router.trouble() is None
 
 
 def test_whoever_asks_has_them_read_again(router: Router, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +117,7 @@ def test_another_publication_is_read_at_once(router: Router, registry: Registry,
     assert router.trouble() is not None
     seal_and_publish(router, add("alpha", 2))
     router.observe(observation({P0: (43, 45)}, of("alpha", range(53, 55))))
-    assert router.prequential()["alpha"][1] == 2 and router.trouble() is None
+    assert router.prequential()["alpha"].rows == 2 and router.trouble() is None
 
 
 def test_the_status_says_so(two_versions: House) -> None:

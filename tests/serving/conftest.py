@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from serving.api import CommandResult, DomainStatus, SystemStatus, Waiting
 from serving.errors import ControlUnavailable, InvalidRecord, UnknownName
 from serving.frontdoor import build_app
 from serving.options import EngineKnobs
+from serving.past_bodies import Letter, LetterChoice, ReplayResult
 from serving.service import RoutedService
 from tests.serving.memory_engine import MemoryEngine
 from tests.serving.publisher import BASE, Publisher, WordFeatures, word_router
@@ -47,6 +48,8 @@ class Notebook:
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
         self.calls: list[tuple[str, ...]] = []
+        self.letters: list[Letter] = []
+        self.replays: list[Sequence[LetterChoice] | None] = []
         self.up = True
         self.trouble: str | None = None
 
@@ -98,6 +101,16 @@ class Notebook:
         self._check(domain)
         self.calls.append(("add_adapter", domain, offer, note))
         return CommandResult(domain=domain, manifest=2, reason="taken")
+
+    async def dead_letters(self) -> tuple[Letter, ...]:
+        if not self.up:
+            raise ControlUnavailable("the dead letters can't be reached")
+        return tuple(self.letters)
+
+    async def replay_letters(self, chosen: Sequence[LetterChoice] | None) -> ReplayResult:
+        await self.dead_letters()
+        self.replays.append(chosen)
+        return ReplayResult(replayed=len(self.letters if chosen is None else chosen))
 
     async def status(self) -> SystemStatus:
         if not self.up:

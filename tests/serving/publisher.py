@@ -53,6 +53,9 @@ class Publisher:
         rank: int = 2,
         folder: Path | None = None,
         parity: Sequence[Parity] = (),
+        figures: Mapping[str, float] | None = None,
+        held_out: int = 1,
+        exam: bytes = b"",
     ) -> Adapter:
         """A version in the registry, on the base of now; without a PEFT folder, one that only a memory engine takes."""
         if folder is None and rank:
@@ -71,11 +74,12 @@ class Publisher:
             base_delta=self.base.delta,
             learner="test",
             train_examples=1,
-            held_out_examples=1,
+            held_out_examples=held_out,
+            figures=dict(figures or {}),
             parity=tuple(parity),
             created_at=datetime.now(UTC),
         )
-        return self.registry.add_adapter(domain, version, folder, facts)
+        return self.registry.add_adapter(domain, version, folder, facts, exam)
 
     def change_base(self, folder: Path | None) -> str:
         """Let what follows be on a change of the base, which is put into the registry, or on the base as it was."""

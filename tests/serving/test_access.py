@@ -53,6 +53,9 @@ PATHS = [
     ("POST", "/v1/domains/cats/adapters", {"offer": "cats~0123abcd"}, "admin"),
     ("GET", "/v1/status", None, "admin"),
     ("GET", "/v1/decisions", None, "admin"),
+    ("GET", "/v1/dead-letters", None, "admin"),
+    ("POST", "/v1/dead-letters/replay", None, "admin"),
+    ("GET", "/v1/publications", None, "admin"),
     ("GET", "/v1/keys", None, "admin"),
     ("POST", "/v1/keys", {"name": "b", "scopes": ["infer"]}, "admin"),
     ("GET", "/v1/audit", None, "admin"),
@@ -82,6 +85,7 @@ async def test_every_path_that_there_is_has_been_asked(house: House) -> None:
     asked = {(method, path.replace("/cats", "/{domain}")) for method, path, _, _ in PATHS}
     asked = {(method, "/v1/models/{model:path}" if path == "/v1/models/{domain}" else path) for method, path in asked}
     ours = {("DELETE", "/v1/keys/{key}"), ("POST", "/v1/keys/{key}/rotate"), ("GET", "/v1/decisions/{decision}")}
+    ours |= {("GET", "/v1/domains/{domain}/exam")}
     open_ = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/"), ("GET", "/assets/{name}")}
     # A stream that does not end: tests/serving/test_events.py.
     assert there == asked | ours | open_ | {("GET", "/v1/events")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from serving import api
+from serving import api, past_bodies
 from serving.page import FOLDER
 
 FIELD = re.compile(r"^  (\w+)\??:", re.MULTILINE)
@@ -18,7 +18,7 @@ def test_its_types_are_the_bodies_of_the_front_door(repository: Path) -> None:
     told = {name: set(FIELD.findall(fields)) for name, fields in BODY.findall(text)}
     bodies = {
         name: set(value.model_fields)
-        for name, value in vars(api).items()
+        for name, value in {**vars(api), **vars(past_bodies)}.items()
         if isinstance(value, type) and issubclass(value, api.Body) and value is not api.Body
     }
     assert bodies and all(told.get(name) == fields for name, fields in bodies.items())

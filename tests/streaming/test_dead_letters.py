@@ -330,3 +330,32 @@ def letters(stream_file: Path):
     embedded = Stream("embedded", stream_file, None)
     yield embedded.dead_letters(embedded.new_topic())
     embedded.close()
+
+
+def test_chosen_letters_are_replayed_as_they_were_or_mended(stream: Stream) -> None:
+    location = stream.new_topic()
+    letters, sink = stream.dead_letters(location), stream.sink(location)
+    for offset in range(4):
+        letters.put(envelope(offset), RecordError("undecodable", "not JSON"))
+    mended = '{"domain": "a", "prompt": "ä", "completion": "b"}'
+    done = letters.replay(sink, {("questions", 2, 1): mended, ("questions", 2, 2): None, ("questions", 2, 9): None})
+    assert done == Replay(2, ())
+    assert [letter.offset for letter in letters.list()] == [0, 3]
+    first, second = read(stream.source(location), 2)
+    record = decode(first.value, first.headers)
+    assert isinstance(record, TaskRecord) and (record.domain, record.prompt) == ("a", "ä")
+    assert (second.value, second.headers, second.key) == (envelope().value, envelope().headers, envelope().key)
+
+
+def test_one_that_was_cut_can_be_mended(letters: DeadLetters, stream: Stream) -> None:
+    target = stream.new_topic()
+    letters.put(envelope(value=b"x" * 5_000_000), RecordError("too-large", "5 MB"))
+    assert letters.replay(stream.sink(target)).replayed == 0
+    assert letters.replay(stream.sink(target), {("questions", 2, 5): "{}"}) == Replay(1, ())
+    assert letters.list() == []
+
+
+def test_none_chosen_is_none_replayed(letters: DeadLetters, stream: Stream) -> None:
+    letters.put(envelope(), RecordError("undecodable", "not JSON"))
+    assert letters.replay(stream.sink(stream.new_topic()), {}) == Replay(0, ())
+    assert len(letters.list()) == 1
