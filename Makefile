@@ -26,7 +26,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types quick slow broker store ray vllm chaos bench clean
+.PHONY: help venv demo test lint types quick slow broker store page ray vllm chaos bench clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +42,7 @@ demo: venv ## learn the example stream from nothing and serve it; the report goe
 
 test: ## everything: lint, types, then the tests from quick to vllm
 	@start=$$(date +%s); \
-	$(MAKE) --no-print-directory lint types quick slow broker store ray vllm && \
+	$(MAKE) --no-print-directory lint types quick slow broker store page ray vllm && \
 	echo "== all: $$(( $$(date +%s) - start )) s"
 
 lint: venv ## ruff: rules and format
@@ -51,23 +51,27 @@ lint: venv ## ruff: rules and format
 types: venv ## mypy --strict over all packages
 	@$(BIN)/mypy
 
-quick: venv ## tests that start nothing: no Ray, no engine, no broker, no S3 server
-	$(call part,quick,not (slow or broker or store or ray or vllm),$(BESIDE))
+quick: venv ## tests that start nothing: no Ray, no engine, no broker, no S3 server, no browser
+	$(call part,quick,not (slow or broker or store or page or ray or vllm),$(BESIDE))
 
 slow: venv ## longer tests that start nothing
-	$(call part,slow,slow and not (broker or store or ray or vllm),$(BESIDE))
+	$(call part,slow,slow and not (broker or store or page or ray or vllm),$(BESIDE))
 
 broker: venv ## tests against a Kafka-protocol broker
-	$(call part,broker,broker and not (store or ray or vllm),$(BESIDE))
+	$(call part,broker,broker and not (store or page or ray or vllm),$(BESIDE))
 
 store: venv ## tests against an S3 server
-	$(call part,store,store and not (ray or vllm),$(BESIDE))
+	$(call part,store,store and not (page or ray or vllm),$(BESIDE))
+
+page: venv ## the page in a browser; skipped where there is neither Chromium nor leave to install it
+	@scripts/chromium.sh
+	$(call part,page,page)
 
 ray: venv ## tests on a local Ray
-	$(call part,ray,ray and not vllm)
+	$(call part,ray,ray and not (page or vllm))
 
 vllm: venv ## tests with the engine
-	$(call part,vllm,vllm)
+	$(call part,vllm,vllm and not page)
 
 chaos: venv ## three nodes attacked under load for MINUTES (30); what was seen goes to benchmarks/results/chaos
 	@mkdir -p benchmarks/results/chaos

@@ -5,9 +5,7 @@ Every command that meets bad input prints one line and exits with code 2.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +18,18 @@ from console.configuration import config_app
 from console.home import home_app
 from console.keys import first_steps, keys_app
 from console.letters import letters_app
-from console.terminal import DEFAULT_URL, Sets, Stream, Url, client, load_checked, one_line, out, stream_overrides
+from console.terminal import (
+    DEFAULT_URL,
+    Sets,
+    Stream,
+    Url,
+    asked_to_stop,
+    client,
+    load_checked,
+    one_line,
+    out,
+    stream_overrides,
+)
 
 if TYPE_CHECKING:
     from streaming.records import EndOfDomain, TaskRecord
@@ -45,13 +54,14 @@ def demo(
         DemoBase, typer.Option(help="small: the base of examples/. smollm2: a real chat model; minutes a domain.")
     ] = DemoBase.SMALL,
     config: Annotated[str | None, typer.Option(help="Preset or YAML file, instead of the one of --base.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Serve on afterwards, until Ctrl-C.")] = False,
     set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
 ) -> None:
     """Stream the example domains into a live system while a client keeps asking; write a report."""
     with one_line():
         from console.demo import run_demo
 
-        run_demo(config or PRESET_OF[base], list(set_), out_dir, stream, domains, out)
+        run_demo(config or PRESET_OF[base], list(set_), out_dir, stream, domains, out, keep=keep)
 
 
 @app.command()
@@ -65,15 +75,14 @@ def up(
         settings = load_checked(config, [*stream_overrides(stream), *set_])
         from cluster.runtime import Runtime
 
-        stopping = threading.Event()
         runtime = Runtime(settings)
         with out.status(f"starting {settings.name}"):
             runtime.start()
         # Only now: Ray puts handlers of its own in place when it starts.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopping.set())
+        stopping = asked_to_stop()
         try:
             out.print(f"ready: {runtime.url}/v1  (home {settings.home}); Ctrl-C stops it")
+            out.print(f"the page: {runtime.url}/")
             for line in first_steps(settings, config):
                 out.print(line)
             stopping.wait()
@@ -145,6 +154,7 @@ def bench(
 app.command()(service.status)
 app.command()(service.route)
 app.command()(service.chat)
+app.command()(service.ui)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(service.domains_app, name="domains")
 app.add_typer(base_app, name="base")

@@ -111,6 +111,14 @@ class Client:
         """What administrators have done, the newest first."""
         return self._ask(AuditList, "GET", f"/v1/audit?limit={count}").acts
 
+    def page(self) -> str:
+        """Where its page is; it was there just now."""
+        with self._reached():
+            answer = self._http.get("/")
+        if answer.status_code != 200:
+            self._read(answer)
+        return f"{self._url}/"
+
     def stream_chat(self, model: str, text: str) -> Iterator[str]:
         """Ask one question and yield the answer in pieces; `last_adapter` then names the version that spoke, and
         `last_abstained` in a word why the question was left to the base, if it was.

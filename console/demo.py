@@ -26,7 +26,7 @@ from configs.settings import Settings
 from console.bases import offer
 from console.measured import Measured
 from console.report import write_report
-from console.terminal import stream_overrides
+from console.terminal import asked_to_stop, stream_overrides
 from learning.catalogue import CATALOGUE
 from streaming.broker import TansuBroker
 from streaming.feeding import append_all, counts, labelled_records
@@ -53,9 +53,17 @@ _LOOK_AGAIN_S = 1.0
 
 
 def run_demo(
-    config: str, overrides: Sequence[str], folder: Path, stream: str, count: int, console: Console
+    config: str,
+    overrides: Sequence[str],
+    folder: Path,
+    stream: str,
+    count: int,
+    console: Console,
+    *,
+    keep: bool = False,
 ) -> Measured:
-    """Run the demo and write its report into `folder`; a folder of an earlier run is begun anew."""
+    """Run the demo and write its report into `folder`; a folder of an earlier run is begun anew. With `keep` it returns
+    once it is asked to stop, and serves until then."""
     domains = list(ORDER[:count])
     questions = {domain: read_questions(_file(domain, "test"), _FINAL_QUESTIONS) for domain in domains}
     home = folder.absolute() / "home"
@@ -71,9 +79,13 @@ def run_demo(
         with console.status("starting Ray, one vLLM replica and the front door"):
             runtime = stack.enter_context(Runtime(settings))
         console.print(f"ready after {time.monotonic() - started:.0f} s: {runtime.url}/v1")
+        console.print(f"watch it: {runtime.url}/")
         measured = asyncio.run(_drive(settings, runtime.url, domains, questions, console))
         measured.seconds = time.monotonic() - started
-    write_report(measured, folder, stream, console)
+        write_report(measured, folder, stream, console)
+        if keep:
+            console.print(f"serving on: {runtime.url}/ ; Ctrl-C stops it")
+            asked_to_stop().wait()
     return measured
 
 

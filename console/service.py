@@ -77,6 +77,19 @@ def chat(
             print(f"   [{asked.last_adapter}{why}]")
 
 
+def ui(url: Url = DEFAULT_URL) -> None:
+    """Open the service's page in a browser."""
+    with one_line():
+        import webbrowser
+
+        from cluster.errors import ClusterError
+
+        address = client(url).page()
+        out.print(address)
+        if not webbrowser.open(address):
+            raise ClusterError("no browser to be opened here: open the address above in one")
+
+
 @domains_app.command("list")
 def domains_list(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the domains."""

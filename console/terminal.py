@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,14 @@ Url = Annotated[str, typer.Option("--url", envvar="ANABRANCH_URL", help="Where t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Stream = Annotated[str | None, typer.Option(help="Override the stream of the config.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def asked_to_stop() -> threading.Event:
+    """What is set once the person or the system asks this process to end, from now on."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
 
 
 @contextmanager

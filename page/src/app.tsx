@@ -9,8 +9,10 @@ import { Domains } from "./views/domains";
 import { dark, turn } from "./theme";
 
 const Ask = lazy(() => import("./views/ask"));
+const Accuracy = lazy(() => import("./views/accuracy"));
 const Decisions = lazy(() => import("./views/decisions"));
 const MapView = lazy(() => import("./views/map"));
+const Publications = lazy(() => import("./views/publications"));
 const Feed = lazy(() => import("./views/feed"));
 
 const VIEWS = [
@@ -18,8 +20,10 @@ const VIEWS = [
   { name: "domains", title: "Domains", shown: Domains },
   { name: "ask", title: "Ask", shown: Ask },
   { name: "feed", title: "Feed", shown: Feed },
+  { name: "accuracy", title: "Accuracy", shown: Accuracy },
   { name: "decisions", title: "Decisions", shown: Decisions },
   { name: "map", title: "Map", shown: MapView },
+  { name: "publications", title: "Publications", shown: Publications },
 ];
 /** What a key that is no administrator's can do. */
 const OPEN_TO_ALL = new Set(["ask", "feed"]);

@@ -1,7 +1,6 @@
 // Every domain as a card: where it stands, how well it does, what the gate said, and what can be done with it.
 import { useComputed, useSignal } from "@preact/signals";
 import { lazy, memo, Suspense } from "preact/compat";
-import { useEffect, useState } from "preact/hooks";
 import { place, to } from "../address";
 import { ask, words } from "../api";
 import type { CommandResult, DomainStatus, VersionStatus } from "../bodies";
@@ -74,11 +73,10 @@ export const Card = memo(function Card({ name, isWhole = false }: { name: string
   const domain = domainOf(name)?.value;
   if (!domain) return null;
   const best = domain.versions.find((version) => version.name === domain.version);
-  const Title = isWhole ? "h2" : "h3";
   return (
     <article class={`card domain ${domain.state}`} aria-label={name}>
       <header>
-        <Title>
+        <h2>
           {isWhole ? (
             <DomainMark name={name} />
           ) : (
@@ -86,7 +84,7 @@ export const Card = memo(function Card({ name, isWhole = false }: { name: string
               <DomainMark name={name} />
             </a>
           )}
-        </Title>
+        </h2>
         <span class={`state ${domain.state}`}>{domain.state}</span>
       </header>
       {domain.detail && <p class={domain.state === "failed" || domain.state === "rejected" ? "bad" : "quiet"}>{domain.detail}</p>}
@@ -132,12 +130,7 @@ const exam = (version: VersionStatus): number | null =>
 
 function Training({ domain, isWhole }: { domain: DomainStatus; isWhole: boolean }) {
   const progress = domain.progress!;
-  const [curve, setCurve] = useState<[number, number][]>([]);
-  useEffect(() => {
-    if (progress.loss === null) return;
-    const point: [number, number] = [progress.step, progress.loss];
-    setCurve((before) => [...(before.at(-1) && before.at(-1)![0] >= progress.step ? [] : before), point].slice(-500));
-  }, [progress.step]);
+  const curve = progress.curve as [number, number][];
   return (
     <>
       <progress value={progress.step} max={progress.steps} aria-label={`training of ${domain.domain}`} />

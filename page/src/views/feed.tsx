@@ -4,7 +4,8 @@ import { to } from "../address";
 import { ask, Refused, words } from "../api";
 import type { RecordsResult } from "../bodies";
 import { count, plural } from "../format";
-import { domains, names } from "../live";
+import { connection, domains, names } from "../live";
+import { DeadLetters } from "../parts/dead-letters";
 import { Card } from "./domains";
 
 type Row = Record<string, unknown>;
@@ -214,6 +215,7 @@ export default function Feed() {
         </p>
       )}
       {table.value && table.value.rows.length > 0 && <Mapped table={table.value} />}
+      {connection.value !== "limited" && <DeadLetters />}
     </>
   );
 }
