@@ -1,5 +1,5 @@
-"""The page as a person gets it: bytes and seconds until something is seen, what it costs open and idle, and how it moves
-with a thousand domains. Also takes the pictures of each view.
+"""The page as a person gets it: bytes and seconds until something is seen, what it costs open and idle, and how a
+thousand domains move. Also takes the pictures of each view.
 
 It opens Chromium on a running system (`anabranch demo --keep`), which should have asked and learned something by then.
 
@@ -92,7 +92,7 @@ def _first_view_bytes() -> int:
 
 
 def _first_paint(browser: Any, url: str) -> dict[str, float]:
-    """Milliseconds from asking until something, and until the system's state, is seen; with nothing kept from before."""
+    """Milliseconds from asking until something, and until the system's state, is seen; nothing is kept from before."""
     paints, states = [], []
     for _ in range(_ROUNDS):
         page = browser.new_context().new_page()
@@ -132,7 +132,8 @@ def _serves(process: psutil.Process) -> bool:
 def _cpu(processes: list[psutil.Process], seconds: float) -> float:
     began = {each.pid: sum(each.cpu_times()[:2]) for each in processes if each.is_running()}
     time.sleep(seconds)
-    return sum(sum(each.cpu_times()[:2]) - began[each.pid] for each in processes if each.is_running()) / seconds
+    spent: float = sum(sum(each.cpu_times()[:2]) - began[each.pid] for each in processes if each.is_running())
+    return spent / seconds
 
 
 def _thousand(browser: Any, url: str) -> dict[str, float]:
