@@ -31,14 +31,14 @@ endef
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
-	@echo "EXTRA=cpu|gpu chooses the environment, PYTHON the interpreter, ARGS goes to pytest or the benchmark;"
+	@echo "EXTRA=cpu|gpu chooses the environment, PYTHON the interpreter, ARGS goes to pytest, the demo or the benchmark;"
 	@echo "WORKERS (2) is how many processes test beside each other."
 
 venv: ## set up .venv from requirements/EXTRA.lock; does nothing if nothing has changed
 	@scripts/setup.sh $(EXTRA)
 
-demo: venv ## learn the example stream from nothing and serve it; the report goes to OUT (runs/demo)
-	$(BIN)/anabranch demo --out $(OUT)
+demo: venv ## learn the example stream and serve it; the report goes to OUT (runs/demo); ARGS=--keep serves on
+	$(BIN)/anabranch demo --out $(OUT) $(ARGS)
 
 test: ## everything: lint, types, then the tests from quick to vllm
 	@start=$$(date +%s); \

@@ -50,10 +50,13 @@ def main() -> None:
         "--prompt", default="geboren am 4. Jan. 2029", help="what is asked in the picture of the playground"
     )
     parser.add_argument("--pictures", type=Path, help="folder for a picture of each view")
+    parser.add_argument("--only-pictures", action="store_true", help="measure nothing")
     asked = parser.parse_args()
     with _chromium() as browser:
         if asked.pictures:
             _pictures(browser, asked.url, asked.prompt, asked.pictures)
+        if asked.only_pictures:
+            return
         result = {
             "hardware": describe(),
             "first_view_bytes": _first_view_bytes(),

@@ -93,8 +93,8 @@ def test_every_path_of_the_front_door_stands_in_the_interfaces() -> None:
 
 
 @pytest.mark.parametrize("package", ["actors", "cluster"])
-def test_the_readme_names_every_module_that_runs(package: str) -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_the_house_names_every_module_that_runs(package: str) -> None:
+    text = (REPOSITORY / "docs" / "house.md").read_text(encoding="utf-8")
     tree = text[text.index(f"\n{package}/ ") :].split("\n\n")[0]
     modules = {path.name for path in (REPOSITORY / package).glob("*.py")} - {"__init__.py", "errors.py", "names.py"}
     assert {name for name in modules if name not in tree} == set()

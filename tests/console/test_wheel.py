@@ -60,6 +60,7 @@ def test_it_holds_every_package_and_its_data_and_no_tests(wheel: Path) -> None:
     for data in (
         "configs/presets/laptop.yaml",
         "examples/base/model.safetensors",
+        "serving/bundle/index.html",
         "examples/stream/sales-sql.test.jsonl",
     ):
         assert data in names

@@ -87,7 +87,7 @@ export const Card = memo(function Card({ name, isWhole = false }: { name: string
         </h2>
         <span class={`state ${domain.state}`}>{domain.state}</span>
       </header>
-      {domain.detail && <p class={domain.state === "failed" || domain.state === "rejected" ? "bad" : "quiet"}>{domain.detail}</p>}
+      {domain.detail && domain.detail !== domain.version && <p class={domain.state === "failed" || domain.state === "rejected" ? "bad" : "quiet"}>{domain.detail}</p>}
       {domain.progress && <Training domain={domain} isWhole={isWhole} />}
       <dl class="facts">
         <Fact name="In service" value={domain.version ? shortName(domain.version) + (domain.pinned ? ", pinned" : "") : "nothing yet"} />
