@@ -26,7 +26,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types quick slow broker store page ray vllm chaos bench clean
+.PHONY: help venv demo test lint types quick slow broker store page ray vllm chaos bench site clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,6 +80,9 @@ chaos: venv ## three nodes attacked under load for MINUTES (30); what was seen g
 
 bench: venv ## one benchmark: make bench NAME=...
 	$(BIN)/anabranch bench $(NAME) $(ARGS)
+
+site: venv ## the documents as a site, in build/site
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 clean: ## remove caches and builds; .venv and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -73,7 +73,7 @@ def paths_named(text: str) -> set[str]:
 
 def is_there(path: str) -> bool:
     """From the root; a bare file name may lie anywhere in the repository."""
-    if (REPOSITORY / path).exists():
+    if (REPOSITORY / path).exists() or (REPOSITORY / "docs" / path).exists():
         return True
     return "/" not in path and any(found for top in sorted(top_level()) for found in (REPOSITORY / top).rglob(path))
 
