@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,13 +17,11 @@ from console import service
 from console.adapters import adapters_app
 from console.bases import PRESET_OF, DemoBase, base_app
 from console.configuration import config_app
+from console.feed import feed
 from console.home import home_app
 from console.keys import first_steps, keys_app
 from console.letters import letters_app
-from console.terminal import DEFAULT_URL, Sets, Stream, Url, client, load_checked, one_line, out, stream_overrides
-
-if TYPE_CHECKING:
-    from streaming.records import EndOfDomain, TaskRecord
+from console.terminal import Sets, Stream, load_checked, one_line, out, stream_overrides
 
 app = typer.Typer(
     name="anabranch",
@@ -82,44 +80,6 @@ def up(
                 runtime.stop()
 
 
-@app.command()
-def feed(
-    file: Annotated[Path, typer.Argument(help="JSONL of records, or of {task, input, output} rows.")],
-    url: Url = DEFAULT_URL,
-    stream: Annotated[
-        str | None, typer.Option(help="Write to this stream (kafka://host:port/topic, embedded:PATH), not by HTTP.")
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="Write to the stream of this preset or YAML file, with its security settings.")
-    ] = None,
-    close: Annotated[bool, typer.Option(help="End each domain of the file with its marker.")] = True,
-) -> None:
-    """Send a file of examples into the stream."""
-    with one_line():
-        from streaming.feeding import counts, labelled_records
-
-        records = labelled_records(file, close=close)
-        _send(records, url, stream, config)
-        for domain, count in counts(records).items():
-            out.print(f"{domain}: {count} records" + (", closed" if close else ""))
-
-
-def _send(records: list[TaskRecord | EndOfDomain], url: str, stream: str | None, config: str | None) -> None:
-    """Send to the stream of a config, to a stream named directly, or to the front door."""
-    from streaming.feeding import append_all
-
-    if config is not None:
-        from cluster import builders
-
-        append_all(builders.sink(load_checked(config, stream_overrides(stream))), records)
-    elif stream is not None:
-        from streaming.location import StreamLocation, open_sink
-
-        append_all(open_sink(StreamLocation.parse(stream)), records)
-    else:
-        client(url).append(records)
-
-
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a file or package in benchmarks/.")]
@@ -142,6 +102,7 @@ def bench(
         runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
 
 
+app.command()(feed)
 app.command()(service.status)
 app.command()(service.route)
 app.command()(service.chat)

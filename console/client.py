@@ -26,19 +26,19 @@ from serving.api import (
 )
 from serving.key_bodies import AuditAct, AuditList, KeyList, KeyMade, KeyStatus
 from serving.wording import plain
+from streaming.errors import TooLarge
+from streaming.feeding import batches
 from streaming.records import EndOfDomain, TaskRecord
 
 B = TypeVar("B", bound=Body)
 
 API_KEY = "ANABRANCH_API_KEY"
 """The environment variable that holds the key to send."""
-_RECORDS = 500
-"""In one request: well below the front door's limit for records of ordinary size."""
 
 
 class Client:
     """Speaks to the front door at `url`, with the key of the environment if there is one; every failure is a
-    `ClusterError` with one line."""
+    `ClusterError` with one line, of what is too large `TooLarge`."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
@@ -85,8 +85,8 @@ class Client:
     def append(self, records: Sequence[TaskRecord | EndOfDomain]) -> list[str]:
         """Send records in order, in requests of bounded size, each durable when it returns; returns their ids."""
         ids: list[str] = []
-        for start in range(0, len(records), _RECORDS):
-            body = [record.to_mapping() for record in records[start : start + _RECORDS]]
+        for batch in batches(records):
+            body = [record.to_mapping() for record in batch]
             ids += self._ask(RecordsResult, "POST", "/v1/records", body).ids
         return ids
 
@@ -174,7 +174,8 @@ class Client:
         if not answer.is_success:
             said = _message(body) or answer.reason_phrase or "no reason given"
             remedy = f"; the key comes from {API_KEY}" if answer.status_code == 401 else ""
-            raise ClusterError(f"front door {self._url}: status {answer.status_code}: {said}{remedy}")
+            what = f"front door {self._url}: status {answer.status_code}: {said}{remedy}"
+            raise TooLarge(what) if answer.status_code == 413 else ClusterError(what)
         if body is None:
             raise self._unknown_form(answer.url.path, "the body is no JSON")
         return body
