@@ -16,7 +16,9 @@ import typer
 from console import service
 from console.adapters import adapters_app
 from console.bases import PRESET_OF, DemoBase, base_app
+from console.completion import presets
 from console.configuration import config_app
+from console.doctor import doctor
 from console.feed import feed
 from console.home import home_app
 from console.keys import first_steps, keys_app
@@ -28,7 +30,6 @@ app = typer.Typer(
     help="A live LLM service that learns new domains from a stream, without forgetting and without replaying old data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -42,7 +43,9 @@ def demo(
     base: Annotated[
         DemoBase, typer.Option(help="small: the base of examples/. smollm2: a real chat model; minutes a domain.")
     ] = DemoBase.SMALL,
-    config: Annotated[str | None, typer.Option(help="Preset or YAML file, instead of the one of --base.")] = None,
+    config: Annotated[
+        str | None, typer.Option(autocompletion=presets, help="Preset or YAML file, instead of the one of --base.")
+    ] = None,
     set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
 ) -> None:
     """Stream the example domains into a live system while a client keeps asking; write a report."""
@@ -54,7 +57,7 @@ def demo(
 
 @app.command()
 def up(
-    config: Annotated[str, typer.Argument(help="Preset or YAML file.")],
+    config: Annotated[str, typer.Argument(autocompletion=presets, help="Preset or YAML file.")],
     stream: Stream = None,
     set_: Sets = [],  # noqa: B006
 ) -> None:
@@ -103,6 +106,7 @@ def bench(
 
 
 app.command()(feed)
+app.command()(doctor)
 app.command()(service.status)
 app.command()(service.route)
 app.command()(service.chat)

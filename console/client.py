@@ -37,17 +37,18 @@ API_KEY = "ANABRANCH_API_KEY"
 
 
 class Client:
-    """Speaks to the front door at `url`, with the key of the environment if there is one; every failure is a
+    """Speaks to the front door at `url`, with the key of the environment if there is one, and waits `patience_s` for
+    each answer; every failure is a
     `ClusterError` with one line, of what is too large `TooLarge`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_s: float = 120) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         key = os.environ.get(API_KEY, "").strip()
         if not all("!" <= character <= "~" for character in key):
             raise ClusterError(f"{API_KEY}: expected a key, got characters that none has")
         try:
             self._http = httpx.Client(
-                base_url=self._url, timeout=120, headers={"authorization": f"Bearer {key}"} if key else {}
+                base_url=self._url, timeout=patience_s, headers={"authorization": f"Bearer {key}"} if key else {}
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ClusterError(f"--url {url}: expected an address such as http://127.0.0.1:8000: {error}") from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from console.completion import presets
 from console.terminal import DEFAULT_URL, Url, client, err, load_checked, one_line, out, stream_overrides
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 CHEAP_BYTES = 64 << 20
 """Data sets up to this size are read as a whole before anything of them is sent."""
 
-_WHOSE = "Columns"
+
+def _column(says: str, shown: str = "COLUMN") -> Any:
+    return typer.Option(metavar=shown, rich_help_panel="Columns", help=says)
 
 
 def feed(
@@ -27,30 +30,20 @@ def feed(
         str | None, typer.Option(help="Write to this stream (kafka://host:port/topic, embedded:PATH), not by HTTP.")
     ] = None,
     config: Annotated[
-        str | None, typer.Option(help="Write to the stream of this preset or YAML file, with its security settings.")
+        str | None,
+        typer.Option(
+            autocompletion=presets, help="Write to the stream of this preset or YAML file, with its security settings."
+        ),
     ] = None,
     close: Annotated[bool, typer.Option(help="End each domain of the file with its marker.")] = True,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over rows that can't be used; count them.")
     ] = False,
-    input_column: Annotated[
-        list[str],
-        typer.Option(
-            metavar="COLUMN", rich_help_panel=_WHOSE, help="The question; of several, joined by a blank line."
-        ),
-    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
-    output_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", rich_help_panel=_WHOSE, help="The answer.")
-    ] = None,
-    domain_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", rich_help_panel=_WHOSE, help="The domain.")
-    ] = None,
-    domain: Annotated[
-        str | None, typer.Option(metavar="NAME", rich_help_panel=_WHOSE, help="One domain for all rows.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", rich_help_panel=_WHOSE, help="What names an example for good.")
-    ] = None,
+    input_column: Annotated[list[str], _column("The question; of several, joined by a blank line.")] = [],  # noqa: B006
+    output_column: Annotated[str | None, _column("The answer.")] = None,
+    domain_column: Annotated[str | None, _column("The domain.")] = None,
+    domain: Annotated[str | None, _column("One domain for all rows.", "NAME")] = None,
+    id_column: Annotated[str | None, _column("What names an example for good.")] = None,
 ) -> None:
     """Send a data set of examples into the stream.
 
