@@ -56,7 +56,7 @@ def check_surroundings(settings: Settings) -> HomeLock:
     try:
         _check_base(settings)
         _take_first_key(settings)
-        _check_layers(settings)
+        check_layers(settings)
     except BaseException:
         lock.release()
         raise
@@ -90,7 +90,7 @@ def _take_first_key(settings: Settings) -> None:
             raise ClusterError(f"{FIRST_KEY}: {error}") from error
 
 
-def _check_layers(settings: Settings) -> None:
+def check_layers(settings: Settings) -> None:
     """Check the models' kinds and the layers that are named; features and learner load them when the system is up."""
     base = settings.base.model
     try:

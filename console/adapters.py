@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from console.completion import domains, presets
 from console.home import named_home
 from console.terminal import DEFAULT_URL, Sets, Url, client, err, load_checked, one_line, out
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 adapters_app = typer.Typer(help="Add an adapter made elsewhere, list, export and merge versions.", no_args_is_help=True)
 
-Place = Annotated[str, typer.Option("--home", help="Home folder, or the preset or YAML file that names it.")]
+Place = Annotated[
+    str, typer.Option("--home", autocompletion=presets, help="Home folder, or the preset or YAML file that names it.")
+]
 Version = Annotated[str, typer.Argument(help="Full name of a version, or a domain for the one in service.")]
 Target = Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")]
 
@@ -23,8 +26,8 @@ Target = Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")]
 @adapters_app.command("add")
 def adapters_add(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT folder: LoRA, as safetensors.")],
-    domain: Annotated[str, typer.Option(help="The domain that it is to answer for.")],
-    config: Annotated[str, typer.Option(help="Preset or YAML file of the running system.")],
+    domain: Annotated[str, typer.Option(autocompletion=domains, help="The domain that it is to answer for.")],
+    config: Annotated[str, typer.Option(autocompletion=presets, help="Preset or YAML file of the running system.")],
     examples: Annotated[
         Path | None, typer.Option(help="JSONL of examples of the domain: it is judged and routed to by them.")
     ] = None,

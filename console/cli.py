@@ -7,39 +7,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from console import service
 from console.adapters import adapters_app
 from console.bases import PRESET_OF, DemoBase, base_app
+from console.completion import presets
 from console.configuration import config_app
+from console.doctor import doctor
+from console.feed import feed
 from console.home import home_app
 from console.keys import first_steps, keys_app
 from console.letters import letters_app
-from console.terminal import (
-    DEFAULT_URL,
-    Sets,
-    Stream,
-    Url,
-    asked_to_stop,
-    client,
-    load_checked,
-    one_line,
-    out,
-    stream_overrides,
-)
-
-if TYPE_CHECKING:
-    from streaming.records import EndOfDomain, TaskRecord
+from console.terminal import Sets, Stream, asked_to_stop, load_checked, one_line, out, stream_overrides
 
 app = typer.Typer(
     name="anabranch",
     help="A live LLM service that learns new domains from a stream, without forgetting and without replaying old data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -53,7 +41,9 @@ def demo(
     base: Annotated[
         DemoBase, typer.Option(help="small: the base of examples/. smollm2: a real chat model; minutes a domain.")
     ] = DemoBase.SMALL,
-    config: Annotated[str | None, typer.Option(help="Preset or YAML file, instead of the one of --base.")] = None,
+    config: Annotated[
+        str | None, typer.Option(autocompletion=presets, help="Preset or YAML file, instead of the one of --base.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Serve on afterwards, until Ctrl-C.")] = False,
     set_: Sets = [],  # noqa: B006 - typer reads the default, nobody changes it
 ) -> None:
@@ -66,7 +56,7 @@ def demo(
 
 @app.command()
 def up(
-    config: Annotated[str, typer.Argument(help="Preset or YAML file.")],
+    config: Annotated[str, typer.Argument(autocompletion=presets, help="Preset or YAML file.")],
     stream: Stream = None,
     set_: Sets = [],  # noqa: B006
 ) -> None:
@@ -91,44 +81,6 @@ def up(
                 runtime.stop()
 
 
-@app.command()
-def feed(
-    file: Annotated[Path, typer.Argument(help="JSONL of records, or of {task, input, output} rows.")],
-    url: Url = DEFAULT_URL,
-    stream: Annotated[
-        str | None, typer.Option(help="Write to this stream (kafka://host:port/topic, embedded:PATH), not by HTTP.")
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="Write to the stream of this preset or YAML file, with its security settings.")
-    ] = None,
-    close: Annotated[bool, typer.Option(help="End each domain of the file with its marker.")] = True,
-) -> None:
-    """Send a file of examples into the stream."""
-    with one_line():
-        from streaming.feeding import counts, labelled_records
-
-        records = labelled_records(file, close=close)
-        _send(records, url, stream, config)
-        for domain, count in counts(records).items():
-            out.print(f"{domain}: {count} records" + (", closed" if close else ""))
-
-
-def _send(records: list[TaskRecord | EndOfDomain], url: str, stream: str | None, config: str | None) -> None:
-    """Send to the stream of a config, to a stream named directly, or to the front door."""
-    from streaming.feeding import append_all
-
-    if config is not None:
-        from cluster import builders
-
-        append_all(builders.sink(load_checked(config, stream_overrides(stream))), records)
-    elif stream is not None:
-        from streaming.location import StreamLocation, open_sink
-
-        append_all(open_sink(StreamLocation.parse(stream)), records)
-    else:
-        client(url).append(records)
-
-
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Name of a file or package in benchmarks/.")]
@@ -151,6 +103,8 @@ def bench(
         runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
 
 
+app.command()(feed)
+app.command()(doctor)
 app.command()(service.status)
 app.command()(service.route)
 app.command()(service.chat)

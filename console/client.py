@@ -26,28 +26,29 @@ from serving.api import (
 )
 from serving.key_bodies import AuditAct, AuditList, KeyList, KeyMade, KeyStatus
 from serving.wording import plain
+from streaming.errors import TooLarge
+from streaming.feeding import batches
 from streaming.records import EndOfDomain, TaskRecord
 
 B = TypeVar("B", bound=Body)
 
 API_KEY = "ANABRANCH_API_KEY"
 """The environment variable that holds the key to send."""
-_RECORDS = 500
-"""In one request: well below the front door's limit for records of ordinary size."""
 
 
 class Client:
-    """Speaks to the front door at `url`, with the key of the environment if there is one; every failure is a
-    `ClusterError` with one line."""
+    """Speaks to the front door at `url`, with the key of the environment if there is one, and waits `patience_s` for
+    each answer; every failure is a
+    `ClusterError` with one line, of what is too large `TooLarge`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_s: float = 120) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         key = os.environ.get(API_KEY, "").strip()
         if not all("!" <= character <= "~" for character in key):
             raise ClusterError(f"{API_KEY}: expected a key, got characters that none has")
         try:
             self._http = httpx.Client(
-                base_url=self._url, timeout=120, headers={"authorization": f"Bearer {key}"} if key else {}
+                base_url=self._url, timeout=patience_s, headers={"authorization": f"Bearer {key}"} if key else {}
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ClusterError(f"--url {url}: expected an address such as http://127.0.0.1:8000: {error}") from error
@@ -85,8 +86,8 @@ class Client:
     def append(self, records: Sequence[TaskRecord | EndOfDomain]) -> list[str]:
         """Send records in order, in requests of bounded size, each durable when it returns; returns their ids."""
         ids: list[str] = []
-        for start in range(0, len(records), _RECORDS):
-            body = [record.to_mapping() for record in records[start : start + _RECORDS]]
+        for batch in batches(records):
+            body = [record.to_mapping() for record in batch]
             ids += self._ask(RecordsResult, "POST", "/v1/records", body).ids
         return ids
 
@@ -182,7 +183,8 @@ class Client:
         if not answer.is_success:
             said = _message(body) or answer.reason_phrase or "no reason given"
             remedy = f"; the key comes from {API_KEY}" if answer.status_code == 401 else ""
-            raise ClusterError(f"front door {self._url}: status {answer.status_code}: {said}{remedy}")
+            what = f"front door {self._url}: status {answer.status_code}: {said}{remedy}"
+            raise TooLarge(what) if answer.status_code == 413 else ClusterError(what)
         if body is None:
             raise self._unknown_form(answer.url.path, "the body is no JSON")
         return body

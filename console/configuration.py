@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from console.completion import presets
 from console.terminal import Sets, load_checked, one_line, out
 
 if TYPE_CHECKING:
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
 
 config_app = typer.Typer(help="Show or check a configuration.", no_args_is_help=True)
 
+Config = Annotated[str, typer.Argument(autocompletion=presets)]
+
 
 @config_app.command("show")
-def config_show(config: str, set_: Sets = []) -> None:  # noqa: B006
+def config_show(config: Config, set_: Sets = []) -> None:  # noqa: B006
     """Print the whole configuration, defaults included, as YAML."""
     with one_line():
         import yaml
@@ -24,7 +27,7 @@ def config_show(config: str, set_: Sets = []) -> None:  # noqa: B006
 
 
 @config_app.command("validate")
-def config_validate(config: str, set_: Sets = []) -> None:  # noqa: B006
+def config_validate(config: Config, set_: Sets = []) -> None:  # noqa: B006
     """Check a configuration, the paths it names, the broker's certificates and secrets, and whether what it puts on
     GPUs fits there. No broker is asked."""
     with one_line():

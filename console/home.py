@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from console.completion import presets
 from console.terminal import Sets, one_line, out
 
 if TYPE_CHECKING:
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 home_app = typer.Typer(help="Check a home folder, back it up, go back, read again.", no_args_is_help=True)
 
-Place = Annotated[str, typer.Argument(metavar="HOME", help="Home folder, or the preset or YAML file that names it.")]
+Place = Annotated[
+    str,
+    typer.Argument(
+        metavar="HOME", autocompletion=presets, help="Home folder, or the preset or YAML file that names it."
+    ),
+]
 
 
 @home_app.command("check")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.table import Table
 
+from console.completion import presets
 from console.terminal import DEFAULT_URL, AsJson, Sets, Url, client, err, one_line, out
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ T = TypeVar("T")
 keys_app = typer.Typer(help="Who may use the service: make, list, revoke and rotate keys.", no_args_is_help=True)
 
 Config = Annotated[
-    str | None, typer.Option(help="Work on the registry of this preset or YAML file itself, not by HTTP.")
+    str | None,
+    typer.Option(autocompletion=presets, help="Work on the registry of this preset or YAML file itself, not by HTTP."),
 ]
 Key = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from console.completion import presets
 from console.terminal import AsJson, Sets, Stream, load_checked, one_line, out, stream_overrides
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 letters_app = typer.Typer(help="Records that could not be read.", no_args_is_help=True)
 
-Config = Annotated[str, typer.Option(help="Preset or YAML file of the system.")]
+Config = Annotated[str, typer.Option(autocompletion=presets, help="Preset or YAML file of the system.")]
 
 
 @letters_app.command("list")

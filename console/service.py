@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from console.completion import domains, models
 from console.domain import print_domain
 from console.terminal import DEFAULT_URL, AsJson, Url, client, err, one_line, out
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 domains_app = typer.Typer(help="Look at the domains and change what is served.", no_args_is_help=True)
 
+Domain = Annotated[str, typer.Argument(autocompletion=domains)]
 Version = Annotated[str | None, typer.Option("--version", help="Full version name; default: see the command.")]
 
 
@@ -53,7 +55,8 @@ def route(text: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 def chat(
-    url: Url = DEFAULT_URL, model: Annotated[str, typer.Option(help="auto, base, a domain or version.")] = "auto"
+    url: Url = DEFAULT_URL,
+    model: Annotated[str, typer.Option(autocompletion=models, help="auto, base, a domain or version.")] = "auto",
 ) -> None:
     """Talk to the service; an empty line ends it."""
     with one_line():
@@ -102,7 +105,7 @@ def domains_list(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 @domains_app.command("show")
-def domains_show(domain: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def domains_show(domain: Domain, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Show one domain: its segments and versions with their figures and the gate's words, and what was lost of it."""
     with one_line():
         from cluster.errors import ClusterError
@@ -120,20 +123,20 @@ def domains_show(domain: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -
 
 
 @domains_app.command("remove")
-def domains_remove(domain: str, url: Url = DEFAULT_URL) -> None:
+def domains_remove(domain: Domain, url: Url = DEFAULT_URL) -> None:
     """Take a domain out of service and out of the router, exactly."""
     _command("remove", domain, None, url)
 
 
 @domains_app.command("rollback")
-def domains_rollback(domain: str, version: Version = None, url: Url = DEFAULT_URL) -> None:
+def domains_rollback(domain: Domain, version: Version = None, url: Url = DEFAULT_URL) -> None:
     """Serve an earlier version (default: the accepted one before) and pin it."""
     _command("rollback", domain, version, url)
 
 
 @domains_app.command("pin")
 def domains_pin(
-    domain: str,
+    domain: Domain,
     version: Version = None,
     off: Annotated[bool, typer.Option("--off", help="Clear the pin.")] = False,
     url: Url = DEFAULT_URL,
@@ -143,7 +146,7 @@ def domains_pin(
 
 
 @domains_app.command("learn")
-def domains_learn(domain: str, url: Url = DEFAULT_URL) -> None:
+def domains_learn(domain: Domain, url: Url = DEFAULT_URL) -> None:
     """Learn what waits of a domain next: ends its rest after a rejection, and closes it where it is open."""
     _command("learn", domain, None, url)
 

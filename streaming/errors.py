@@ -41,6 +41,10 @@ class BrokerUnavailable(StreamError):
     """No usable session with the broker: unreachable, refused credentials, or no answer in time."""
 
 
+class TopicMissing(StreamError):
+    """The broker answers, and has no such topic."""
+
+
 class EntryRefused(StreamError):
     """An entry that this log will never take: too large, with neither key nor value, or invalid to the broker. Others
     can still be written, and this one may be left out."""

@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import AuthorizationError, UnsupportedVersionError
 
-from streaming.errors import StreamError
+from streaming.errors import TopicMissing
 from streaming.kafka_client import build, connections_of, described
 from streaming.kafka_options import KafkaOptions
 from streaming.kafka_trouble import plain_errors
@@ -23,8 +23,8 @@ _NO_IDENTITY = "00000000-0000-0000-0000-000000000000"
 
 
 class KafkaTopic:
-    """A topic, asked about again and again. Raises BrokerUnavailable without a session, StreamError where the topic is
-    missing; later calls raise BrokerUnavailable during an outage, within five seconds and mostly at once."""
+    """A topic, asked about again and again. Raises BrokerUnavailable without a session, TopicMissing where it is not
+    there; later calls raise BrokerUnavailable during an outage, within five seconds and mostly at once."""
 
     def __init__(self, options: KafkaOptions, topic: str) -> None:
         self._options = options
@@ -33,7 +33,7 @@ class KafkaTopic:
         try:
             found = self._described()
             if found is None:
-                raise StreamError(f"no topic {topic!r} in {options}; create it with ensure_topic")
+                raise TopicMissing(f"no topic {topic!r} in {options}; create it with ensure_topic")
             self.partitions = range(len(found["partitions"]))
         except BaseException:
             self.close()
