@@ -29,7 +29,7 @@ def shell_lines(text: str) -> Iterator[str]:
     """Lines of shell blocks, and code spans that are a command of ours; brackets of usage lines taken off."""
     for language, block in _BLOCK.findall(text):
         if language in ("sh", "bash", "shell"):
-            yield from block.splitlines()
+            yield from block.replace("\\\n", " ").splitlines()
     for span in _SPAN.findall(_BLOCK.sub("", text)):
         yield re.sub(r"[\[\]]", " ", span)
 
