@@ -22,6 +22,7 @@ from console.home import home_app
 from console.keys import first_steps, keys_app
 from console.letters import letters_app
 from console.terminal import Sets, Stream, asked_to_stop, load_checked, one_line, out, stream_overrides
+from console.top import top
 
 app = typer.Typer(
     name="anabranch",
@@ -106,6 +107,7 @@ def bench(
 app.command()(feed)
 app.command()(doctor)
 app.command()(service.status)
+app.command()(top)
 app.command()(service.route)
 app.command()(service.chat)
 app.command()(service.ui)
