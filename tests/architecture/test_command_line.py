@@ -7,7 +7,7 @@ import pytest
 
 from tests.architecture.sources import REPOSITORY
 
-HEAVY = ("torch", "ray", "vllm", "transformers", "peft", "kafka", "numpy", "scipy")
+HEAVY = ("torch", "ray", "vllm", "transformers", "peft", "kafka", "numpy", "scipy", "pyarrow")
 
 CODE = f"""
 import sys
@@ -23,9 +23,11 @@ print("LOADED", [name for name in {HEAVY!r} if name in sys.modules], code or 0)
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["up", "--help"], ["config", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["up"], ["config"], ["feed"], ["doctor"], ["top"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-c", CODE, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments, "--help"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "LOADED [] 0"
     assert "Usage" in done.stdout

@@ -18,6 +18,8 @@ from console import doctor, machine
 from console.cli import app
 from console.machine import GIB, Finding
 from registry.registry import Registry
+from streaming.broker import TansuBroker
+from streaming.location import StreamLocation, ensure_topic
 from tests.architecture.sources import REPOSITORY
 from tests.console.answers import FrontDoor, front_door
 
@@ -103,6 +105,17 @@ def test_a_broker_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "127.0.0.1:9" in failed(tmp_path, "stream", *kafka)
     tls = ("stream.security_protocol=SSL", f"stream.ssl_cafile={BASE / 'config.json'}")
     assert "PEM" in failed(tmp_path, "stream", *kafka, *tls)
+
+
+@pytest.mark.broker
+def test_a_broker_that_answers(tmp_path: Path) -> None:
+    with TansuBroker(tmp_path / "broker") as broker:
+        kafka = ("stream.kind=kafka", f'stream.bootstrap="{broker.bootstrap}"', "stream.topic=there")
+        _, found = examined(tmp_path, *kafka)
+        assert found["stream"].state == "ok" and "the first start makes topic there" in found["stream"].says
+        ensure_topic(StreamLocation("kafka", "there", bootstrap=broker.bootstrap), 3)
+        _, found = examined(tmp_path, *kafka)
+        assert found["stream"].state == "ok" and "topic there, 3 partitions" in found["stream"].says
 
 
 def test_a_registry_that_is_damaged(tmp_path: Path) -> None:
