@@ -10,7 +10,7 @@ if [[ "$(id -u)" != 0 ]] || ! command -v apt-get >/dev/null; then
     exit 0
 fi
 log="$(mktemp)"
-if { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >"$log" 2>&1; then
+if { timeout 120 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y --no-install-recommends chromium; } >"$log" 2>&1; then
     echo "installed Chromium for the page's tests"
 else
     echo "Chromium could not be installed, so the page's tests are skipped; the last lines of apt-get:"
