@@ -12,6 +12,7 @@ from serving.api import (
     AdapterRequest,
     CommandResult,
     DomainList,
+    DomainStatus,
     RecordsResult,
     SystemStatus,
     VersionRequest,
@@ -57,7 +58,8 @@ def admin_router(
 
     @router.get("/domains", responses=answering(DomainList))
     async def domains() -> Response:
-        return sent(DomainList(domains=tuple(each for each in await domains_of() if is_visible(each.domain))))
+        found = await domains_of()
+        return sent(DomainList(domains=tuple(_of_caller(each) for each in found if is_visible(each.domain))))
 
     @router.delete("/domains/{domain}", responses=_COMMAND, dependencies=_FOR_IT)
     async def remove(domain: str) -> Response:
@@ -94,6 +96,12 @@ def admin_router(
         return EventStream(watch.events())
 
     return router
+
+
+def _of_caller(domain: DomainStatus) -> DomainStatus:
+    """The same without the names of domains that the caller's key is not for."""
+    shown = {name: share for name, share in domain.routed_to.items() if is_visible(name)}
+    return domain.model_copy(update={"routed_to": shown})
 
 
 def _version(content: bytes) -> str | None:

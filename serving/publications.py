@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
 from typing import TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -35,16 +36,18 @@ def publication_router(service: RoutedService) -> APIRouter:
     """The paths that look back."""
     router = APIRouter(prefix="/v1")
     known: dict[int, PublicationList] = {}
+    looking = Lock()
 
     def history(most: int) -> PublicationList:
         registry = service.registry
         current = registry.current()
         number = current.number if current else 0
-        # The past does not change; one look is kept, whatever was asked for.
-        if (found := known.get(number)) is None:
-            found = publications(registry)
-            known.clear()
-            known[number] = found
+        # The past does not change: one look is kept, and who asks meanwhile waits for it.
+        with looking:
+            if (found := known.get(number)) is None:
+                found = publications(registry)
+                known.clear()
+                known[number] = found
         return found.model_copy(update={"publications": found.publications[:most]})
 
     @router.get("/publications", responses=answering(PublicationList))

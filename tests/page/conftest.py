@@ -11,7 +11,8 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it is there, its loop keeps asynchronous tests from having one.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium; a test that asks for it is skipped where there is none."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)

@@ -138,7 +138,9 @@ class World(Notebook):
 
 
 @contextmanager
-def standing(folder: Path, world: World, *, keys: bool = False) -> Iterator[tuple[str, str]]:
+def standing(
+    folder: Path, world: World, *, keys: bool = False, scopes: tuple[str, ...] = ("infer", "ingest", "admin")
+) -> Iterator[tuple[str, str]]:
     """The address, and a key where one is asked for."""
     registry = Registry(folder / "registry", writer=True)
     publisher = Publisher(registry, folder / "scratch")
@@ -148,7 +150,7 @@ def standing(folder: Path, world: World, *, keys: bool = False) -> Iterator[tupl
         MemoryEngine(), registry, lambda _: words, PlainTemplate(), KNOBS, BASE, decisions=decisions
     )
     access = Access.over(registry.storage, AccessOptions(), required=keys)
-    key = access.store.create(Grant(name="person", scopes=("infer", "ingest", "admin")))[1] if keys else ""
+    key = access.store.create(Grant(name="person", scopes=scopes))[1] if keys else ""
     app = build_app(service, world, access)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
 

@@ -305,6 +305,18 @@ def test_with_keys_it_asks_for_one_and_keeps_it_in_the_tab(browser: Any, tmp_pat
         context.close()
 
 
+def test_a_key_that_is_no_administrator_s_can_still_ask(browser: Any, tmp_path: Path) -> None:
+    with standing(tmp_path, World([published("cats")]), keys=True, scopes=("infer",)) as (url, key):
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Use it").click()
+        page.get_by_text("This view is for a key of scope").wait_for()
+        turn = ask(page, url, "meow")
+        assert turn.get_by_role("heading", name="cats").is_visible()
+        page.close()
+
+
 def test_a_thousand_domains_stay_fluent(browser: Any, tmp_path: Path) -> None:
     """Of a thousand cards a change of one draws one anew, and what is out of sight is not laid out."""
     world = World([published(f"domain-{n:04}") for n in range(1000)])

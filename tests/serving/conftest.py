@@ -68,7 +68,15 @@ class Notebook:
 
     async def domains(self) -> tuple[DomainStatus, ...]:
         return tuple(
-            DomainStatus(domain=domain, state="open", version=None, examples=3, router_rows=2, waiting=Waiting(train=1))
+            DomainStatus(
+                domain=domain,
+                state="open",
+                version=None,
+                examples=3,
+                router_rows=2,
+                routed_to={"cats": 0.75, "dogs": 0.25},
+                waiting=Waiting(train=1),
+            )
             for domain in WORDS
         )
 

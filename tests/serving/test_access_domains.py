@@ -70,8 +70,9 @@ async def test_other_domains_are_not_told_of(house: House, cast: dict[str, Adapt
         assert decided[0]["scores"].keys() == {"cats"}
         refused(await client.post("/v1/route", json={"input": "woof"}, headers=headers), 403, "PermissionDeniedError")
         domains = (await client.get("/v1/domains", headers=headers)).json()["domains"]
-        assert [each["domain"] for each in domains] == ["cats"]
-        for path in ("/v1/status", "/v1/keys", "/v1/audit", "/metrics"):
+        assert [(each["domain"], each["routed_to"]) for each in domains] == [("cats", {"cats": 0.75})]
+        of_all = ("status", "keys", "audit", "events", "decisions", "decisions/a", "publications", "dead-letters")
+        for path in ("/metrics", *(f"/v1/{name}" for name in of_all)):
             refused(await client.get(path, headers=headers), 403, "PermissionDeniedError")
         body = {"name": "more", "scopes": ["infer"]}
         refused(await client.post("/v1/keys", json=body, headers=headers), 403, "PermissionDeniedError")
