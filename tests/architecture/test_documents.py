@@ -133,3 +133,14 @@ def test_every_path_in_it_is_there(document: Path) -> None:
         in_home = first == "registry" and not span.endswith((".py", "registry/"))
         if slash and first in folders and re.fullmatch(r"[\w./-]+", span) and not in_home:
             assert (REPOSITORY / span).exists(), span
+
+
+def test_every_message_of_the_troubleshooting_is_said_somewhere() -> None:
+    """In one string, or over several that stand together."""
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in REPOSITORY.glob("*/*.py") if "tests" not in path.parts
+    )
+    said = re.sub(r'"\s*f?"', "", sources)
+    rows = re.findall(r"^\| `([^`]+)`", (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) > 20
+    assert [message for message in rows if message not in said] == []
