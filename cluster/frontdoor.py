@@ -106,6 +106,7 @@ async def _on_vllm(settings: Settings) -> RoutedService:
         hot=asyncio.ensure_future(_hot()),
         layers=layers,
         decisions=settings.serving.decisions,
+        tracing=settings.serving.tracing,
     )
 
 

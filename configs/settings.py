@@ -23,6 +23,7 @@ from learning.training_options import TrainingOptions
 from serving.access_options import AccessOptions
 from serving.decision_options import DecisionOptions
 from serving.options import CONVERSATION_MARGIN, MAX_PROMPTS, MOST_PARTS, EngineKnobs, TlsFiles
+from serving.tracing_options import TracingOptions
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -272,6 +273,10 @@ class DecisionSettings(Section, DecisionOptions):
     """Which decisions on requests are kept in the registry for a person to look at, and what of their prompts."""
 
 
+class TracingSettings(Section, TracingOptions):
+    """Traces of requests by OpenTelemetry; none unless set."""
+
+
 class Serving(Section, EngineKnobs):
     """The front door and its replicas, each with an engine of its own."""
 
@@ -317,6 +322,8 @@ class Serving(Section, EngineKnobs):
     """Keys, origins of pages that may call, and how long a request may take."""
     decisions: DecisionSettings = DecisionSettings()
     """Decisions on requests that are kept for a person to look at; none unless set."""
+    tracing: TracingSettings = TracingSettings()
+    """Traces of requests; none unless set."""
 
     @property
     def is_public(self) -> bool:

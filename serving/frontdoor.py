@@ -43,6 +43,7 @@ from serving.service import RoutedService
 from serving.system_metrics import render_metrics
 from serving.system_view import Within
 from serving.time_limits import TimeLimits
+from serving.tracing import CARRIER
 from serving.usage import Tally
 
 T = TypeVar("T")
@@ -221,6 +222,7 @@ async def _generate(request: Request, generate: Callable[[dict[str, Any]], Await
     name = request_id(request, body)
     if name is not None:
         body["request_id"] = name
+    CARRIER.set(request.headers)
     caller = CALLER.get()
     tally = Tally(body, caller.spend) if caller is not None and caller.spend is not None else None
     reply = await _unless_disconnected(request, generate(body if tally is None else tally.body))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from registry.decisions import DecisionLog
@@ -29,6 +29,8 @@ from serving.reply import LeasedEvents, Reply
 from serving.room import EngineRoom, Stay
 from serving.selection import Choice, routing, stamp
 from serving.served import AUTO, ServedManifest
+from serving.tracing import TRACE, Trace, Tracing
+from serving.tracing_options import TracingOptions
 
 if TYPE_CHECKING:
     from learning.features import FeatureExtractor
@@ -57,6 +59,7 @@ class RoutedService:
         top_k: int = 1,
         hot: Sequence[str] = (),
         decisions: DecisionOptions | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.engine = engine
         self.metrics = ReplicaMetrics()
@@ -74,6 +77,7 @@ class RoutedService:
         self.decisions = DecisionLog(registry.storage, decisions.keep if decisions else 0)
         self._recorder = DecisionRecorder(self.decisions, decisions or DecisionOptions())
         self.troubles.append(self._recorder.trouble)
+        self._tracing = tracing or Tracing(TracingOptions())
         self._publication = Publication(engine, registry, extractor_for, knobs, base, drain_seconds, hot)
         residency = self._publication.residency
         self._room = EngineRoom(residency, knobs)
@@ -100,6 +104,7 @@ class RoutedService:
         hot: Awaitable[Sequence[str]] | None = None,
         layers: HostedLayers | None = None,
         decisions: DecisionOptions | None = None,
+        tracing: TracingOptions | None = None,
     ) -> RoutedService:
         """Start vLLM and stand on the registry's current manifest before returning; its worker hosts `layers`.
 
@@ -127,6 +132,7 @@ class RoutedService:
             top_k=top_k,
             hot=() if hot is None else await hot,
             decisions=decisions,
+            tracing=Tracing(tracing) if tracing else None,
         )
         try:
             if layers is not None:
@@ -219,6 +225,7 @@ class RoutedService:
         await self._publication.close()
         self._chooser.close()
         await self._recorder.close()
+        await asyncio.to_thread(self._tracing.close)
         await self.engine.stop()
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -259,23 +266,40 @@ class RoutedService:
         call = self.engine.parse(kind, ended_by(body, self._template.terminator))
         check_model(call.model)
         self._check_count(call.prompts, "prompt")
-        await self._publication.admission.enter()
+        trace = self._tracing.begin(call)
+        token = TRACE.set(trace)
+        try:
+            return await self._answered(call, session, top_k, trace)
+        except BaseException as error:
+            trace.end(error)
+            raise
+        finally:
+            TRACE.reset(token)
+
+    async def _answered(self, call: Call, session: str | None, top_k: int | None, trace: Trace) -> Reply:
+        with trace.part("anabranch.admit"):
+            await self._publication.admission.enter()
         self._check_open()
         lease = self._publication.leases.take(self._publication.current)
+        # Also where a stream is never begun.
+        lease.ends_with(trace.end)
         try:
-            choices = await self._chooser.choose(lease.served, call, session, top_k)
+            with trace.part("anabranch.route"):
+                choices = await self._chooser.choose(lease.served, call, session, top_k)
             check_answerers(choice.domain for choice in choices)
             choices = [self._publication.composed(choice) for choice in choices]
             # The base is held as well: it may change. So are a composite's parts: it may have to be made.
             needed = {version for choice in choices for _, version in choice.answerers}
             lease.narrow(needed | {choice.version for choice in choices})
-            answer = await self._generate(call, choices, lease)
-        except BaseException:
+            result = routing(lease.served, choices)
+            trace.routed(result)
+            answer = trace.over(await self._generate(call, choices, lease))
+        except BaseException as error:
+            trace.end(error)
             lease.release()
             raise
         self.metrics.count(call.model or AUTO, choices)
         headers = stamp(lease.served, choices)
-        result = routing(lease.served, choices)
         self._recorder.note(call.model or AUTO, result, _decided_on(call))
         whole = result.model_dump(exclude={"decisions": {"__all__": {"scores"}}})
         told = {"system_fingerprint": f"{lease.served.number}:{headers['x-anabranch-adapter']}"}
@@ -303,8 +327,11 @@ class RoutedService:
     async def _in_turn(self, call: Call, adapter: LoadedAdapter | None, lease: Lease) -> Answer:
         stay = self._room.stay(adapter, call.rows)
         lease.ends_with(stay.end)
-        await stay.begin()
-        answer = await self.engine.generate(call, adapter, stay.end)
+        with TRACE.get().part("anabranch.admit"):
+            await stay.begin()
+        # Of a stream the generation lasts until its last event.
+        with TRACE.get().part("anabranch.generate") if not call.stream else nullcontext():
+            answer = await self.engine.generate(call, adapter, stay.end)
         if isinstance(answer, dict):
             stay.end()
         return answer

@@ -141,6 +141,8 @@ class Terminal:
         self.process = subprocess.Popen(
             words, cwd=REPOSITORY, env=environment, stdin=self.slave, stdout=self.slave, stderr=self.slave,
             start_new_session=True,
+            # Whoever runs the tests in the background has it ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.seen = ""
 
