@@ -20,7 +20,7 @@ from tests.actors.judgement import judge
 from tests.actors.memory_log import MemoryLog, MemorySource
 from tests.actors.world import World
 
-QUICK, MANY = 200, 2_000
+QUICK, MANY = 80, 2_000
 TOGETHER = 20
 """Courses in one test: each is a matter of milliseconds."""
 

@@ -45,6 +45,7 @@ def completed(environment: dict[str, str], words: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @bash
 def test_commands_options_and_presets(environment: dict[str, str]) -> None:
     assert completed(environment, "anabranch do") == ["doctor", "domains"]
@@ -53,6 +54,7 @@ def test_commands_options_and_presets(environment: dict[str, str]) -> None:
     assert completed(environment, "anabranch dead-letters list --config one") == ["one_gpu"]
 
 
+@pytest.mark.slow
 @bash
 def test_domains_of_the_service(environment: dict[str, str]) -> None:
     with front_door(FrontDoor(body=json.dumps({"domains": DOMAINS}).encode())) as door:

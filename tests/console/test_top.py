@@ -184,6 +184,7 @@ def terminal(url: str) -> Iterator[Terminal]:
         watching.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["q", "Ctrl-C", "SIGTERM"])
 def test_it_draws_again_and_ends_when_asked(end: str) -> None:
     with front_door(FrontDoor(body=BUSY.model_dump_json().encode())) as door, terminal(door.url) as watching:

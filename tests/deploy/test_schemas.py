@@ -32,6 +32,7 @@ FREE = {"labels", "matchLabels", "requests", "limits", "config", "rayStartParams
 IDENTITY = {"apiVersion", "kind"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", MANIFESTS, ids="/".join)
 def test_a_slip_in_any_key_is_seen(key: tuple[str, str]) -> None:
     unseen = []

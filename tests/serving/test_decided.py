@@ -69,6 +69,7 @@ async def test_what_is_known_is_not_scored_again_and_is_the_same(
     assert await scoring.route(ours, []) == []
 
 
+@pytest.mark.slow
 async def test_another_scorer_knows_nothing_of_it(scoring: RememberedScoring, direct: Direct) -> None:
     ours, theirs = scorer(), scorer(dogs="woof")
     assert (await scoring.route(ours, ["meow"]))[0].scores == {"cats": 1.0, "dogs": 0.0}
