@@ -29,6 +29,7 @@ from serving.error_answers import RETRY_AFTER, add_error_answers
 from serving.errors import ControlUnavailable
 from serving.event_stream import EventStream
 from serving.events import StatusStream
+from serving.foreign_pages import ForeignPages
 from serving.keys import key_router
 from serving.letters import letter_router
 from serving.openai_body import bad_request, model_not_found
@@ -105,6 +106,9 @@ def _put_before(app: FastAPI, service: RoutedService, access: Access | None, cou
     if access is not None and access.required:
         app.add_middleware(Door, access=access, count=count)
         service.troubles.append(access.trouble)
+    else:
+        # Where keys are asked for, no page has one that its user did not give it.
+        app.add_middleware(ForeignPages, origins=options.origins, count=count)
     if options.origins:
         # Before the door: a browser asks without a key whether it may ask with one.
         app.add_middleware(
