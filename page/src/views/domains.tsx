@@ -124,6 +124,9 @@ function Fact({ name, value }: { name: string; value: string }) {
 /** `v2-1a2b3c4d` of `domain@v2-1a2b3c4d`. */
 const shortName = (version: string): string => version.split("@")[1] ?? version;
 
+/** 2 of `domain@v2-1a2b3c4d`. */
+const numberOf = (version: string): number => Number(/@v(\d+)-/.exec(version)?.[1] ?? 0);
+
 /** Share of the exam that a version answers exactly. */
 const exam = (version: VersionStatus): number | null =>
   version.figures["candidate_exact_match"] ?? null;
@@ -205,7 +208,9 @@ function Acts({ domain }: { domain: DomainStatus }) {
   const said = useSignal<{ words: string; isBad: boolean } | null>(null);
   const busy = useSignal(false);
   const path = `/v1/domains/${encodeURIComponent(domain.domain)}`;
-  const earlier = domain.versions.filter((version) => version.status === "accepted" && version.name !== domain.version);
+  // What was accepted and is not in force yet is no way back.
+  const now = domain.version ? numberOf(domain.version) : 0;
+  const earlier = domain.versions.filter((version) => version.status === "accepted" && numberOf(version.name) < now);
 
   const act = async ({ method, path, body }: Act): Promise<void> => {
     asked.value = null;

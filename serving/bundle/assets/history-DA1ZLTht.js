@@ -1,0 +1,1 @@
+import{C as e,b as t,w as n}from"./index-BSzL2PZc.js";var r=n(null),i=n(``);async function a(n){try{r.value=await t(`GET`,`/v1/publications?limit=${n}`),i.value=``}catch(t){i.value=e(t)}}export{a as n,i as r,r as t};
