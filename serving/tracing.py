@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,9 @@ class Trace:
                         is_first = False
                     # Of most events there is nothing to be noted: they are not read.
                     if any(word in event for word in _NOTED):
-                        self._note_event(event)
+                        # One of another form is the client's all the same.
+                        with suppress(ValueError, TypeError, AttributeError, KeyError):
+                            self._note_event(event)
                     yield event
         except BaseException as error:
             failure = error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import httpx
@@ -128,14 +128,25 @@ async def test_a_parent_that_is_none_is_passed_over(stand: Stand, parent: str) -
     assert stand.request().parent is None
 
 
-async def test_a_refusal_and_a_failure_end_the_span_with_their_kind(stand: Stand) -> None:
+async def test_a_refusal_ends_the_span_with_its_kind(stand: Stand) -> None:
     assert (await stand.client.post("/v1/chat/completions", json={**CHAT, "model": "cows"})).status_code == 404
     span = stand.request()
     assert attributes(span)["error.type"] == "404" and span.status.status_code is StatusCode.ERROR
-    stand.exporter.clear()
-    stand.engine.failure = "died"
-    stand.engine.gate.clear()
-    assert (await stand.client.post("/v1/chat/completions", json=CHAT)).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "event", ['data: {"error": 7', 'data: {"error": 7}', 'data: {"usage": {"prompt_tokens": {}}, "choices": [7]}']
+)
+async def test_an_event_of_another_form_reaches_the_client(stand: Stand, event: str) -> None:
+    async def events() -> AsyncGenerator[str, None]:
+        yield f"{event}\n\n"
+        yield "data: [DONE]\n\n"
+
+    call = stand.engine.parse("chat", {**CHAT, "stream": True})
+    answer = stand.tracing.begin(call).over(events())
+    assert not isinstance(answer, dict)
+    assert [each async for each in answer] == [f"{event}\n\n", "data: [DONE]\n\n"]
+    assert stand.request().end_time is not None
 
 
 async def test_a_client_that_leaves_ends_the_span_and_is_no_failure(stand: Stand) -> None:
