@@ -64,7 +64,7 @@ class PublicationRecord(Body):
     domains: int
     """Domains that it serves."""
     changes: tuple[PublishedChange, ...]
-    """What is not as before; empty for the oldest that is kept."""
+    """What is not as in its parent; empty where that is damaged or not kept any more."""
     exact: dict[str, float] = Field(default_factory=dict)
     """By domain, share (0 to 1) of its exam that the version in service answers exactly, as the gate measured it."""
 

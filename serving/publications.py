@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 from typing import TypeVar
@@ -29,25 +31,27 @@ from serving.service import RoutedService
 T = TypeVar("T")
 
 _MOST = 1_000
+_KEPT_S = 10.0
 _LOG = logging.getLogger(__name__)
 
 
 def publication_router(service: RoutedService) -> APIRouter:
     """The paths that look back."""
     router = APIRouter(prefix="/v1")
-    known: dict[int, PublicationList] = {}
+    known: dict[int, tuple[float, PublicationList]] = {}
     looking = Lock()
 
     def history(most: int) -> PublicationList:
         registry = service.registry
         current = registry.current()
         number = current.number if current else 0
-        # The past does not change: one look is kept, and who asks meanwhile waits for it.
+        # One look is kept, and who asks meanwhile waits for it; not for long, as what can't be read now may be mended.
         with looking:
-            if (found := known.get(number)) is None:
+            looked, found = known.get(number, (-math.inf, None))
+            if found is None or time.monotonic() - looked > _KEPT_S:
                 found = publications(registry)
                 known.clear()
-                known[number] = found
+                known[number] = (time.monotonic(), found)
         return found.model_copy(update={"publications": found.publications[:most]})
 
     @router.get("/publications", responses=answering(PublicationList))
@@ -83,10 +87,11 @@ def publications(registry: Registry) -> PublicationList:
         return facts[name]
 
     told: list[PublicationRecord] = []
-    before: Manifest | None = None
-    for manifest in sorted([*chain.below, *chain.manifests], key=lambda each: each.number):
+    manifests = {manifest.number: manifest for manifest in (*chain.below, *chain.manifests)}
+    for _, manifest in sorted(manifests.items()):
+        # What it changed is told by its own parent alone: the one before it by number may be another's.
+        before = manifests.get(manifest.parent) if manifest.parent is not None else None
         told.append(_publication(manifest, before, facts_of))
-        before = manifest
     for number, error in chain.damaged.items():
         _LOG.warning("manifest %s can't be read: %s", number, error)
     damaged = tuple(sorted(chain.damaged))
@@ -102,7 +107,7 @@ def _publication(
         at=manifest.created_at.timestamp(),
         reason=manifest.reason,
         domains=len(manifest.routes),
-        # Of the oldest that is kept nobody knows what it changed.
+        # Where its parent is damaged, or not kept any more, nobody knows what it changed.
         changes=() if before is None and manifest.parent is not None else tuple(_changes(manifest, before, facts_of)),
         exact={domain: score for domain, score in scores.items() if score is not None},
     )
@@ -116,10 +121,13 @@ def _changes(
         old, new = earlier.get(domain), manifest.routes.get(domain)
         if old == new:
             continue
-        facts = facts_of(new.adapter) if new is not None and (old is None or old.adapter != new.adapter) else None
+        kind = _kind(old, new)
+        # A version that was served or held back before has been trained long ago.
+        is_new = kind in ("added", "updated") and not (before and new and before.withdrawn.get(domain) == new.adapter)
+        facts = facts_of(new.adapter) if new is not None and is_new else None
         yield PublishedChange(
             domain=domain,
-            kind=_kind(old, new),
+            kind=kind,
             before=old.adapter if old else None,
             after=new.adapter if new else None,
             training_seconds=facts.figures.get("seconds") if facts else None,

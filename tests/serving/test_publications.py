@@ -59,7 +59,9 @@ async def test_each_change_is_told_by_what_it_did(
     ]
     added = found[3]["changes"][0]
     assert added["training_seconds"] == 12.5 and 0 <= added["publication_seconds"] < 60
-    assert found[0]["changes"][0]["training_seconds"] is None
+    times = [[(c["training_seconds"] is None, c["publication_seconds"] is None) for c in p["changes"]] for p in found]
+    assert times[:2] == [[(True, True)], [(True, True)]], "what goes, or comes back, was not trained just now"
+    assert times[2:] == [[(False, False)]] * 3
     assert [each["manifest"] for each in await told(client, "?limit=2")] == [5, 4]
     assert (await client.get("/v1/publications?limit=1001")).status_code == 400
 
@@ -81,7 +83,24 @@ async def test_a_damaged_manifest_hides_no_other(
     Path(str(second)).write_bytes(b"{")
     found = publications(registry)
     assert (found.damaged, [each.manifest for each in found.publications]) == ((2,), [3, 1])
-    assert found.publications[0].changes[0].kind == "added"
+    assert found.publications[0].changes == (), "what it changed, the damaged one alone could tell"
+    assert [each.kind for each in found.publications[1].changes] == ["added"]
+
+
+async def test_what_was_mended_is_told_again(
+    registry: Registry, publisher: Publisher, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.publications._KEPT_S", 0.0)
+    cats = judged(publisher, "cats", 1, 0.5)
+    for adapters in ([cats], [], [cats]):
+        publisher.publish(adapters)
+    (second,) = [path for number, path in registry.history._layout.manifests() if number == 2]
+    whole = Path(str(second)).read_bytes()
+    Path(str(second)).write_bytes(b"{")
+    assert (await client.get("/v1/publications")).json()["damaged"] == [2]
+    Path(str(second)).write_bytes(whole)
+    answer = (await client.get("/v1/publications")).json()
+    assert (answer["damaged"], [each["manifest"] for each in answer["publications"]]) == ([], [3, 2, 1])
 
 
 async def test_what_is_newly_in_force_is_seen_at_once(
