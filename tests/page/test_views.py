@@ -14,6 +14,8 @@ from tests.page.stand import World, learning, published, standing
 
 pytestmark = [pytest.mark.page, pytest.mark.timeout(180)]
 
+PATIENCE_MS = 90_000
+"""On a busy machine a browser takes long to begin."""
 VIEWS = ("", "domains", "domains/cats", "ask", "feed", "accuracy", "decisions", "map", "publications")
 READY = {
     "": "Replicas",
@@ -44,6 +46,7 @@ def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A page of a new visitor's; what goes wrong in it fails the test."""
     context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1280, "height": 800}}))
     opened, wrong = context.new_page(), []
+    opened.set_default_timeout(PATIENCE_MS)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("console", lambda said: said.type == "error" and wrong.append(said.text))
     yield opened
@@ -71,6 +74,7 @@ def ask(page: Any, url: str, prompt: str) -> Any:
 def asked(browser: Any, url: str) -> None:
     """Some decisions to be looked at."""
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE_MS)
     for prompt in ("meow", "woof woof", "something else"):
         ask(page, url, prompt)
     page.close()
@@ -81,6 +85,7 @@ def test_no_view_has_a_serious_finding_of_axe(browser: Any, url: str, asked: Non
     from axe_playwright_python.sync_playwright import Axe
 
     page = browser.new_page(color_scheme=theme)
+    page.set_default_timeout(PATIENCE_MS)
     found = {}
     for view in VIEWS:
         show(page, url, view)
@@ -287,6 +292,7 @@ def test_with_keys_it_asks_for_one_and_keeps_it_in_the_tab(browser: Any, tmp_pat
     with standing(tmp_path, World([published("cats")]), keys=True) as (url, key):
         context = browser.new_context()
         page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(url)
         page.get_by_label("Key").fill("ab-0123456789ab-" + "0" * 64)
         page.get_by_role("button", name="Use it").click()
@@ -298,6 +304,7 @@ def test_with_keys_it_asks_for_one_and_keeps_it_in_the_tab(browser: Any, tmp_pat
         page.get_by_text("Nothing is failing.").wait_for()
         assert key not in json.dumps(page.evaluate("Object.entries(localStorage)")) and key not in page.url
         other = context.new_page()
+        other.set_default_timeout(PATIENCE_MS)
         other.goto(url)
         other.get_by_label("Key").wait_for()
         page.get_by_role("button", name="Forget key").click()
@@ -308,6 +315,7 @@ def test_with_keys_it_asks_for_one_and_keeps_it_in_the_tab(browser: Any, tmp_pat
 def test_a_key_that_is_no_administrator_s_can_still_ask(browser: Any, tmp_path: Path) -> None:
     with standing(tmp_path, World([published("cats")]), keys=True, scopes=("infer",)) as (url, key):
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(url)
         page.get_by_label("Key").fill(key)
         page.get_by_role("button", name="Use it").click()
@@ -322,6 +330,7 @@ def test_a_thousand_domains_stay_fluent(browser: Any, tmp_path: Path) -> None:
     world = World([published(f"domain-{n:04}") for n in range(1000)])
     with standing(tmp_path, world) as (url, _):
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(f"{url}/#/domains")
         page.get_by_text("1,000 of 1,000").wait_for()
         page.evaluate(
